@@ -1,0 +1,1 @@
+"""Reading a case safely, and making a sample one."""

@@ -1,0 +1,27 @@
+"""The errors a person can act on; everything else is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+
+class MotorpoolError(Exception):
+    """Something went wrong that the message explains: what, where, the value found, and what to do."""
+
+    exit_status = 1
+
+
+class ConfigError(MotorpoolError):
+    """A mistake in the config or on the command line."""
+
+    exit_status = 2
+
+
+class CaseError(MotorpoolError):
+    """The case on disk cannot be used as it is."""
+
+
+class LakeError(MotorpoolError):
+    """A table is missing, or does not hold what a stage needs."""
+
+
+class EnvironmentProblem(MotorpoolError):
+    """Java, a jar or a library is missing or does not fit."""

@@ -1,0 +1,51 @@
+"""Packaging for Motorpool: distributed clustering of image descriptors on Spark."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="motorpool",
+    version="0.1.0",
+    description="Cluster image descriptors on Spark and write them back as labelled tables",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    package_dir={"": "lib"},
+    packages=find_packages("lib"),
+    package_data={"motorpool": ["py.typed"]},
+    # Ranges say what the code is written for; constraints.txt pins what is tested.
+    install_requires=[
+        "click>=8.1",
+        "numpy>=2.0",
+        "pandas>=2.2,<3",
+        "pyarrow>=17",
+        "pydantic>=2.7",
+        "PyYAML>=6.0",
+        "rich>=13.7",
+        "scikit-learn>=1.5",
+        "scipy>=1.13",
+        "threadpoolctl>=3.5",
+        "Pillow>=10.3",
+    ],
+    extras_require={
+        # Databricks and most clusters bring their own Spark, so it is an extra here.
+        "spark": ["pyspark>=4.0.0,<4.1", "delta-spark>=4.0.0,<4.1"],
+        "gpu": ["cuml-cu12==26.6.*", "cupy-cuda12x>=13", "spark-rapids-ml==26.6.*"],
+        "report": ["matplotlib>=3.9"],
+        "dev": [
+            "pytest>=8",
+            "ruff>=0.6",
+            "mypy>=1.11",
+            "pandas-stubs",
+            "types-PyYAML",
+            "psutil>=6",
+            "build>=1.2",
+        ],
+    },
+    entry_points={"console_scripts": ["motorpool = motorpool.cli:main"]},
+)
