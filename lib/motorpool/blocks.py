@@ -1,0 +1,193 @@
+"""DataFrames of vectors <-> blocks of float32 matrices, and map and fold over them.
+
+A *vectors* DataFrame has ``image_id BIGINT`` and one or more ``ARRAY<FLOAT>`` columns. A *blocks* DataFrame
+holds the same rows gathered by the thousand: ``ids BINARY`` (int64[n]) and ``data BINARY`` (float32[n, d],
+C order), cheap to cache and to pass over again. Every function here touches one Arrow batch or one block
+at a time, so memory does not grow with the number of rows.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import pyarrow as pa
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+#: Rows of a block: matrix products are at full speed, and 4,096 x 250 float32 are 4 MB.
+BLOCK_ROWS = 4096
+#: The states of more tasks than this are merged on the cluster before they reach the driver.
+_DRIVER_MERGES = 32
+
+BLOCK_SCHEMA = "ids BINARY, data BINARY, width INT"
+
+Batches = Iterator[pa.RecordBatch]
+
+
+class Mergeable(Protocol):
+    """A state that tasks fill and that merges: the same result for any split of the rows."""
+
+    def merge(self, other: Any) -> None: ...
+
+
+S = TypeVar("S", bound=Mergeable)
+
+
+def parallelism(spark: SparkSession) -> int:
+    """Tasks that run at once: Spark's default parallelism, read in a way that Spark Connect also has."""
+    value = spark.conf.get("spark.default.parallelism", None)
+    if value:
+        return max(1, int(value))
+    try:
+        return max(1, spark.sparkContext.defaultParallelism)
+    except Exception:  # Spark Connect has no SparkContext; its shuffle partitions are the nearest thing.
+        return max(1, int(spark.conf.get("spark.sql.shuffle.partitions", "8") or 8))
+
+
+# -- Arrow <-> NumPy ---------------------------------------------------------------------------------
+
+
+def to_matrix(column: pa.Array) -> np.ndarray:
+    """A list<float> column as float32[n, d]; a view where Arrow's layout allows.
+
+    Raises ValueError when rows differ in length or are null.
+    """
+    n = len(column)
+    if n == 0:
+        return np.empty((0, 0), np.float32)
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    width, rest = divmod(len(values), n)
+    offsets = np.asarray(column.offsets)
+    if rest or column.null_count or not np.all(np.diff(offsets) == width):
+        raise ValueError("the vectors of one table differ in length or are null")
+    return values.astype(np.float32, copy=False).reshape(n, width)
+
+
+def to_list_array(matrix: np.ndarray) -> pa.ListArray:
+    """float32[n, d] as a list<float> column; no copy for C-contiguous input."""
+    n, width = matrix.shape
+    flat = np.ascontiguousarray(matrix, dtype=np.float32).reshape(-1)
+    # 4,096 rows of up to half a million columns stay below Arrow's 2^31 values.
+    offsets = np.arange(0, (n + 1) * width, width, dtype=np.int32) if width else np.zeros(n + 1, np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
+
+
+def batch_ids(batch: pa.RecordBatch) -> np.ndarray:
+    """The ``image_id`` column of a batch as int64[n]."""
+    return batch.column("image_id").to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+
+
+def block_arrays(batch: pa.RecordBatch) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The blocks in an Arrow batch: int64[n] ids and float32[n, d] data, both read-only views."""
+    for row in range(len(batch)):
+        ids = np.frombuffer(batch.column("ids")[row].as_buffer(), np.int64)
+        width = batch.column("width")[row].as_py()
+        yield ids, np.frombuffer(batch.column("data")[row].as_buffer(), np.float32).reshape(len(ids), width)
+
+
+# -- blocks ------------------------------------------------------------------------------------------
+
+
+def gather(vectors: DataFrame, column: str = "vector", rows: int = BLOCK_ROWS) -> DataFrame:
+    """A vectors DataFrame as blocks of at most ``rows`` rows, in the order in which they are stored."""
+
+    def run(batches: Batches) -> Batches:
+        held_ids: list[np.ndarray] = []
+        held: list[np.ndarray] = []
+        size = 0
+        for batch in batches:
+            ids, x = batch_ids(batch), to_matrix(batch.column(column))
+            for start in range(0, len(ids), rows):
+                held_ids.append(ids[start : start + rows])
+                held.append(x[start : start + rows])
+                size += len(held_ids[-1])
+                if size >= rows:
+                    yield _pack(np.concatenate(held_ids), np.concatenate(held))
+                    held_ids, held, size = [], [], 0
+        if size:
+            yield _pack(np.concatenate(held_ids), np.concatenate(held))
+
+    return vectors.select("image_id", column).mapInArrow(run, BLOCK_SCHEMA)
+
+
+def _pack(ids: np.ndarray, x: np.ndarray) -> pa.RecordBatch:
+    data = pa.array([np.ascontiguousarray(x, np.float32).tobytes()], pa.binary())
+    return pa.RecordBatch.from_arrays(
+        [pa.array([ids.tobytes()], pa.binary()), data, pa.array([x.shape[1]], pa.int32())],
+        names=["ids", "data", "width"],
+    )
+
+
+def persist(df: DataFrame) -> DataFrame:
+    """Keep a DataFrame that several passes read, in memory and beyond that on the executors' disks."""
+    return df.persist(StorageLevel.MEMORY_AND_DISK)
+
+
+# -- fold --------------------------------------------------------------------------------------------
+
+
+def fold(
+    df: DataFrame,
+    start: Callable[[], S],
+    update: Callable[[S, pa.RecordBatch], None],
+    *,
+    tasks: int | None = None,
+    merge_on_cluster: bool = False,
+) -> S:
+    """Sum up a DataFrame: every task fills a state from its batches, and the states are merged.
+
+    At most ``tasks`` states are made (four for each slot by default). States are merged in the order of
+    their partitions, so a repeated run adds the same numbers in the same order. The driver holds two
+    states at a time of the at most 32 it receives; when there are more, or with ``merge_on_cluster`` for
+    large states, one further stage merges them first.
+    """
+    spark = df.sparkSession
+    tasks = tasks or 4 * parallelism(spark)
+
+    def run(batches: Batches) -> Batches:
+        from pyspark import TaskContext
+
+        context = TaskContext.get()
+        state = start()
+        for batch in batches:
+            update(state, batch)
+        yield _pack_state(context.partitionId() if context else 0, state)
+
+    def merge(batches: Batches) -> Batches:
+        state, first = start(), -1
+        for batch in batches:
+            for part, data in zip(batch.column("part").to_pylist(), batch.column("state"), strict=True):
+                first = part if first < 0 else first
+                state.merge(_load_state(data.as_buffer()))
+        if first >= 0:
+            yield _pack_state(first, state)
+
+    partials = df.coalesce(tasks).mapInArrow(run, _STATE_SCHEMA)
+    if merge_on_cluster or tasks > _DRIVER_MERGES:
+        groups = 1 if merge_on_cluster else math.isqrt(tasks)
+        group = F.floor(F.col("part") * groups / tasks)
+        partials = partials.repartition(groups, group).sortWithinPartitions("part").mapInArrow(merge, _STATE_SCHEMA)
+    state = start()
+    for row in sorted(partials.collect(), key=lambda r: r["part"]):
+        state.merge(_load_state(row["state"]))
+    return state
+
+
+_STATE_SCHEMA = "part INT, state BINARY"
+
+
+def _pack_state(part: int, state: object) -> pa.RecordBatch:
+    # Spark's own shuffle carries these bytes from our task to our driver; nothing foreign is loaded.
+    data = pickle.dumps(state, protocol=5)
+    return pa.RecordBatch.from_arrays(
+        [pa.array([part], pa.int32()), pa.array([data], pa.binary())], names=["part", "state"]
+    )
+
+
+def _load_state(data: Any) -> Any:
+    return pickle.loads(data)  # noqa: S301

@@ -1,0 +1,196 @@
+"""KMeans for a whole grid of k in shared passes over blocks."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
+
+from motorpool import blocks
+from motorpool.cluster.coreset import Coreset, Spread, draw_coreset, spread
+
+log = logging.getLogger(__name__)
+
+#: Far-off rows that each task remembers per model, to re-seed empty clusters with.
+_SPARE = 8
+
+
+@dataclass
+class KMeansModel:
+    """Centroids float32[k, d] of one k, the best of its starts; ``inertia`` is that of the last full pass.
+
+    ``converged`` is False when ``max_iter`` passes ended the search.
+    """
+
+    k: int
+    centroids: np.ndarray
+    inertia: float
+    n_iter: int
+    converged: bool
+    seconds: float
+
+
+@dataclass
+class _Run:
+    """One start of one k on its way down."""
+
+    k: int
+    start: int
+    centroids: np.ndarray
+    inertia: float = np.inf
+    n_iter: int = 0
+    active: bool = True
+    converged: bool = False
+    seconds: float = 0.0
+
+
+@dataclass
+class _Sums:
+    """What one Lloyd pass adds up, for the centroids of all runs side by side.
+
+    sums float64[K, d] (of rows minus the mean) and counts int64[K] by nearest centroid; inertia
+    float64[runs]; for every run its farthest rows, as (squared distance, image_id, row).
+    """
+
+    sums: np.ndarray
+    counts: np.ndarray
+    inertia: np.ndarray
+    far: list[list[tuple[float, int, np.ndarray]]] = field(default_factory=list)
+
+    def merge(self, other: _Sums) -> None:
+        self.sums += other.sums
+        self.counts += other.counts
+        self.inertia += other.inertia
+        self.far = [_farthest(a + b) for a, b in zip(self.far, other.far, strict=True)]
+
+
+def _farthest(rows: list[tuple[float, int, np.ndarray]]) -> list[tuple[float, int, np.ndarray]]:
+    return sorted(rows, key=lambda r: (-r[0], r[1]))[:_SPARE]
+
+
+def fit_kmeans(
+    block_df: DataFrame,
+    ks: Sequence[int],
+    *,
+    seed: int,
+    n_init: int = 1,
+    max_iter: int = 100,
+    tol: float = 1e-4,
+    progress: Callable[[str], None] = lambda text: None,
+) -> list[KMeansModel]:
+    """KMeans for every k in ``ks`` (each at most the number of rows), each from ``n_init`` starts.
+
+    Every start is scikit-learn's k-means++ and Lloyd on a weighted coreset of at most 32,768 rows; then
+    Lloyd's iterations run over all rows, one pass for the centroids of all runs together: one float32
+    matrix product per block. A run leaves the sweep when its centroids moved by less than ``tol`` times
+    the mean column variance (scikit-learn's rule), or its inertia fell by less than a hundredth of
+    ``tol`` in a pass. Empty clusters get the rows farthest from their centroids. The result depends on
+    the seed and the rows' ids, and on the partitions only through the order of floating-point sums.
+
+    Driver memory: the coreset (at most 128 MiB) and the centroids of all runs.
+    """
+    known = spread(block_df)
+    too_large = [k for k in ks if k > known.n]
+    if too_large:
+        raise ValueError(f"k = {too_large[0]} asks for more clusters than there are rows ({known.n})")
+    coreset = draw_coreset(block_df, known, seed)
+    runs = [_start(coreset, known, k, start, seed, progress) for k in ks for start in range(n_init)]
+    shift_limit = tol * known.total / known.n / max(1, len(known.mean))
+    for iteration in range(max_iter):
+        active = [r for r in runs if r.active]
+        if not active:
+            break
+        began = time.monotonic()
+        state = _lloyd_pass(block_df, active, known)
+        _move(active, state, shift_limit, tol)
+        for run in active:
+            run.seconds += (time.monotonic() - began) / len(active)
+        progress(f"pass {iteration + 1}: {sum(r.active for r in runs)} of {len(runs)} runs still moving")
+    return [_best([r for r in runs if r.k == k], known) for k in ks]
+
+
+def _start(
+    coreset: Coreset, known: Spread, k: int, start: int, seed: int, progress: Callable[[str], None]
+) -> _Run:
+    began = time.monotonic()
+    # Centred on the mean of all rows: float32 distances lose nothing to a far-off origin.
+    rows = coreset.rows - known.mean.astype(np.float32)
+    state = int(np.random.SeedSequence([seed, k, start]).generate_state(1)[0])
+    model = KMeans(k, n_init=1, random_state=state, tol=1e-5, copy_x=False)
+    if len(rows) > k:
+        centroids = model.fit(rows, sample_weight=coreset.weights).cluster_centers_
+    else:
+        centroids = rows
+    progress(f"start {start + 1} of k = {k} on {len(rows):,} rows")
+    return _Run(k, start, centroids.astype(np.float64), seconds=time.monotonic() - began)
+
+
+def _best(runs: list[_Run], known: Spread) -> KMeansModel:
+    best = min(runs, key=lambda r: (r.inertia, r.start))
+    centroids = (best.centroids + known.mean).astype(np.float32)
+    seconds = sum(r.seconds for r in runs)
+    return KMeansModel(best.k, centroids, best.inertia, best.n_iter, best.converged, seconds)
+
+
+def _lloyd_pass(block_df: DataFrame, runs: Sequence[_Run], known: Spread) -> _Sums:
+    """Assign every row to its nearest centroid of every run, and sum the rows by centroid."""
+    edges = np.cumsum([0, *(r.k for r in runs)])
+    centroids = np.concatenate([r.centroids for r in runs]).astype(np.float32)
+    mean = known.mean.astype(np.float32)
+    half_norms = 0.5 * np.square(centroids.astype(np.float64)).sum(axis=1).astype(np.float32)
+    total, width = centroids.shape
+
+    def start() -> _Sums:
+        zeros = np.zeros((total, width))
+        return _Sums(zeros, np.zeros(total, np.int64), np.zeros(len(edges) - 1), [[] for _ in edges[1:]])
+
+    def add(state: _Sums, batch: pa.RecordBatch) -> None:
+        with threadpool_limits(1):
+            for ids, raw in blocks.block_arrays(batch):
+                x = raw - mean
+                # |x - c|^2 = |x|^2 - 2 (x.c - |c|^2 / 2): the nearest centroid has the largest bracket.
+                closeness = x @ centroids.T - half_norms
+                norms = np.square(x).sum(axis=1, dtype=np.float64)
+                member = np.zeros((len(ids), total), np.float32)
+                rows = np.arange(len(ids))
+                for run, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+                    label = closeness[:, low:high].argmax(axis=1) + low
+                    member[rows, label] = 1.0
+                    squared = np.maximum(norms - 2.0 * closeness[rows, label], 0.0)
+                    state.inertia[run] += squared.sum()
+                    last = squared.argpartition(-min(_SPARE, len(ids)))[-_SPARE:]
+                    worst = state.far[run][-1][0] if len(state.far[run]) == _SPARE else -1.0
+                    new = [(float(squared[i]), int(ids[i]), x[i].copy()) for i in last if squared[i] > worst]
+                    state.far[run] = _farthest(state.far[run] + new)
+                state.sums += member.T @ x
+                state.counts += member.sum(axis=0, dtype=np.float64).astype(np.int64)
+
+    return blocks.fold(block_df, start, add)
+
+
+def _move(runs: Sequence[_Run], state: _Sums, shift_limit: float, tol: float) -> None:
+    """Move centroids to the means of their rows, re-seed empty ones, and retire runs that have settled."""
+    at = 0
+    for index, run in enumerate(runs):
+        sums, counts = state.sums[at : at + run.k], state.counts[at : at + run.k]
+        at += run.k
+        moved = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], run.centroids)
+        spare = [row for far, _, row in state.far[index] if far > 0]
+        empty = np.flatnonzero(counts == 0)
+        for cluster, row in zip(empty, spare, strict=False):
+            moved[cluster] = row
+        shift = float(np.square(moved - run.centroids).sum())
+        inertia = float(state.inertia[index])
+        gained = (run.inertia - inertia) / inertia if inertia > 0 else 0.0
+        run.centroids, run.inertia, run.n_iter = moved, inertia, run.n_iter + 1
+        # With as few distinct rows as clusters nothing is left to re-seed with: `spare` is empty.
+        settled = shift <= shift_limit or gained <= tol / 100
+        if settled and not (len(empty) and spare):
+            run.active, run.converged = False, True

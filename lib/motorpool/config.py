@@ -1,0 +1,262 @@
+"""What a run is: one YAML file, validated before Spark starts, with errors that name the key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from motorpool.errors import ConfigError
+from motorpool.features.spec import NAME_PATTERN, FeatureSet, Part, Step, default_name, parse_step
+
+DEFAULT_VEHICLE_PATTERN = r"^(?:.*/)?veriwild/[^/]+/([^/]+)/[^/]+$"
+
+
+def _check_name(value: str) -> str:
+    if not NAME_PATTERN.fullmatch(value):
+        raise ValueError(f"{value!r}: use up to 100 letters, digits, '_', '.', '+' and '-', starting with a letter or digit")
+    return value
+
+
+def _parse_steps(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{value!r}: expected a list of steps such as [{{pca: 100}}, standard]")
+    return tuple(parse_step(item) for item in value)
+
+
+def _parse_counts(value: Any) -> Any:
+    """``9``, ``[2, 5, 9]`` or ``"2..15"`` (both ends included), freely mixed in a list."""
+    counts: set[int] = set()
+    for item in value if isinstance(value, list) else [value]:
+        found = re.fullmatch(r"\s*(\d+)\s*\.\.\s*(\d+)\s*", item) if isinstance(item, str) else None
+        if found:
+            low, high = int(found[1]), int(found[2])
+            if high < low:
+                raise ValueError(f"{item!r}: the range is empty, write the smaller number first")
+            counts.update(range(low, high + 1))
+        elif isinstance(item, int) and not isinstance(item, bool):
+            counts.add(item)
+        else:
+            raise ValueError(f'{item!r}: expected a whole number, a list of them or a range such as "2..15"')
+    if not counts:
+        raise ValueError("is empty: name at least one number")
+    return tuple(sorted(counts))
+
+
+Name = Annotated[str, BeforeValidator(lambda v: _check_name(str(v)))]
+Steps = Annotated[tuple[Step, ...], BeforeValidator(_parse_steps)]
+ClusterCount = Annotated[int, Field(ge=2, le=10_000)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class CaseConfig(_Section):
+    """Where the images and descriptors lie: a case folder, or its parts one by one."""
+
+    path: str | None = None
+    descriptors: dict[Name, str] | None = None
+    images_paths: str | None = None
+    images_root: str | None = None
+    attributes: str | None = None
+    #: Regular expression on the forward-slash path whose first group is the vehicle; null: no vehicles.
+    vehicle_pattern: str | None = DEFAULT_VEHICLE_PATTERN
+    on_bad_rows: Literal["refuse", "drop"] = "refuse"
+
+    @model_validator(mode="after")
+    def _check(self) -> CaseConfig:
+        if self.path is None and (self.descriptors is None or self.images_paths is None):
+            raise ValueError("give `path` (a case folder), or both `descriptors` and `images_paths`")
+        if self.vehicle_pattern is not None:
+            try:
+                groups = re.compile(self.vehicle_pattern).groups
+            except re.error as exc:
+                raise ValueError(f"vehicle_pattern {self.vehicle_pattern!r} is no regular expression: {exc}") from exc
+            if groups < 1:
+                raise ValueError(f"vehicle_pattern {self.vehicle_pattern!r} needs a group (…) that holds the vehicle")
+        return self
+
+
+class LakeConfig(_Section):
+    """Where the tables live: under a path, or in a schema of a catalog."""
+
+    path: str | None = None
+    catalog: Name | None = None
+    schema_name: Name | None = Field(default=None, alias="schema")
+    format: Literal["delta", "parquet"] = "delta"
+
+    @model_validator(mode="after")
+    def _check(self) -> LakeConfig:
+        if (self.path is None) == (self.schema_name is None):
+            raise ValueError("give either `path`, or `schema` (with `catalog` where there are several)")
+        if self.schema_name is not None and self.format == "parquet":
+            raise ValueError("`format: parquet` works under `path` only: tables in a catalog are Delta")
+        return self
+
+
+class PartConfig(_Section):
+    descriptor: Name
+    steps: Steps = ()
+    weight: float = Field(default=1.0, gt=0)
+
+
+class FeatureSetConfig(_Section):
+    """``descriptor`` with ``steps``; or ``join`` (parts with their own steps) and then ``steps``."""
+
+    name: Name | None = None
+    descriptor: Name | None = None
+    join: Annotated[list[PartConfig], Field(min_length=2)] | None = None
+    steps: Steps = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> FeatureSetConfig:
+        if (self.descriptor is None) == (self.join is None):
+            raise ValueError("give either `descriptor` or `join`")
+        if self.join and len({p.descriptor for p in self.join}) < len(self.join):
+            raise ValueError("`join` names a descriptor twice")
+        return self
+
+    def to_feature_set(self) -> FeatureSet:
+        if self.join is not None:
+            parts = tuple(Part(p.descriptor, p.steps, p.weight) for p in self.join)
+        else:
+            parts = (Part(str(self.descriptor)),)
+        name = self.name or default_name(parts, self.steps)
+        return FeatureSet(_check_name(name), parts, self.steps)
+
+
+class KMeansGrid(_Section):
+    """KMeans for every k, each from ``n_init`` starts, on the named feature sets (all by default)."""
+
+    algorithm: Literal["kmeans"]
+    k: Annotated[tuple[ClusterCount, ...], BeforeValidator(_parse_counts)]
+    n_init: int = Field(default=1, ge=1, le=100)
+    max_iter: int = Field(default=100, ge=1)
+    tol: float = Field(default=1e-4, ge=0)
+    features: list[Name] | None = None
+
+
+class ClusterConfig(_Section):
+    models: list[KMeansGrid] = Field(default_factory=list)
+    #: A model whose smallest cluster holds less than this share of the images is degenerate.
+    min_cluster_share: float = Field(default=0.001, ge=0, lt=0.5)
+
+
+class Config(_Section):
+    case: CaseConfig | None = None
+    lake: LakeConfig
+    features: list[FeatureSetConfig] = Field(default_factory=list)
+    cluster: ClusterConfig = ClusterConfig()
+    accelerator: Literal["auto", "cpu"] = "auto"
+    seed: int = Field(default=42, ge=0, lt=2**31)
+    spark: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spark_values_as_text(cls, data: Any) -> Any:
+        # Spark settings are text; YAML reads `true` and `4` as other types.
+        if isinstance(data, dict) and isinstance(data.get("spark"), dict):
+            as_text = {str(k): str(v).lower() if isinstance(v, bool) else str(v) for k, v in data["spark"].items()}
+            return {**data, "spark": as_text}
+        return data
+
+    @model_validator(mode="after")
+    def _check(self) -> Config:
+        names = [fs.name for fs in self.feature_sets]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"features: the name {twice[0]!r} is used twice, give each feature set its own")
+        for i, grid in enumerate(self.cluster.models):
+            unknown = [n for n in grid.features or [] if n not in names]
+            if unknown:
+                raise ValueError(
+                    f"cluster.models[{i}].features: {unknown[0]!r} is no feature set of this config: {', '.join(names) or 'none'}"
+                )
+        return self
+
+    @property
+    def feature_sets(self) -> list[FeatureSet]:
+        return [item.to_feature_set() for item in self.features]
+
+    def require_case(self) -> CaseConfig:
+        if self.case is None:
+            raise ConfigError("case: is missing: name the case folder, e.g. --set case.path=DIR")
+        return self.case
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Read, override (``key.sub=value``, value in YAML) and validate; ConfigError lists every problem."""
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot read the config: {exc.strerror or exc}") from exc
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{path}: is no valid YAML: {exc}") from exc
+    data = {} if data is None else data
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected keys such as `case:` and `lake:`, found {type(data).__name__}")
+    for override in overrides:
+        _apply_override(data, override)
+    return parse_config(data, str(path))
+
+
+def parse_config(data: dict[str, Any], source: str = "config") -> Config:
+    """Validate a config given as nested dicts; ConfigError lists every problem at once."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as exc:
+        lines = [f"{source}: {_word(error)}" for error in exc.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from exc
+
+
+def _word(error: Any) -> str:
+    """One finding of pydantic as ``key.sub[0]: what is wrong``."""
+    key = ""
+    for item in error["loc"]:
+        key += f"[{item}]" if isinstance(item, int) else f".{item}" if key else str(item)
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] in ("value_error", "missing"):
+        return f"{key}: {message}" if key else message
+    return f"{key}: {error['input']!r}: {message}"
+
+
+def _apply_override(data: dict[str, Any], override: str) -> None:
+    key, sep, raw = override.partition("=")
+    if not sep or not key:
+        raise ConfigError(f"--set {override}: expected key.sub=value")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"--set {override}: the value is no valid YAML: {exc}") from exc
+    # Spark's own keys hold dots: everything behind `spark.` is one key.
+    path = ["spark", key.removeprefix("spark.")] if key.startswith("spark.") else key.split(".")
+    node: Any = data
+    for depth, name in enumerate(path):
+        last = depth == len(path) - 1
+        if isinstance(node, list):
+            if not name.isdigit() or int(name) >= len(node):
+                where = ".".join(path[:depth])
+                raise ConfigError(f"--set {key}: {where} is a list of {len(node)}; expected a position below that, found {name!r}")
+            if last:
+                node[int(name)] = value
+            else:
+                node = node[int(name)]
+        elif isinstance(node, dict):
+            if last:
+                node[name] = value
+            else:
+                if node.get(name) is None:
+                    node[name] = {}
+                node = node[name]
+        else:
+            raise ConfigError(f"--set {key}: {'.'.join(path[:depth])} is {node!r} and has no keys")

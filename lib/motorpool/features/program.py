@@ -1,0 +1,141 @@
+"""A fitted feature set: the numbers that turn raw descriptors into features, applied block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+
+from motorpool.features.moments import Stats
+
+
+@dataclass(frozen=True)
+class Op:
+    """One fitted operation on float32[n, d] rows.
+
+    - ``scale``: x * scale + offset, with float64[d] fields ``scale`` and ``offset``;
+    - ``project``: (x - centre) @ components, with float64[d] and float64[d, k];
+    - ``clip``: to [low, high], float64[d] each;
+    - ``l2``: every row divided by its Euclidean length (zero rows stay zero).
+    """
+
+    kind: str
+    fields: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def push(self, stats: Stats | None) -> Stats | None:
+        """The statistics of the output from those of the input; None where they do not follow."""
+        if stats is None or self.kind in ("clip", "l2"):
+            return None
+        if self.kind == "scale":
+            return stats.scaled(self.fields["scale"], self.fields["offset"])
+        return stats.projected(self.fields["centre"], self.fields["components"])
+
+    def push_within(self, stats: Stats | None, start: int, stop: int) -> Stats | None:
+        """As ``push`` for an operation that touches the columns from ``start`` to ``stop`` alone.
+
+        The other columns keep their values, so covariances across the border follow too.
+        """
+        if stats is None or self.kind in ("clip", "l2"):
+            return None
+        if self.kind == "scale":
+            scale, offset = np.ones(stats.width), np.zeros(stats.width)
+            scale[start:stop], offset[start:stop] = self.fields["scale"], self.fields["offset"]
+            return stats.scaled(scale, offset)
+        inner = self.fields["components"]
+        before, after = np.eye(start), np.eye(stats.width - stop)
+        centre = np.zeros(stats.width)
+        centre[start:stop] = self.fields["centre"]
+        return stats.projected(centre, scipy.linalg.block_diag(before, inner, after))
+
+    def run(self, x: np.ndarray) -> np.ndarray:
+        """float32[n, d] to float32[n, d'], a new array."""
+        f = {name: values.astype(np.float32) for name, values in self.fields.items()}
+        if self.kind == "scale":
+            return x * f["scale"] + f["offset"]
+        if self.kind == "project":
+            return (x - f["centre"]) @ f["components"]
+        if self.kind == "clip":
+            return np.clip(x, f["low"], f["high"])
+        if self.kind == "l2":
+            length = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))[:, None]
+            return np.divide(x, length, out=np.zeros_like(x), where=length > 0, casting="unsafe")
+        raise ValueError(f"unknown operation {self.kind!r}")
+
+
+def apply_ops(ops: Sequence[Op], x: np.ndarray) -> np.ndarray:
+    for op in ops:
+        x = op.run(x)
+    return x
+
+
+@dataclass(frozen=True)
+class FittedPart:
+    """The fitted steps of one descriptor, and its weight beside the others."""
+
+    descriptor: str
+    ops: tuple[Op, ...]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Program:
+    """Parts side by side, then the common operations."""
+
+    parts: tuple[FittedPart, ...]
+    ops: tuple[Op, ...]
+
+    @property
+    def descriptors(self) -> tuple[str, ...]:
+        return tuple(part.descriptor for part in self.parts)
+
+    def apply(self, raw: Sequence[np.ndarray]) -> np.ndarray:
+        """One float32[n, d_i] of each descriptor, in the order of ``descriptors``, to float32[n, n_features]."""
+        done = []
+        for part, x in zip(self.parts, raw, strict=True):
+            y = apply_ops(part.ops, x)
+            done.append(y if part.weight == 1.0 else y * np.float32(part.weight))
+        return apply_ops(self.ops, done[0] if len(done) == 1 else np.concatenate(done, axis=1))
+
+    # -- as rows of the lake: plain numbers that any engine can read -------------------------------
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """The ``program`` column of ``feature_sets``; part -1 are the common operations."""
+        rows: list[dict[str, Any]] = []
+
+        def add(part: int, op: str, name: str, values: np.ndarray) -> None:
+            shape = [int(s) for s in values.shape]
+            flat = np.asarray(values, np.float64).reshape(-1).tolist()
+            rows.append(
+                {"position": len(rows), "part": part, "op": op, "field": name, "shape": shape, "values": flat}
+            )
+
+        for index, part in enumerate(self.parts):
+            add(index, "weight", part.descriptor, np.array([part.weight]))
+        for index, ops in [*enumerate(p.ops for p in self.parts), (-1, self.ops)]:
+            for op in ops:
+                for name, values in op.fields.items() or {"": np.empty(0)}.items():
+                    add(index, op.kind, name, values)
+        return rows
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Any]) -> Program:
+        """Back from the column's rows (Spark Rows or dicts)."""
+        parts: list[tuple[str, float]] = []
+        ops: dict[int, list[Op]] = {}
+        expected = {"scale": 2, "project": 2, "clip": 2, "l2": 1}
+        pending: dict[str, np.ndarray] = {}
+        for row in sorted(rows, key=lambda r: r["position"]):
+            values = np.array(row["values"], np.float64).reshape(row["shape"])
+            if row["op"] == "weight":
+                parts.append((row["field"], float(values[0])))
+                continue
+            pending[row["field"]] = values
+            if len(pending) == expected[row["op"]]:
+                fields = {} if row["op"] == "l2" else pending
+                ops.setdefault(row["part"], []).append(Op(row["op"], fields))
+                pending = {}
+        fitted = tuple(FittedPart(d, tuple(ops.get(i, ())), w) for i, (d, w) in enumerate(parts))
+        return cls(fitted, tuple(ops.get(-1, ())))

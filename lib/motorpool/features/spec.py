@@ -1,0 +1,141 @@
+"""What a feature set is: which descriptors, through which steps. Plain values, no data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+#: Names end up in partition folders and SQL predicates, so they stay within this alphabet.
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+
+STEP_KINDS = ("clip", "l2", "standard", "minmax", "robust", "pca", "svd")
+
+#: Steps that take a parameter, with the value used when none is written; None: it must be written.
+_DEFAULTS: dict[str, Any] = {"clip": [0.001, 0.999], "robust": [0.25, 0.75], "pca": None, "svd": None}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a chain, e.g. ``Step("pca", 100)``, ``Step("standard")``.
+
+    ``param`` is a pair of quantiles for clip and robust, a number of components (int) or a share of
+    variance (float in (0, 1)) for pca and svd, and None otherwise.
+    """
+
+    kind: str
+    param: int | float | tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        if self.param is None:
+            return self.kind
+        value = list(self.param) if isinstance(self.param, tuple) else self.param
+        return f"{self.kind}: {value}"
+
+    @property
+    def slug(self) -> str:
+        """The step as part of a feature set's default name: ``pca100``, ``standard``."""
+        if self.param is None or self.param == _default(self.kind):
+            return self.kind
+        values = self.param if isinstance(self.param, tuple) else (self.param,)
+        return self.kind + "_".join(f"{v:g}" for v in values)
+
+
+def _default(kind: str) -> int | float | tuple[float, float] | None:
+    value = _DEFAULTS.get(kind)
+    return (value[0], value[1]) if isinstance(value, list) else value
+
+
+def parse_step(raw: Any) -> Step:
+    """A step as YAML writes it (``standard`` or ``{pca: 100}``).
+
+    Raises ValueError with the value found and what was expected.
+    """
+    if isinstance(raw, Step):
+        return raw
+    if isinstance(raw, str):
+        kind, param = raw, None
+    elif isinstance(raw, dict) and len(raw) == 1:
+        kind, param = next(iter(raw.items()))
+    else:
+        raise ValueError(f"{raw!r} is not a step: write a name such as `standard`, or `pca: 100`")
+    if kind not in STEP_KINDS:
+        raise ValueError(f"unknown step {kind!r}: expected one of {', '.join(STEP_KINDS)}")
+    if kind not in _DEFAULTS:
+        if param is not None:
+            raise ValueError(f"step {kind!r} takes no value, found {param!r}")
+        return Step(kind)
+    if param is None:
+        param = _DEFAULTS[kind]
+    return Step(kind, _quantiles(kind, param) if kind in ("clip", "robust") else _components(kind, param))
+
+
+def _quantiles(kind: str, param: Any) -> tuple[float, float]:
+    ok = isinstance(param, (list, tuple)) and len(param) == 2 and all(_is_number(p) for p in param)
+    if not ok or not 0 <= param[0] < param[1] <= 1:
+        raise ValueError(f"{kind}: {param!r}: expected two quantiles, low < high, such as {_DEFAULTS[kind]}")
+    return float(param[0]), float(param[1])
+
+
+def _components(kind: str, param: Any) -> int | float:
+    if isinstance(param, int) and not isinstance(param, bool) and param >= 1:
+        return param
+    if isinstance(param, float) and 0 < param < 1:
+        return param
+    raise ValueError(
+        f"{kind}: {param!r}: expected a number of components (a whole number of at least 1) "
+        "or a share of variance between 0 and 1"
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One descriptor of a feature set, through its own steps, times ``weight``."""
+
+    descriptor: str
+    steps: tuple[Step, ...] = ()
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """One vector per image: the parts side by side, then the common steps."""
+
+    name: str
+    parts: tuple[Part, ...]
+    steps: tuple[Step, ...] = field(default=())
+
+    @property
+    def descriptors(self) -> tuple[str, ...]:
+        return tuple(part.descriptor for part in self.parts)
+
+    @property
+    def definition(self) -> str:
+        """Canonical JSON of everything but the name: equal definitions give equal vectors."""
+        parts = [[p.descriptor, [str(s) for s in p.steps], p.weight] for p in self.parts]
+        return json.dumps({"parts": parts, "steps": [str(s) for s in self.steps]}, sort_keys=True)
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(self.definition.encode()).hexdigest()[:16]
+
+    def describe(self) -> list[str]:
+        """The steps in reading order, as the ``steps`` column shows them."""
+        if len(self.parts) == 1 and self.parts[0].weight == 1.0:
+            return [str(s) for s in (*self.parts[0].steps, *self.steps)]
+        parts = [
+            f"{p.descriptor}: [{', '.join(map(str, p.steps))}] x {p.weight:g}" for p in self.parts
+        ]
+        return [*parts, *(str(s) for s in self.steps)]
+
+
+def default_name(parts: tuple[Part, ...], steps: tuple[Step, ...]) -> str:
+    """A readable name from the content: ``vdc_type-pca100-standard``."""
+    names = ["-".join([p.descriptor, *(s.slug for s in p.steps)]) for p in parts]
+    return "-".join(["+".join(names), *(s.slug for s in steps)])

@@ -1,0 +1,230 @@
+"""The one place where tables are named, created, read and written."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
+
+from motorpool.config import LakeConfig
+from motorpool.errors import LakeError
+from motorpool.features.spec import NAME_PATTERN
+from motorpool.schemas import TABLES, VIEWS, Table
+
+log = logging.getLogger(__name__)
+
+
+class Lake:
+    """The tables of one project, Delta or Parquet, under a path or in a catalog's schema.
+
+    Every write replaces a whole table or all rows of some keys, and is atomic: readers see the rows
+    before or the rows after. With Delta that is one transaction. With Parquet the new files are written
+    aside and moved into place by renames, one per partition, which is atomic per partition on POSIX.
+    """
+
+    def __init__(self, spark: SparkSession, config: LakeConfig) -> None:
+        self.spark = spark
+        self.config = config
+        if config.format == "parquet" and "://" in str(config.path):
+            raise LakeError(
+                f"lake.path {config.path}: Parquet lakes are kept on a local or mounted file system, because their "
+                "writes end in a rename; use `format: delta` on object stores"
+            )
+
+    # -- names -------------------------------------------------------------------------------------
+
+    def _path(self, table: str) -> str:
+        return f"{str(self.config.path).rstrip('/')}/{table}"
+
+    def _schema_name(self) -> str:
+        return ".".join(f"`{name}`" for name in (self.config.catalog, self.config.schema_name) if name)
+
+    def _catalog_name(self, table: str) -> str:
+        return f"{self._schema_name()}.`{table}`"
+
+    @property
+    def in_catalog(self) -> bool:
+        return self.config.schema_name is not None
+
+    def sql_name(self, table: str) -> str:
+        """The table as SQL names it: for catalogs its full name, for paths the temporary view's."""
+        return self._catalog_name(table) if self.in_catalog else f"`{table}`"
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def exists(self, table: str) -> bool:
+        if self.in_catalog:
+            return self.spark.catalog.tableExists(self._catalog_name(table))
+        if self.config.format == "delta":
+            from delta import DeltaTable
+
+            return DeltaTable.isDeltaTable(self.spark, self._path(table))
+        folder = Path(self._path(table))
+        return folder.is_dir() and any(folder.rglob("*.parquet"))
+
+    def read(self, table: str, **keys: str | Sequence[str]) -> DataFrame:
+        """The rows of a table, only those with the given key values; LakeError when it does not exist."""
+        if not self.exists(table):
+            stage = TABLES[table].written_by
+            raise LakeError(f"table {table!r} is not in the lake {self}: run `motorpool {stage}` first")
+        if self.in_catalog:
+            df = self.spark.read.table(self._catalog_name(table))
+        elif self.config.format == "delta":
+            df = self.spark.read.format("delta").load(self._path(table))
+        else:
+            reader = self.spark.read
+            if not TABLES[table].open_ended:
+                reader = reader.schema(TABLES[table].schema)
+            df = reader.parquet(self._path(table))
+        for key, value in keys.items():
+            df = df.where(F.col(key) == value if isinstance(value, str) else F.col(key).isin(list(value)))
+        return df
+
+    def read_or_empty(self, table: str) -> DataFrame:
+        """As ``read``, but no rows instead of an error where the table has never been written."""
+        if self.exists(table):
+            return self.read(table)
+        return self.spark.createDataFrame([], TABLES[table].schema)
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def overwrite(self, table: str, df: DataFrame) -> None:
+        """Replace all rows of a table."""
+        self._write(TABLES[table], df, {})
+
+    def replace(self, table: str, df: DataFrame, keys: Mapping[str, Sequence[str]]) -> None:
+        """Replace the rows whose key columns hold the given values; ``df`` holds rows of these keys only."""
+        if not keys or not all(keys.values()):
+            raise ValueError("replace needs at least one key with values; use overwrite for a whole table")
+        self._write(TABLES[table], df, keys)
+
+    def _write(self, table: Table, df: DataFrame, keys: Mapping[str, Sequence[str]]) -> None:
+        df = conform(df, table)
+        if self.config.format == "parquet":
+            self._write_parquet(table, df, keys)
+            return
+        self._create(table, df.schema)
+        writer = df.write.format("delta").mode("overwrite")
+        if keys:
+            writer = writer.option("replaceWhere", _predicate(keys))
+        else:
+            writer = writer.option("overwriteSchema", "true").partitionBy(*table.partition_by)
+        if self.in_catalog:
+            writer.saveAsTable(self._catalog_name(table.name))
+        else:
+            writer.save(self._path(table.name))
+
+    def _create(self, table: Table, schema: StructType) -> None:
+        if self.exists(table.name):
+            return
+        from delta import DeltaTable
+
+        builder = DeltaTable.createIfNotExists(self.spark).addColumns(schema).partitionedBy(*table.partition_by)
+        # Statistics on the first column skip files by image or model; on vectors they only cost time.
+        builder = builder.property("delta.dataSkippingNumIndexedCols", "2")
+        if self.in_catalog:
+            self.spark.sql(f"CREATE SCHEMA IF NOT EXISTS {self._schema_name()}")
+            builder = builder.tableName(self._catalog_name(table.name))
+        else:
+            builder = builder.location(self._path(table.name))
+        builder.execute()
+
+    def _write_parquet(self, table: Table, df: DataFrame, keys: Mapping[str, Sequence[str]]) -> None:
+        folder = Path(self._path(table.name))
+        staging = folder.with_name(f"_{table.name}-{uuid.uuid4().hex}")
+        try:
+            if table.partition_by:
+                df.write.partitionBy(*table.partition_by).parquet(str(staging))
+                self._swap_partitions(table, folder, staging, keys)
+                return
+            if keys and self.exists(table.name):
+                stale = F.lit(False)
+                for key, values in keys.items():
+                    stale = stale | ~F.col(key).isin(list(values))
+                kept = self.read(table.name).where(stale)
+                df = kept.unionByName(df, allowMissingColumns=True)
+            df.coalesce(1).write.parquet(str(staging))
+            (part,) = staging.glob("*.parquet")
+            folder.mkdir(parents=True, exist_ok=True)
+            # One file under one name: the rename replaces the whole table at once.
+            part.replace(folder / "data.parquet")
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.spark.catalog.refreshByPath(str(folder))
+
+    def _swap_partitions(self, table: Table, folder: Path, staging: Path, keys: Mapping[str, Sequence[str]]) -> None:
+        depth = "*/" * len(table.partition_by)
+        new = {p.relative_to(staging) for p in staging.glob(depth) if p.is_dir()}
+        old = {p.relative_to(folder) for p in folder.glob(depth) if p.is_dir()} if folder.is_dir() else set()
+        if keys:
+            ((key, values),) = keys.items()
+            replaced = {f"{key}={value}" for value in values}
+            old = {p for p in old if set(p.parts) & replaced}
+        folder.mkdir(parents=True, exist_ok=True)
+        for part in old:
+            shutil.rmtree(folder / part)
+        for part in new:
+            (folder / part).parent.mkdir(parents=True, exist_ok=True)
+            (staging / part).rename(folder / part)
+        self.spark.catalog.refreshByPath(str(folder))
+
+    # -- SQL ---------------------------------------------------------------------------------------
+
+    def register(self) -> list[str]:
+        """Make tables and views queryable by name; returns those names.
+
+        Under a path they are temporary views of this session; in a catalog the views are made there and
+        the schema becomes the current one.
+        """
+        present = [name for name in TABLES if self.exists(name)]
+        if not self.in_catalog:
+            for name in present:
+                self.read(name).createOrReplaceTempView(name)
+        names = {name: self.sql_name(name) for name in TABLES}
+        made = []
+        for view, query in VIEWS.items():
+            needed = [t for t in TABLES if "{" + t + "}" in query]
+            if not set(needed) <= set(present):
+                continue
+            # Both sides are this package's own text and checked names.
+            statement = query.format(**names)
+            kind = "VIEW" if self.in_catalog else "TEMPORARY VIEW"
+            self.spark.sql(f"CREATE OR REPLACE {kind} {self.sql_name(view)} AS {statement}")
+            made.append(view)
+        if self.in_catalog:
+            self.spark.sql(f"USE {self._schema_name()}")
+        return present + made
+
+    def __str__(self) -> str:
+        if self.in_catalog:
+            return ".".join(n for n in (self.config.catalog, self.config.schema_name) if n)
+        return str(self.config.path)
+
+
+def conform(df: DataFrame, table: Table) -> DataFrame:
+    """Exactly the table's columns, in order and typed; further columns stay only where the table allows."""
+    missing = [f.name for f in table.schema if f.name not in df.columns]
+    if missing:
+        raise LakeError(f"table {table.name!r}: the rows to write lack the columns {', '.join(missing)}")
+    columns: list[Column] = [F.col(f"`{f.name}`").cast(f.dataType).alias(f.name) for f in table.schema]
+    if table.open_ended:
+        columns += [F.col(f"`{c}`") for c in df.columns if c not in table.schema.fieldNames()]
+    return df.select(*columns)
+
+
+def _predicate(keys: Mapping[str, Sequence[str]]) -> str:
+    """SQL for ``key IN (values)``; values are names and hashes, checked again because they meet SQL here."""
+    parts = []
+    for key, values in keys.items():
+        bad = [v for v in values if not NAME_PATTERN.fullmatch(v)]
+        if bad:
+            raise LakeError(f"{key}: {bad[0]!r} cannot name rows of a table")
+        quoted = ", ".join("'" + v + "'" for v in values)
+        parts.append(f"`{key}` IN ({quoted})")
+    return " AND ".join(parts)

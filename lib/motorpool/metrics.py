@@ -1,0 +1,249 @@
+"""Scores of clusterings, summed up block by block in float64 and equal to scikit-learn's where it has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+#: Images kept per cluster as those nearest its centre.
+EXEMPLARS = 12
+
+
+class ClusterSums:
+    """First pass: size and sum of every cluster of several models.
+
+    ``ks`` are the models' numbers of clusters; clusters of all models are stacked, K = sum(ks). Labels
+    below zero are noise and count nowhere. Memory: K x d float64.
+    """
+
+    def __init__(self, ks: Sequence[int], width: int) -> None:
+        self.edges = np.cumsum([0, *ks])
+        self.counts = np.zeros(self.edges[-1], np.int64)
+        self.sums = np.zeros((self.edges[-1], width))
+
+    def update(self, x: np.ndarray, labels: np.ndarray) -> None:
+        """Add float64[n, d] rows with int[n, models] labels."""
+        member = _membership(labels, self.edges)
+        self.counts += member.sum(axis=0).astype(np.int64)
+        self.sums += member.T @ x
+
+    def merge(self, other: ClusterSums) -> None:
+        self.counts += other.counts
+        self.sums += other.sums
+
+    @property
+    def means(self) -> np.ndarray:
+        """float64[K, d]; zero rows for empty clusters."""
+        return self.sums / np.maximum(self.counts, 1)[:, None]
+
+
+def _membership(labels: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """float64[n, K], 1 where a row belongs to a cluster."""
+    member = np.zeros((len(labels), edges[-1]))
+    for model in range(labels.shape[1]):
+        rows = np.flatnonzero(labels[:, model] >= 0)
+        member[rows, edges[model] + labels[rows, model]] = 1.0
+    return member
+
+
+@dataclass
+class _Exemplars:
+    """The EXEMPLARS nearest rows of one cluster: squared distance and image_id, nearest first."""
+
+    squared: np.ndarray = field(default_factory=lambda: np.empty(0))
+    ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def offer(self, squared: np.ndarray, ids: np.ndarray) -> None:
+        if len(self.squared) == EXEMPLARS:
+            keep = squared < self.squared[-1]
+            squared, ids = squared[keep], ids[keep]
+        if not len(squared):
+            return
+        both, both_ids = np.concatenate([self.squared, squared]), np.concatenate([self.ids, ids])
+        order = np.lexsort((both_ids, both))[:EXEMPLARS]
+        self.squared, self.ids = both[order], both_ids[order]
+
+
+class ClusterSpread:
+    """Second pass, with the means known: distances within clusters and to the nearest other cluster."""
+
+    def __init__(self, sums: ClusterSums) -> None:
+        self.edges = sums.edges
+        self.counts = sums.counts
+        self.means = sums.means
+        self.n_models = len(self.edges) - 1
+        total = self.edges[-1]
+        self.squared = np.zeros(total)
+        self.distance = np.zeros(total)
+        self.silhouette = np.zeros(self.n_models)
+        self.exemplars = [_Exemplars() for _ in range(total)]
+
+    def update(self, ids: np.ndarray, x: np.ndarray, labels: np.ndarray) -> None:
+        """Add int64[n] ids, float64[n, d] rows and int[n, models] labels, the same as in the first pass."""
+        d2 = x @ self.means.T
+        d2 *= -2.0
+        d2 += np.square(self.means).sum(axis=1)
+        d2 += np.square(x).sum(axis=1)[:, None]
+        np.maximum(d2, 0.0, out=d2)
+        d2[:, self.counts == 0] = np.inf
+        for model in range(self.n_models):
+            low, high = self.edges[model], self.edges[model + 1]
+            rows = np.flatnonzero(labels[:, model] >= 0)
+            label = labels[rows, model]
+            near = d2[rows, low:high]
+            own = near[np.arange(len(rows)), label]
+            self.squared[low:high] += np.bincount(label, own, high - low)
+            a = np.sqrt(own)
+            self.distance[low:high] += np.bincount(label, a, high - low)
+            near[np.arange(len(rows)), label] = np.inf
+            b = np.sqrt(near.min(axis=1, initial=np.inf))
+            # As for the silhouette itself, a row alone in its cluster scores 0.
+            fits = (self.counts[low:high][label] > 1) & np.isfinite(b) & (np.maximum(a, b) > 0)
+            self.silhouette[model] += ((b[fits] - a[fits]) / np.maximum(a[fits], b[fits])).sum()
+            for cluster in np.unique(label):
+                of = label == cluster
+                self.exemplars[low + cluster].offer(own[of], ids[rows[of]])
+
+    def merge(self, other: ClusterSpread) -> None:
+        self.squared += other.squared
+        self.distance += other.distance
+        self.silhouette += other.silhouette
+        for mine, theirs in zip(self.exemplars, other.exemplars, strict=True):
+            mine.offer(theirs.squared, theirs.ids)
+
+    def scores(self) -> list[Scores]:
+        return [self._score(model) for model in range(self.n_models)]
+
+    def _score(self, model: int) -> Scores:
+        span = slice(self.edges[model], self.edges[model + 1])
+        counts, means = self.counts[span], self.means[span]
+        exemplars = [e.ids.tolist() for e in self.exemplars[span]]
+        held = counts > 0
+        n, k = int(counts.sum()), int(held.sum())
+        within = float(self.squared[span].sum())
+        ch = db = silhouette = None
+        if 2 <= k < n:
+            n_k, m_k = counts[held], means[held]
+            between = float((n_k * np.square(m_k - (n_k @ m_k) / n).sum(axis=1)).sum())
+            # scikit-learn's conventions for clusters without any spread.
+            ch = 1.0 if within == 0 else between / within * (n - k) / (k - 1)
+            db = _davies_bouldin(self.distance[span][held] / n_k, m_k)
+            silhouette = float(self.silhouette[model]) / n
+        return Scores(ch, db, silhouette, within, counts, exemplars)
+
+
+def _davies_bouldin(mean_distance: np.ndarray, means: np.ndarray) -> float:
+    """Davies & Bouldin (1979) from float64[k] mean distances to, and float64[k, d], cluster means."""
+    gaps = np.sqrt(np.square(means[:, None, :] - means[None, :, :]).sum(axis=2))
+    if np.allclose(mean_distance, 0) or np.allclose(gaps, 0):
+        return 0.0
+    gaps[gaps == 0] = np.inf
+    return float(((mean_distance[:, None] + mean_distance) / gaps).max(axis=1).mean())
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one model; noise is left out of all of them. None: not defined (one cluster, or n clusters).
+
+    - calinski_harabasz, davies_bouldin: as scikit-learn's, exact.
+    - silhouette: the *simplified* silhouette (Hruschka et al. 2004; Vendramin et al. 2010) on all rows, exact:
+      distances to cluster means take the place of mean distances to all members.
+    - within: sum of squared distances to the cluster means.
+    - sizes int64[k]; exemplars: the ids nearest each cluster's mean, nearest first.
+    """
+
+    calinski_harabasz: float | None
+    davies_bouldin: float | None
+    silhouette: float | None
+    within: float
+    sizes: np.ndarray
+    exemplars: list[list[int]]
+
+
+class PairCounts:
+    """How often two photos of one vehicle share a cluster, for several models at once.
+
+    Rows must come with all photos of a vehicle in a row; only the vehicle at hand is remembered, as one
+    count per model and cluster, however many photos it has. Noise shares a cluster with nothing.
+    """
+
+    def __init__(self, n_models: int) -> None:
+        self.n_models = n_models
+        self.n = 0
+        self.vehicle_pairs = 0
+        self.same_pairs = np.zeros(n_models, np.int64)
+        self.sizes: list[dict[int, int]] = [{} for _ in range(n_models)]
+        self._open: str | None = None
+        self._open_n = 0
+        self._open_counts: list[dict[int, int]] = [{} for _ in range(n_models)]
+
+    def update(self, vehicles: np.ndarray, labels: np.ndarray) -> None:
+        """Add object[n] vehicle names, none missing, and int[n, models] labels."""
+        starts = np.flatnonzero(np.concatenate([[True], vehicles[1:] != vehicles[:-1]]))
+        lengths = np.diff(np.append(starts, len(vehicles)))
+        run = np.repeat(np.arange(len(starts)), lengths)
+        if self._open is not None and vehicles[0] != self._open:
+            self._close()
+        last = len(starts) - 1
+        self.n += len(vehicles)
+        # The first run may go on from the batch before, and the last one into the batch behind: both pass
+        # through the open counts, whatever lies between is counted at once.
+        inner = lengths[1:last]
+        self.vehicle_pairs += int((inner * (inner - 1) // 2).sum())
+        for model in range(self.n_models):
+            found = labels[:, model] >= 0
+            width = int(labels[:, model].max(initial=0)) + 1
+            keys, counts = np.unique(run[found] * width + labels[found, model], return_counts=True)
+            runs, clusters = np.divmod(keys, width)
+            _add(self.sizes[model], clusters, counts)
+            between = (runs > 0) & (runs < last)
+            self.same_pairs[model] += (counts[between] * (counts[between] - 1) // 2).sum()
+            _add(self._open_counts[model], clusters[runs == 0], counts[runs == 0])
+        self._open, self._open_n = vehicles[0], self._open_n + int(lengths[0])
+        if last > 0:
+            self._close()
+            for model in range(self.n_models):
+                tail = labels[starts[last] :, model]
+                clusters, counts = np.unique(tail[tail >= 0], return_counts=True)
+                _add(self._open_counts[model], clusters, counts)
+            self._open, self._open_n = vehicles[-1], int(lengths[last])
+
+    def _close(self) -> None:
+        self.vehicle_pairs += self._open_n * (self._open_n - 1) // 2
+        for model, counts in enumerate(self._open_counts):
+            self.same_pairs[model] += sum(c * (c - 1) // 2 for c in counts.values())
+        self._open, self._open_n = None, 0
+        self._open_counts = [{} for _ in range(self.n_models)]
+
+    def merge(self, other: PairCounts) -> None:
+        self._close()
+        other._close()
+        self.n += other.n
+        self.vehicle_pairs += other.vehicle_pairs
+        self.same_pairs += other.same_pairs
+        for mine, theirs in zip(self.sizes, other.sizes, strict=True):
+            _add(mine, np.array(list(theirs), np.int64), np.array(list(theirs.values()), np.int64))
+
+    def agreement(self) -> list[float | None]:
+        """Per model (p - r) / (1 - r): p the chance that two photos of one vehicle share a cluster, r that
+        two photos drawn at random do. 1 is perfect, 0 is chance. None without two photos of one vehicle,
+        or where all photos are in one cluster.
+        """
+        self._close()
+        all_pairs = self.n * (self.n - 1) // 2
+        result: list[float | None] = []
+        for model in range(self.n_models):
+            by_chance = sum(c * (c - 1) // 2 for c in self.sizes[model].values())
+            if not self.vehicle_pairs or by_chance == all_pairs:
+                result.append(None)
+                continue
+            p, r = int(self.same_pairs[model]) / self.vehicle_pairs, by_chance / all_pairs
+            result.append((p - r) / (1 - r))
+        return result
+
+
+def _add(counts: dict[int, int], clusters: np.ndarray, more: np.ndarray) -> None:
+    for cluster, count in zip(clusters.tolist(), more.tolist(), strict=True):
+        counts[cluster] = counts.get(cluster, 0) + count

@@ -1,0 +1,129 @@
+"""The tables: names, columns, partitions, and which stage writes each. This is the public interface."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyspark.sql.types import StructType
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the lake.
+
+    ``columns`` is Spark DDL. ``partition_by`` names the columns whose values a stage replaces as a whole;
+    tables without any are small enough to be rewritten. ``open_ended`` tables take further columns.
+    """
+
+    name: str
+    columns: str
+    written_by: str
+    partition_by: tuple[str, ...] = ()
+    open_ended: bool = False
+
+    @property
+    def schema(self) -> StructType:
+        return StructType.fromDDL(self.columns)
+
+
+_ALL = (
+    Table(
+        "images",
+        "image_id BIGINT, path STRING, vehicle_id STRING",
+        "ingest",
+        open_ended=True,
+    ),
+    Table(
+        "descriptors",
+        "image_id BIGINT, descriptor STRING, vector ARRAY<FLOAT>",
+        "ingest",
+        partition_by=("descriptor",),
+    ),
+    # One row per ingested file, written last: a descriptor without its row here is not in the lake.
+    Table(
+        "sources",
+        "descriptor STRING, file STRING, n_rows BIGINT, n_columns INT, dtype STRING, n_dropped BIGINT, "
+        "ingested_at TIMESTAMP",
+        "ingest",
+    ),
+    Table(
+        "bad_rows",
+        "image_id BIGINT, path STRING, descriptors ARRAY<STRING>",
+        "ingest",
+    ),
+    # `program` holds the fitted numbers: applying its rows in order turns raw descriptors into features.
+    Table(
+        "feature_sets",
+        "features STRING, descriptors ARRAY<STRING>, steps ARRAY<STRING>, n_features INT, n_images BIGINT, "
+        "explained_variance DOUBLE, explained_variance_curve ARRAY<DOUBLE>, definition STRING, "
+        "program ARRAY<STRUCT<position: INT, part: INT, op: STRING, field: STRING, shape: ARRAY<INT>, "
+        "values: ARRAY<DOUBLE>>>, created_at TIMESTAMP",
+        "features",
+    ),
+    Table(
+        "features",
+        "image_id BIGINT, features STRING, vector ARRAY<FLOAT>",
+        "features",
+        partition_by=("features",),
+    ),
+    Table(
+        "models",
+        "model_id STRING, features STRING, algorithm STRING, params MAP<STRING,STRING>, n_clusters INT, "
+        "n_noise BIGINT, calinski_harabasz DOUBLE, davies_bouldin DOUBLE, silhouette DOUBLE, "
+        "vehicle_agreement DOUBLE, inertia DOUBLE, status STRING, reason STRING, n_iter INT, seconds DOUBLE, "
+        "backend STRING, created_at TIMESTAMP",
+        "cluster",
+    ),
+    Table(
+        "labels",
+        "model_id STRING, image_id BIGINT, cluster INT, distance FLOAT",
+        "cluster",
+        partition_by=("model_id",),
+    ),
+    Table(
+        "clusters",
+        "model_id STRING, cluster INT, size BIGINT, share DOUBLE, centroid ARRAY<FLOAT>, "
+        "exemplars ARRAY<BIGINT>, title STRING, description STRING",
+        "cluster",
+    ),
+)
+
+TABLES: dict[str, Table] = {table.name: table for table in _ALL}
+
+#: Views over the tables; ``{images}`` and the like stand for the table's quoted name.
+VIEWS: dict[str, str] = {
+    "assignments": """
+        SELECT l.model_id, m.features, m.algorithm, m.n_clusters, l.image_id, i.path, i.vehicle_id,
+               l.cluster, l.distance, c.title
+        FROM {labels} AS l
+        INNER JOIN {models} AS m ON l.model_id = m.model_id
+        INNER JOIN {images} AS i ON l.image_id = i.image_id
+        LEFT JOIN {clusters} AS c ON l.model_id = c.model_id AND l.cluster = c.cluster
+    """,
+    # Rank aggregation (Borda): every criterion becomes a fractional rank in (0, 1), 0.5 for a lone model,
+    # and the ranks are averaged. Calinski-Harabasz and Davies-Bouldin depend on a feature set's width and
+    # scale, so they are only ever ranked within it; vehicle agreement is ranked within it for
+    # `rank_in_features` and over all models for `rank`.
+    "leaderboard": """
+        WITH scored AS (
+            SELECT *,
+                   (rank() OVER (PARTITION BY features ORDER BY calinski_harabasz DESC) - 0.5) / count(*) OVER (PARTITION BY features) AS ch,
+                   (rank() OVER (PARTITION BY features ORDER BY davies_bouldin ASC) - 0.5) / count(*) OVER (PARTITION BY features) AS db,
+                   (rank() OVER (PARTITION BY features ORDER BY vehicle_agreement DESC NULLS LAST) - 0.5) / count(*) OVER (PARTITION BY features) AS va_in,
+                   (rank() OVER (ORDER BY vehicle_agreement DESC NULLS LAST) - 0.5) / count(*) OVER () AS va_all
+            FROM {models}
+            WHERE status = 'ok'
+        ), merged AS (
+            SELECT *,
+                   CASE WHEN vehicle_agreement IS NULL THEN (ch + db) / 2 ELSE (ch + db + va_in) / 3 END AS score_in_features,
+                   CASE WHEN vehicle_agreement IS NULL THEN (ch + db) / 2 ELSE (ch + db + va_all) / 3 END AS score
+            FROM scored
+        )
+        SELECT CAST(row_number() OVER (ORDER BY score, features, n_clusters, model_id) AS INT) AS rank,
+               CAST(row_number() OVER (PARTITION BY features ORDER BY score_in_features, n_clusters, model_id) AS INT) AS rank_in_features,
+               round(score, 4) AS score, model_id, features, algorithm, params, n_clusters, n_noise,
+               calinski_harabasz, davies_bouldin, silhouette, vehicle_agreement, inertia
+        FROM merged
+        ORDER BY rank
+    """,
+}
