@@ -242,7 +242,7 @@ def test_truth_has_the_stated_shares() -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
-def test_designed_spectrum_meets_the_published_one(recipe) -> None:
+def test_designed_spectrum_meets_the_published_one(recipe: Recipe) -> None:
     values = eigenvalues(recipe)
     kept = np.cumsum(values)
     for components, share in PUBLISHED[recipe.name]:

@@ -28,6 +28,8 @@ _GLASS = (44, 54, 64)
 _SHEEN = (98, 114, 126)
 _SHADE = {"face": 0.94, "back": 0.92, "hood": 1.10, "trunk": 1.08, "roof": 1.14, "box_front": 0.80}
 _SIDE_SHADE = 0.76
+# A pale cargo box bears its owner's colour, so that a truck shows its colour from the rear too: z in metres.
+_CARGO_BAND = (1.5, 2.4)
 _FRONT = ("face", "hood", "windscreen", "sign", "box_front")
 _REAR = ("back", "trunk", "rear_window")
 
@@ -196,6 +198,11 @@ def _draw_side(
     low = max(part.outline[0][1], 0.25)
     sill: list[Pixel] = [(first, low), (first, low + 0.12), (last, low + 0.12), (last, low)]
     draw.polygon(on_side(sill), fill=_shade(paint, 0.5))
+    if part.cargo and look.cargo != look.paint:
+        z0, z1 = _CARGO_BAND
+        draw.polygon(
+            on_side([(first, z0), (first, z1), (last, z1), (last, z0)]), fill=_shade(look.paint, 0.8)
+        )
     if look.stripe is not None and not part.cargo:
         z = 0.55 * part.belt + 0.2
         band: list[Pixel] = [
@@ -279,6 +286,8 @@ def _draw_rear(draw: ImageDraw.ImageDraw, view: View, shape: Shape, look: Look) 
     if part.cargo:
         # A box truck: doors, and a beam below that carries lights and plate.
         on.quad(draw, -0.012, 0.012, bottom + 0.15, 3.35, _shade(look.cargo, 0.6))
+        if look.cargo != look.paint:
+            on.quad(draw, -0.98, 0.98, *_CARGO_BAND, _shade(look.paint, 0.95))
         for u in (-0.45, -0.2, 0.2, 0.45):
             on.quad(draw, u - 0.008, u + 0.008, bottom + 0.2, 3.2, _shade(look.cargo, 0.75))
         on.quad(draw, -0.98, 0.98, bottom - 0.12, bottom + 0.12, (40, 40, 42))
