@@ -364,8 +364,9 @@ def test_memory_does_not_grow_with_the_case(tmp_path: Path) -> None:
     for recipe in RECIPES:  # built once a process: not part of either measurement
         network(recipe.name)
     small, large = peak(10 * BLOCK_ROWS), peak(30 * BLOCK_ROWS)
-    # The truth and the vehicles' identities: about 60 bytes a photo, next to 14,848 on disk.
-    assert large - small < 200 * 20 * BLOCK_ROWS
+    # 608 MB more on disk; in memory a block more or less (21 MB), as the workers happen to keep up, and about
+    # 60 bytes a photo for the truth and the vehicles' identities.
+    assert large - small < 70e6
     assert large < 250e6
 
 

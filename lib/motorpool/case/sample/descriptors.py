@@ -97,6 +97,9 @@ class DescriptorSource:
         truth = self._truth
         vehicle = truth.vehicle[rows]
         own = rng.standard_normal((len(vehicle), net.recipe.dense), dtype=np.float32)
+        if net.cubic.any():
+            # The variance of g + c g³ is 1 + 6 c + 15 c².
+            own *= (1 + net.cubic * own * own) / np.sqrt(1 + 6 * net.cubic + 15 * net.cubic**2)
         own *= net.own
         body, view = truth.body[vehicle], truth.view[rows]
         classes = {
