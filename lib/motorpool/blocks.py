@@ -171,7 +171,9 @@ def fold(
     if merge_on_cluster or tasks > _DRIVER_MERGES:
         groups = 1 if merge_on_cluster else math.isqrt(tasks)
         group = F.floor(F.col("part") * groups / tasks)
-        partials = partials.repartition(groups, group).sortWithinPartitions("part").mapInArrow(merge, _STATE_SCHEMA)
+        partials = (
+            partials.repartition(groups, group).sortWithinPartitions("part").mapInArrow(merge, _STATE_SCHEMA)
+        )
     state = start()
     for row in sorted(partials.collect(), key=lambda r: r["part"]):
         state.merge(_load_state(row["state"]))

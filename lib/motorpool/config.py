@@ -18,7 +18,9 @@ DEFAULT_VEHICLE_PATTERN = r"^(?:.*/)?veriwild/[^/]+/([^/]+)/[^/]+$"
 
 def _check_name(value: str) -> str:
     if not NAME_PATTERN.fullmatch(value):
-        raise ValueError(f"{value!r}: use up to 100 letters, digits, '_', '.', '+' and '-', starting with a letter or digit")
+        raise ValueError(
+            f"{value!r}: use up to 100 letters, digits, '_', '.', '+' and '-', starting with a letter or digit"
+        )
     return value
 
 
@@ -76,9 +78,13 @@ class CaseConfig(_Section):
             try:
                 groups = re.compile(self.vehicle_pattern).groups
             except re.error as exc:
-                raise ValueError(f"vehicle_pattern {self.vehicle_pattern!r} is no regular expression: {exc}") from exc
+                raise ValueError(
+                    f"vehicle_pattern {self.vehicle_pattern!r} is no regular expression: {exc}"
+                ) from exc
             if groups < 1:
-                raise ValueError(f"vehicle_pattern {self.vehicle_pattern!r} needs a group (…) that holds the vehicle")
+                raise ValueError(
+                    f"vehicle_pattern {self.vehicle_pattern!r} needs a group (…) that holds the vehicle"
+                )
         return self
 
 
@@ -161,7 +167,9 @@ class Config(_Section):
     def _spark_values_as_text(cls, data: Any) -> Any:
         # Spark settings are text; YAML reads `true` and `4` as other types.
         if isinstance(data, dict) and isinstance(data.get("spark"), dict):
-            as_text = {str(k): str(v).lower() if isinstance(v, bool) else str(v) for k, v in data["spark"].items()}
+            as_text = {
+                str(k): str(v).lower() if isinstance(v, bool) else str(v) for k, v in data["spark"].items()
+            }
             return {**data, "spark": as_text}
         return data
 
@@ -246,7 +254,9 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         if isinstance(node, list):
             if not name.isdigit() or int(name) >= len(node):
                 where = ".".join(path[:depth])
-                raise ConfigError(f"--set {key}: {where} is a list of {len(node)}; expected a position below that, found {name!r}")
+                raise ConfigError(
+                    f"--set {key}: {where} is a list of {len(node)}; expected a position below that, found {name!r}"
+                )
             if last:
                 node[int(name)] = value
             else:

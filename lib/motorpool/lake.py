@@ -56,6 +56,11 @@ class Lake:
         """The table as SQL names it: for catalogs its full name, for paths the temporary view's."""
         return self._catalog_name(table) if self.in_catalog else f"`{table}`"
 
+    @staticmethod
+    def schema(table: str, without: Sequence[str] = ()) -> StructType:
+        """A table's columns, to make rows with; ``without`` leaves out those that Spark fills in."""
+        return StructType([f for f in TABLES[table].schema if f.name not in without])
+
     # -- reading -----------------------------------------------------------------------------------
 
     def exists(self, table: str) -> bool:
@@ -125,7 +130,9 @@ class Lake:
             return
         from delta import DeltaTable
 
-        builder = DeltaTable.createIfNotExists(self.spark).addColumns(schema).partitionedBy(*table.partition_by)
+        builder = (
+            DeltaTable.createIfNotExists(self.spark).addColumns(schema).partitionedBy(*table.partition_by)
+        )
         # Statistics on the first column skip files by image or model; on vectors they only cost time.
         builder = builder.property("delta.dataSkippingNumIndexedCols", "2")
         if self.in_catalog:
@@ -158,7 +165,9 @@ class Lake:
             shutil.rmtree(staging, ignore_errors=True)
         self.spark.catalog.refreshByPath(str(folder))
 
-    def _swap_partitions(self, table: Table, folder: Path, staging: Path, keys: Mapping[str, Sequence[str]]) -> None:
+    def _swap_partitions(
+        self, table: Table, folder: Path, staging: Path, keys: Mapping[str, Sequence[str]]
+    ) -> None:
         depth = "*/" * len(table.partition_by)
         new = {p.relative_to(staging) for p in staging.glob(depth) if p.is_dir()}
         old = {p.relative_to(folder) for p in folder.glob(depth) if p.is_dir()} if folder.is_dir() else set()

@@ -42,7 +42,7 @@ _ALL = (
     # One row per ingested file, written last: a descriptor without its row here is not in the lake.
     Table(
         "sources",
-        "descriptor STRING, file STRING, n_rows BIGINT, n_columns INT, dtype STRING, n_dropped BIGINT, "
+        "descriptor STRING, file STRING, n_rows BIGINT, n_columns INT, dtype STRING, n_dropped BIGINT, paths_fingerprint STRING, "
         "ingested_at TIMESTAMP",
         "ingest",
     ),

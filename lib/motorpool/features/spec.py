@@ -129,9 +129,7 @@ class FeatureSet:
         """The steps in reading order, as the ``steps`` column shows them."""
         if len(self.parts) == 1 and self.parts[0].weight == 1.0:
             return [str(s) for s in (*self.parts[0].steps, *self.steps)]
-        parts = [
-            f"{p.descriptor}: [{', '.join(map(str, p.steps))}] x {p.weight:g}" for p in self.parts
-        ]
+        parts = [f"{p.descriptor}: [{', '.join(map(str, p.steps))}] x {p.weight:g}" for p in self.parts]
         return [*parts, *(str(s) for s in self.steps)]
 
 

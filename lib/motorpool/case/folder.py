@@ -1,0 +1,75 @@
+"""Finding the files of a case: a folder in the published layout, or its parts named one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from motorpool.case import files
+from motorpool.config import CaseConfig
+from motorpool.errors import CaseError
+from motorpool.features.spec import NAME_PATTERN
+
+ARRAY_SUFFIXES = (".pickle", ".pkl", ".p", ".npy", ".npz", ".parquet")
+PATHS_FILE = "images_paths.csv"
+ATTRIBUTES_FILE = "attributes.csv"
+#: Copies of the published case spell the images' folder in two ways.
+IMAGE_FOLDERS = ("raw_data", "row_data")
+
+
+@dataclass(frozen=True)
+class Case:
+    """Where everything lies. ``descriptors`` maps names to files; ``attributes`` may be missing."""
+
+    descriptors: dict[str, str]
+    images_paths: str
+    images_root: str | None
+    attributes: str | None
+
+
+def find_case(config: CaseConfig) -> Case:
+    """The case's files, named in the config or found under ``case.path``; CaseError when one is missing."""
+    root = config.path
+    if root is not None and not files.exists(root):
+        raise CaseError(f"case.path {files.redact(root)}: there is no such folder")
+
+    def found(explicit: str | None, *names: str) -> str | None:
+        if explicit is not None or root is None:
+            return explicit
+        return next((p for p in (files.join(root, n) for n in names) if files.exists(p)), None)
+
+    images_paths = found(config.images_paths, PATHS_FILE)
+    if images_paths is None:
+        raise CaseError(
+            f"case.path {files.redact(str(root))}: holds no {PATHS_FILE}; name the file as case.images_paths"
+        )
+    return Case(
+        descriptors=dict(config.descriptors) if config.descriptors else _list_descriptors(str(root)),
+        images_paths=images_paths,
+        images_root=found(config.images_root, *IMAGE_FOLDERS),
+        attributes=found(config.attributes, ATTRIBUTES_FILE),
+    )
+
+
+def _list_descriptors(root: str) -> dict[str, str]:
+    folder = files.join(root, "descriptors")
+    shown = files.redact(folder)
+    if not files.exists(folder):
+        raise CaseError(
+            f"{shown}: there is no such folder; name the files as case.descriptors: {{name: file}}"
+        )
+    result: dict[str, str] = {}
+    for entry in files.list_dir(folder):
+        name = PurePosixPath(entry)
+        if name.suffix.lower() not in ARRAY_SUFFIXES:
+            continue
+        if not NAME_PATTERN.fullmatch(name.stem):
+            raise CaseError(
+                f"{shown}/{entry}: {name.stem!r} cannot be a descriptor's name; give it one in case.descriptors"
+            )
+        if name.stem in result:
+            raise CaseError(f"{shown}: two files are named {name.stem}; choose one in case.descriptors")
+        result[name.stem] = files.join(folder, entry)
+    if not result:
+        raise CaseError(f"{shown}: holds no descriptors ({', '.join(ARRAY_SUFFIXES)})")
+    return result

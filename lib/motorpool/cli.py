@@ -1,0 +1,298 @@
+"""The command line: ``motorpool run``, each stage alone, ``sample``, ``sql`` and ``export``."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from pyspark.errors import PySparkException
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from motorpool import __version__
+from motorpool.config import LakeConfig, load_config
+from motorpool.errors import ConfigError, LakeError, MotorpoolError
+from motorpool.lake import Lake
+from motorpool.progress import SparkProgress
+from motorpool.session import build_session
+from motorpool.stages.context import Context
+from motorpool.stages.export import best_model, run_export
+from motorpool.stages.pipeline import STAGES, run_pipeline
+
+_ERR = Console(stderr=True)
+_OUT = Console()
+
+Command = Callable[..., Any]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+@click.option("--debug", is_flag=True, help="Log details, and show tracebacks and Spark's own log.")
+@click.pass_context
+def cli(ctx: click.Context, debug: bool) -> None:
+    """Cluster image descriptors on Spark and write them back as labelled tables."""
+    ctx.obj = {"debug": debug}
+    _configure_logging(debug)
+
+
+def _configure_logging(debug: bool) -> None:
+    handler = RichHandler(
+        console=_ERR, show_path=False, show_level=debug, log_time_format="%H:%M:%S", markup=False
+    )
+    logger = logging.getLogger("motorpool")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    logger.propagate = False
+
+
+def _run_options(command: Command) -> Command:
+    command = click.option(
+        "--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="Override any key."
+    )(command)
+    return click.option(
+        "--conf", required=True, metavar="FILE", help="The YAML file that describes the run."
+    )(command)
+
+
+def _work(
+    ctx: click.Context, conf: str, overrides: Sequence[str], work: Callable[[Context], None]
+) -> Context:
+    config = load_config(conf, overrides)
+    context = Context.start(config, verbose=ctx.obj["debug"])
+    with SparkProgress(context.spark, _ERR):
+        work(context)
+    return context
+
+
+@cli.command()
+@_run_options
+@click.pass_context
+def run(ctx: click.Context, conf: str, overrides: tuple[str, ...]) -> None:
+    """The whole pipeline, picking up where an earlier run was stopped."""
+    began = time.monotonic()
+    context = _work(ctx, conf, overrides, run_pipeline)
+    summarise(context.lake, time.monotonic() - began)
+
+
+def _add_stage(name: str, stage: Callable[[Context], None]) -> None:
+    @cli.command(name, help=(stage.__doc__ or "").split("\n\n")[0])
+    @_run_options
+    @click.pass_context
+    def command(ctx: click.Context, conf: str, overrides: tuple[str, ...]) -> None:
+        _work(ctx, conf, overrides, stage)
+
+
+for _name, _stage in STAGES.items():
+    _add_stage(_name, _stage)
+
+
+@cli.command()
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--images", type=click.IntRange(min=1), default=2000, show_default=True, help="Number of photos."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
+@click.option("--no-images", is_flag=True, help="Descriptors and tables only, no photos.")
+def sample(out: Path, images: int, seed: int, no_images: bool) -> None:
+    """Make a sample case in OUT, in the form of the real one."""
+    from motorpool.case.sample import make_sample_case
+
+    columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_ERR, transient=True) as bar:
+        task = bar.add_task("sample", total=None)
+        summary = make_sample_case(
+            out,
+            images,
+            seed,
+            not no_images,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    click.echo(f"{out}: {summary}")
+
+
+_LAKE_OPTION = click.option("--lake", "lake_path", metavar="DIR", help="The lake's folder.")
+_CONF_OPTION = click.option(
+    "--conf", metavar="FILE", help="Take the lake from a config instead (for catalogs)."
+)
+
+
+def _open_lake(ctx: click.Context, lake_path: str | None, conf: str | None) -> Lake:
+    if (lake_path is None) == (conf is None):
+        raise ConfigError("give either --lake DIR or --conf FILE")
+    settings: dict[str, str] = {}
+    if conf is not None:
+        loaded = load_config(conf)
+        config, settings = loaded.lake, loaded.spark
+    else:
+        config = LakeConfig(path=lake_path, format=_detect_format(str(lake_path)))
+    spark = build_session(settings, delta=config.format == "delta", verbose=ctx.obj["debug"])
+    return Lake(spark, config)
+
+
+def _detect_format(path: str) -> Any:
+    """Delta unless the folder plainly holds Parquet tables; remote lakes are Delta."""
+    from motorpool.case import files
+
+    if not files.exists(path):
+        raise LakeError(f"--lake {files.redact(path)}: there is no such folder")
+    tables = files.list_dir(path)
+    if any(files.exists(files.join(path, t, "_delta_log")) for t in tables):
+        return "delta"
+    if "images" in tables or "models" in tables:
+        return "parquet"
+    raise LakeError(f"--lake {files.redact(path)}: holds no tables of motorpool; run `motorpool run` first")
+
+
+@cli.command()
+@_LAKE_OPTION
+@_CONF_OPTION
+@click.argument("query")
+@click.option("--output", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Rows shown as a table."
+)
+@click.pass_context
+def sql(
+    ctx: click.Context, lake_path: str | None, conf: str | None, query: str, output: str, limit: int
+) -> None:
+    """Ask the tables and the views `assignments` and `leaderboard`."""
+    lake = _open_lake(ctx, lake_path, conf)
+    names = lake.register()
+    try:
+        frame = lake.spark.sql(query)
+    except PySparkException as exc:
+        message = str(exc).split("\n\n")[0].split("; line ")[0].strip()
+        raise ConfigError(f"{message}\nThe lake has: {', '.join(names)}") from exc
+    if output == "table":
+        rows = frame.limit(limit + 1).collect()
+        table = Table(*frame.columns)
+        for row in rows[:limit]:
+            table.add_row(*("" if v is None else _cell(v) for v in row))
+        _OUT.print(table)
+        if len(rows) > limit:
+            _ERR.print(f"The first {limit} rows; --limit N shows more, --output csv all.")
+        return
+    writer = csv.writer(sys.stdout)
+    if output == "csv":
+        writer.writerow(frame.columns)
+    for row in frame.toLocalIterator(prefetchPartitions=True):
+        if output == "csv":
+            writer.writerow(["" if v is None else v for v in row])
+        else:
+            click.echo(json.dumps(row.asDict(recursive=True), default=str))
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    text = str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+@cli.command()
+@_LAKE_OPTION
+@_CONF_OPTION
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The CSV file to write.")
+@click.option("--model", "model_id", metavar="ID", help="A model_id; the leaderboard's best by default.")
+@click.pass_context
+def export(
+    ctx: click.Context, lake_path: str | None, conf: str | None, out: Path, model_id: str | None
+) -> None:
+    """Write path, cluster and outlier of every image as CSV."""
+    lake = _open_lake(ctx, lake_path, conf)
+    chosen, n_lines = run_export(lake, out, model_id)
+    click.echo(f"{out}: {n_lines:,} images, clusters of model {chosen}")
+
+
+def summarise(lake: Lake, seconds: float) -> None:
+    """What a run found, and what to type next."""
+    best = best_model(lake)
+    counts = lake.read("models").groupBy("status").count().collect()
+    by_status = {r["status"]: r["count"] for r in counts}
+    n_images = lake.read("images").count()
+    left_out = sum(v for k, v in by_status.items() if k != "ok")
+    _OUT.print(
+        f"\n{n_images:,} images, {sum(by_status.values())} models, {left_out} of them left out of the ranking "
+        f"(degenerate or failed), {seconds:,.0f} s"
+    )
+    table = Table(title="The best model of each feature set", title_justify="left")
+    for name in (
+        "rank",
+        "features",
+        "clusters",
+        "Calinski-Harabasz",
+        "Davies-Bouldin",
+        "silhouette",
+        "vehicle agreement",
+    ):
+        table.add_column(name, justify="left" if name == "features" else "right")
+    board = (
+        lake.spark.table(lake.sql_name("leaderboard")).where("rank_in_features = 1").orderBy("rank").limit(12)
+    )
+    for row in board.collect():
+        agreement = "-" if row["vehicle_agreement"] is None else f"{row['vehicle_agreement']:.3f}"
+        table.add_row(
+            str(row["rank"]),
+            row["features"],
+            str(row["n_clusters"]),
+            f"{row['calinski_harabasz']:,.1f}",
+            f"{row['davies_bouldin']:.3f}",
+            f"{row['silhouette']:.3f}",
+            agreement,
+        )
+    _OUT.print(table)
+    _OUT.print(
+        f"Best overall: model {best['model_id']}, {best['algorithm']} with {best['n_clusters']} clusters on {best['features']}."
+    )
+    _OUT.print("\nType next:", style="bold")
+    for line in (
+        f'motorpool sql --lake {lake} "SELECT * FROM leaderboard LIMIT 10"',
+        f'motorpool sql --lake {lake} "SELECT cluster, count(*) AS photos, count(DISTINCT vehicle_id) AS vehicles FROM assignments '
+        f"WHERE model_id = '{best['model_id']}' GROUP BY cluster ORDER BY cluster\"",
+        f"motorpool export --lake {lake} --out best_clusterization.csv",
+    ):
+        _OUT.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, 2 for a mistake in config or command, 1 for anything else."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    try:
+        cli.main(args=args, prog_name="motorpool", standalone_mode=False)
+        return 0
+    except click.exceptions.Exit as exc:
+        return int(exc.exit_code)
+    except click.ClickException as exc:
+        exc.show()
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Stopped. The same command goes on from here.", err=True)
+        return 1
+    except MotorpoolError as exc:
+        return _fail(exc, exc.exit_status, debug)
+    except Exception as exc:
+        return _fail(exc, 1, debug)
+
+
+def _fail(exc: Exception, status: int, debug: bool) -> int:
+    if debug:
+        _ERR.print_exception()
+    text = str(exc) if isinstance(exc, MotorpoolError) else f"{type(exc).__name__}: {str(exc)[:2000]}"
+    click.echo(f"motorpool: {text}", err=True)
+    if not debug and not isinstance(exc, MotorpoolError):
+        click.echo("Run it again as `motorpool --debug ...` for the traceback.", err=True)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""What every stage works with: the config, the session, the lake, and a way to say what is going on."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from motorpool.config import Config
+from motorpool.errors import CaseError, EnvironmentProblem, LakeError, MotorpoolError
+from motorpool.lake import Lake
+from motorpool.session import build_session
+
+log = logging.getLogger("motorpool")
+
+_RAISED_IN_TASK = re.compile(r"motorpool\.errors\.(\w+): (.*?)(?:\n\n|\n\s+at |\Z)", re.DOTALL)
+_ERRORS: dict[str, type[MotorpoolError]] = {
+    e.__name__: e for e in (CaseError, LakeError, EnvironmentProblem, MotorpoolError)
+}
+
+
+@dataclass
+class Context:
+    """One run. ``spark`` belongs to the caller, who may go on using it."""
+
+    config: Config
+    spark: SparkSession
+    lake: Lake
+
+    @classmethod
+    def start(cls, config: Config, *, verbose: bool = False) -> Context:
+        spark = build_session(config.spark, delta=config.lake.format == "delta", verbose=verbose)
+        return cls(config, spark, Lake(spark, config.lake))
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Log a step's beginning and its end with the seconds it took."""
+    log.info("%s ...", what)
+    began = time.monotonic()
+    yield
+    log.info("%s: done in %.1f s", what, time.monotonic() - began)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn an error that a task raised on purpose back into itself, without Spark's wrapping."""
+    try:
+        yield
+    except PySparkException as exc:
+        found = _RAISED_IN_TASK.search(str(exc))
+        if found and found[1] in _ERRORS:
+            raise _ERRORS[found[1]](found[2].strip()) from exc
+        raise
