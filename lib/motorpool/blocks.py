@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -26,7 +26,7 @@ _DRIVER_MERGES = 32
 
 BLOCK_SCHEMA = "ids BINARY, data BINARY, width INT"
 
-Batches = Iterator[pa.RecordBatch]
+Batches = Iterable[pa.RecordBatch]
 
 
 class Mergeable(Protocol):
@@ -171,9 +171,7 @@ def fold(
     if merge_on_cluster or tasks > _DRIVER_MERGES:
         groups = 1 if merge_on_cluster else math.isqrt(tasks)
         group = F.floor(F.col("part") * groups / tasks)
-        partials = (
-            partials.repartition(groups, group).sortWithinPartitions("part").mapInArrow(merge, _STATE_SCHEMA)
-        )
+        partials = partials.repartition(groups, group).sortWithinPartitions("part").mapInArrow(merge, _STATE_SCHEMA)
     state = start()
     for row in sorted(partials.collect(), key=lambda r: r["part"]):
         state.merge(_load_state(row["state"]))

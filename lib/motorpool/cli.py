@@ -45,9 +45,7 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 
 def _configure_logging(debug: bool) -> None:
-    handler = RichHandler(
-        console=_ERR, show_path=False, show_level=debug, log_time_format="%H:%M:%S", markup=False
-    )
+    handler = RichHandler(console=_ERR, show_path=False, show_level=debug, log_time_format="%H:%M:%S", markup=False)
     logger = logging.getLogger("motorpool")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
@@ -55,17 +53,13 @@ def _configure_logging(debug: bool) -> None:
 
 
 def _run_options(command: Command) -> Command:
-    command = click.option(
-        "--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="Override any key."
-    )(command)
-    return click.option(
-        "--conf", required=True, metavar="FILE", help="The YAML file that describes the run."
-    )(command)
+    command = click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="Override any key.")(
+        command
+    )
+    return click.option("--conf", required=True, metavar="FILE", help="The YAML file that describes the run.")(command)
 
 
-def _work(
-    ctx: click.Context, conf: str, overrides: Sequence[str], work: Callable[[Context], None]
-) -> Context:
+def _work(ctx: click.Context, conf: str, overrides: Sequence[str], work: Callable[[Context], None]) -> Context:
     config = load_config(conf, overrides)
     context = Context.start(config, verbose=ctx.obj["debug"])
     with SparkProgress(context.spark, _ERR):
@@ -97,9 +91,7 @@ for _name, _stage in STAGES.items():
 
 @cli.command()
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option(
-    "--images", type=click.IntRange(min=1), default=2000, show_default=True, help="Number of photos."
-)
+@click.option("--images", type=click.IntRange(min=1), default=2000, show_default=True, help="Number of photos.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option("--no-images", is_flag=True, help="Descriptors and tables only, no photos.")
 def sample(out: Path, images: int, seed: int, no_images: bool) -> None:
@@ -120,9 +112,7 @@ def sample(out: Path, images: int, seed: int, no_images: bool) -> None:
 
 
 _LAKE_OPTION = click.option("--lake", "lake_path", metavar="DIR", help="The lake's folder.")
-_CONF_OPTION = click.option(
-    "--conf", metavar="FILE", help="Take the lake from a config instead (for catalogs)."
-)
+_CONF_OPTION = click.option("--conf", metavar="FILE", help="Take the lake from a config instead (for catalogs).")
 
 
 def _open_lake(ctx: click.Context, lake_path: str | None, conf: str | None) -> Lake:
@@ -157,13 +147,9 @@ def _detect_format(path: str) -> Any:
 @_CONF_OPTION
 @click.argument("query")
 @click.option("--output", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
-@click.option(
-    "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Rows shown as a table."
-)
+@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Rows shown as a table.")
 @click.pass_context
-def sql(
-    ctx: click.Context, lake_path: str | None, conf: str | None, query: str, output: str, limit: int
-) -> None:
+def sql(ctx: click.Context, lake_path: str | None, conf: str | None, query: str, output: str, limit: int) -> None:
     """Ask the tables and the views `assignments` and `leaderboard`."""
     lake = _open_lake(ctx, lake_path, conf)
     names = lake.register()
@@ -204,9 +190,7 @@ def _cell(value: object) -> str:
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The CSV file to write.")
 @click.option("--model", "model_id", metavar="ID", help="A model_id; the leaderboard's best by default.")
 @click.pass_context
-def export(
-    ctx: click.Context, lake_path: str | None, conf: str | None, out: Path, model_id: str | None
-) -> None:
+def export(ctx: click.Context, lake_path: str | None, conf: str | None, out: Path, model_id: str | None) -> None:
     """Write path, cluster and outlier of every image as CSV."""
     lake = _open_lake(ctx, lake_path, conf)
     chosen, n_lines = run_export(lake, out, model_id)
@@ -235,9 +219,7 @@ def summarise(lake: Lake, seconds: float) -> None:
         "vehicle agreement",
     ):
         table.add_column(name, justify="left" if name == "features" else "right")
-    board = (
-        lake.spark.table(lake.sql_name("leaderboard")).where("rank_in_features = 1").orderBy("rank").limit(12)
-    )
+    board = lake.spark.table(lake.sql_name("leaderboard")).where("rank_in_features = 1").orderBy("rank").limit(12)
     for row in board.collect():
         agreement = "-" if row["vehicle_agreement"] is None else f"{row['vehicle_agreement']:.3f}"
         table.add_row(

@@ -78,13 +78,9 @@ class CaseConfig(_Section):
             try:
                 groups = re.compile(self.vehicle_pattern).groups
             except re.error as exc:
-                raise ValueError(
-                    f"vehicle_pattern {self.vehicle_pattern!r} is no regular expression: {exc}"
-                ) from exc
+                raise ValueError(f"vehicle_pattern {self.vehicle_pattern!r} is no regular expression: {exc}") from exc
             if groups < 1:
-                raise ValueError(
-                    f"vehicle_pattern {self.vehicle_pattern!r} needs a group (…) that holds the vehicle"
-                )
+                raise ValueError(f"vehicle_pattern {self.vehicle_pattern!r} needs a group (…) that holds the vehicle")
         return self
 
 
@@ -167,9 +163,7 @@ class Config(_Section):
     def _spark_values_as_text(cls, data: Any) -> Any:
         # Spark settings are text; YAML reads `true` and `4` as other types.
         if isinstance(data, dict) and isinstance(data.get("spark"), dict):
-            as_text = {
-                str(k): str(v).lower() if isinstance(v, bool) else str(v) for k, v in data["spark"].items()
-            }
+            as_text = {str(k): str(v).lower() if isinstance(v, bool) else str(v) for k, v in data["spark"].items()}
             return {**data, "spark": as_text}
         return data
 

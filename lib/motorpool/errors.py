@@ -23,5 +23,5 @@ class LakeError(MotorpoolError):
     """A table is missing, or does not hold what a stage needs."""
 
 
-class EnvironmentProblem(MotorpoolError):
+class EnvironmentMissingError(MotorpoolError):
     """Java, a jar or a library is missing or does not fit."""

@@ -130,9 +130,7 @@ class Lake:
             return
         from delta import DeltaTable
 
-        builder = (
-            DeltaTable.createIfNotExists(self.spark).addColumns(schema).partitionedBy(*table.partition_by)
-        )
+        builder = DeltaTable.createIfNotExists(self.spark).addColumns(schema).partitionedBy(*table.partition_by)
         # Statistics on the first column skip files by image or model; on vectors they only cost time.
         builder = builder.property("delta.dataSkippingNumIndexedCols", "2")
         if self.in_catalog:
@@ -165,9 +163,7 @@ class Lake:
             shutil.rmtree(staging, ignore_errors=True)
         self.spark.catalog.refreshByPath(str(folder))
 
-    def _swap_partitions(
-        self, table: Table, folder: Path, staging: Path, keys: Mapping[str, Sequence[str]]
-    ) -> None:
+    def _swap_partitions(self, table: Table, folder: Path, staging: Path, keys: Mapping[str, Sequence[str]]) -> None:
         depth = "*/" * len(table.partition_by)
         new = {p.relative_to(staging) for p in staging.glob(depth) if p.is_dir()}
         old = {p.relative_to(folder) for p in folder.glob(depth) if p.is_dir()} if folder.is_dir() else set()

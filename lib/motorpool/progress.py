@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from types import TracebackType
+from typing import Any
 
 from pyspark.sql import SparkSession
 from rich.console import Console
@@ -25,7 +26,7 @@ class SparkProgress:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         # Spark Connect has no status tracker: there the log lines alone tell the progress.
-        self._tracker = getattr(getattr(spark, "_sc", None), "statusTracker", lambda: None)()
+        self._tracker: Any = getattr(getattr(spark, "_sc", None), "statusTracker", lambda: None)()
 
     def __enter__(self) -> SparkProgress:
         if self._console.is_terminal and self._tracker is not None:

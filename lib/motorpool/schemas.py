@@ -23,7 +23,10 @@ class Table:
 
     @property
     def schema(self) -> StructType:
-        return StructType.fromDDL(self.columns)
+        schema = StructType.fromDDL(self.columns)
+        if not isinstance(schema, StructType):
+            raise TypeError(f"{self.name}: columns are no table's")
+        return schema
 
 
 _ALL = (

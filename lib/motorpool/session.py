@@ -16,7 +16,7 @@ from pathlib import Path
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from motorpool.errors import EnvironmentProblem
+from motorpool.errors import EnvironmentMissingError
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def build_session(
     started; ``settings`` (the config's ``spark`` section) win over every default here. Unless ``verbose``,
     the local JVM writes its log to a file instead of the terminal.
 
-    Raises EnvironmentProblem when Java or Delta's jars are missing.
+    Raises EnvironmentMissingError when Java or Delta's jars are missing.
     """
     settings = dict(settings or {})
     active = SparkSession.getActiveSession()
@@ -99,23 +99,23 @@ def build_session(
 
 
 def check_java() -> None:
-    """EnvironmentProblem unless a Java that Spark 4 runs on (17 or newer) is found."""
+    """EnvironmentMissingError unless a Java that Spark 4 runs on (17 or newer) is found."""
     advice = "Spark 4 needs Java 17: apt-get install openjdk-17-jre-headless, or point JAVA_HOME at one"
     home = os.environ.get("JAVA_HOME")
     java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
     if java is None:
-        raise EnvironmentProblem(f"no `java` on the PATH and JAVA_HOME is not set. {advice}")
+        raise EnvironmentMissingError(f"no `java` on the PATH and JAVA_HOME is not set. {advice}")
     try:
         # The path comes from the user's own environment, as it does for Spark itself.
         said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
     except OSError as exc:
-        raise EnvironmentProblem(f"{java} cannot be run: {exc}. {advice}") from exc
+        raise EnvironmentMissingError(f"{java} cannot be run: {exc}. {advice}") from exc
     text = said.stderr + said.stdout
     found = re.search(r'version "(?:1\.)?(\d+)', text)
     if found is None:
-        raise EnvironmentProblem(f"{java} -version printed no version ({text.strip()[:200]!r}). {advice}")
+        raise EnvironmentMissingError(f"{java} -version printed no version ({text.strip()[:200]!r}). {advice}")
     if int(found[1]) < 17:
-        raise EnvironmentProblem(f"{java} is Java {found[1]}. {advice}")
+        raise EnvironmentMissingError(f"{java} is Java {found[1]}. {advice}")
 
 
 def _packages(settings: Mapping[str, str]) -> str:
@@ -155,7 +155,7 @@ def _start(builder: SparkSession.Builder, verbose: bool) -> SparkSession:
                 f"Delta's jars ({DELTA_PACKAGE}) could not be fetched from Maven Central: check the network or "
                 f"proxy, set spark.jars.repositories to a mirror, or use `lake.format: parquet`. {hint}"
             )
-        raise EnvironmentProblem(f"Spark did not start: {hint}") from exc
+        raise EnvironmentMissingError(f"Spark did not start: {hint}") from exc
 
 
 @contextlib.contextmanager
@@ -179,7 +179,7 @@ def _check_delta(spark: SparkSession, delta: bool) -> None:
     extensions = spark.conf.get("spark.sql.extensions", "") or ""
     on_databricks = "DATABRICKS_RUNTIME_VERSION" in os.environ
     if "DeltaSparkSessionExtension" not in extensions and not on_databricks:
-        raise EnvironmentProblem(
+        raise EnvironmentMissingError(
             "this Spark session was started without Delta. Start it with "
             "`--properties-file conf/spark/local.conf`, or with "
             f"`--packages {DELTA_PACKAGE} "

@@ -289,9 +289,7 @@ def _npy_layout(f: pa.NativeFile | IO[bytes], size: int, name: str) -> RawLayout
     except Exception as error:  # the header is Python source, and its tokenizer raises many things
         raise CaseError(f"{name}: the .npy header is damaged. {_COPY_AGAIN}") from error
     if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
-        raise CaseError(
-            f"{name}: the array holds {dtype}, expected float16, float32 or float64. {_SAVE_FLOAT32}"
-        )
+        raise CaseError(f"{name}: the array holds {dtype}, expected float16, float32 or float64. {_SAVE_FLOAT32}")
     if len(shape) != 2 or shape[0] < 0 or shape[1] < 1:
         raise CaseError(
             f"{name}: holds an array of shape {shape[:8]}, expected images x features, at least one feature. "

@@ -55,9 +55,7 @@ def _list_descriptors(root: str) -> dict[str, str]:
     folder = files.join(root, "descriptors")
     shown = files.redact(folder)
     if not files.exists(folder):
-        raise CaseError(
-            f"{shown}: there is no such folder; name the files as case.descriptors: {{name: file}}"
-        )
+        raise CaseError(f"{shown}: there is no such folder; name the files as case.descriptors: {{name: file}}")
     result: dict[str, str] = {}
     for entry in files.list_dir(folder):
         name = PurePosixPath(entry)

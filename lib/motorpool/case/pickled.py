@@ -312,9 +312,7 @@ class _Machine:
         elif opcode == b"\x95":
             frame = window.number("<Q")
             if window.position + frame > window.size:
-                raise window.refusal(
-                    f"the pickle is cut off: the file ends at byte {window.size:,}", _COPY_AGAIN
-                )
+                raise window.refusal(f"the pickle is cut off: the file ends at byte {window.size:,}", _COPY_AGAIN)
         elif opcode == b"(":
             self.stack.append(_MARK)
         elif opcode in _CONSTANTS:
@@ -376,18 +374,14 @@ class _Machine:
             raise window.refusal("holds an array without its values")
         if window.position != window.size:
             more = window.size - window.position
-            raise window.refusal(
-                f"has {more:,} bytes after the end of the array (several objects in one file?)"
-            )
+            raise window.refusal(f"has {more:,} bytes after the end of the array (several objects in one file?)")
         return layout
 
     # Stack and memo.
 
     def _top(self) -> object:
         if not self.stack or self.stack[-1] is _MARK:
-            raise self.window.refusal(
-                "is a damaged pickle: an instruction has nothing to work on", _COPY_AGAIN
-            )
+            raise self.window.refusal("is a damaged pickle: an instruction has nothing to work on", _COPY_AGAIN)
         return self.stack[-1]
 
     def _pop(self) -> object:
@@ -467,9 +461,7 @@ class _Machine:
                 letter = self._short_text(order)
                 if letter in ("C", "F") and rest in ([], [None]):
                     return _Array(self._layout(shape, dtype, letter == "F", data))
-        raise refusal(
-            f"calls {callee if role else _describe(callee)} in a way NumPy does not; nothing was run"
-        )
+        raise refusal(f"calls {callee if role else _describe(callee)} in a way NumPy does not; nothing was run")
 
     def _build(self, target: object, state: object) -> None:
         match target, state:

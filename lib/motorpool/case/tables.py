@@ -63,9 +63,7 @@ def read_paths(spark: SparkSession, path: str) -> DataFrame:
     names = read_header(path)
     if "paths" not in names:
         raise CaseError(f"{files.redact(path)}: needs a column `paths`, found {', '.join(names)}")
-    return read_csv(spark, path, ["paths"]).select(
-        F.col("row").alias("image_id"), normal_path("paths").alias("path")
-    )
+    return read_csv(spark, path, ["paths"]).select(F.col("row").alias("image_id"), normal_path("paths").alias("path"))
 
 
 def read_attributes(spark: SparkSession, path: str) -> DataFrame:
@@ -81,9 +79,7 @@ def read_attributes(spark: SparkSession, path: str) -> DataFrame:
     lower = [n.lower() for n in names]
     for name in names:
         if not _COLUMN.fullmatch(name):
-            raise CaseError(
-                f"{shown}: column {name!r}: rename it without spaces, commas, brackets, '=' or quotes"
-            )
+            raise CaseError(f"{shown}: column {name!r}: rename it without spaces, commas, brackets, '=' or quotes")
         if lower.count(name.lower()) > 1:
             raise CaseError(f"{shown}: column {name!r} appears more than once")
         if name.lower() == "image_id":

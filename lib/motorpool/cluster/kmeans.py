@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -116,9 +117,7 @@ def fit_kmeans(
     return [_best([r for r in runs if r.k == k], known) for k in ks]
 
 
-def _start(
-    coreset: Coreset, known: Spread, k: int, start: int, seed: int, progress: Callable[[str], None]
-) -> _Run:
+def _start(coreset: Coreset, known: Spread, k: int, start: int, seed: int, progress: Callable[[str], None]) -> _Run:
     began = time.monotonic()
     # Centred on the mean of all rows: float32 distances lose nothing to a far-off origin.
     rows = coreset.rows - known.mean.astype(np.float32)
@@ -160,7 +159,7 @@ def _lloyd_pass(block_df: DataFrame, runs: Sequence[_Run], known: Spread) -> _Su
                 norms = np.square(x).sum(axis=1, dtype=np.float64)
                 member = np.zeros((len(ids), total), np.float32)
                 rows = np.arange(len(ids))
-                for run, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+                for run, (low, high) in enumerate(pairwise(edges)):
                     label = closeness[:, low:high].argmax(axis=1) + low
                     member[rows, label] = 1.0
                     squared = np.maximum(norms - 2.0 * closeness[rows, label], 0.0)

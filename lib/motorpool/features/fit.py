@@ -142,9 +142,7 @@ class Fitter:
                 need = needs(step)
                 if need == "sample":
                     chain.sample = self._sample(chain)
-                elif need != "nothing" and (
-                    chain.stats is None or (need == "range" and chain.stats.min is None)
-                ):
+                elif need != "nothing" and (chain.stats is None or (need == "range" and chain.stats.min is None)):
                     chain.stats = self._moments(chain.program, chain)
                 self._fits[key] = fit_step(step, chain.stats, chain.sample, chain.where)
             op, spectrum = self._fits[key]
@@ -264,6 +262,4 @@ def transform(wide: DataFrame, program: Program) -> DataFrame:
                 [batch.column("image_id"), blocks.to_list_array(x)], names=["image_id", "vector"]
             )
 
-    return wide.select("image_id", *(f"`{d}`" for d in names)).mapInArrow(
-        run, "image_id BIGINT, vector ARRAY<FLOAT>"
-    )
+    return wide.select("image_id", *(f"`{d}`" for d in names)).mapInArrow(run, "image_id BIGINT, vector ARRAY<FLOAT>")

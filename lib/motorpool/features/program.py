@@ -108,9 +108,7 @@ class Program:
         def add(part: int, op: str, name: str, values: np.ndarray) -> None:
             shape = [int(s) for s in values.shape]
             flat = np.asarray(values, np.float64).reshape(-1).tolist()
-            rows.append(
-                {"position": len(rows), "part": part, "op": op, "field": name, "shape": shape, "values": flat}
-            )
+            rows.append({"position": len(rows), "part": part, "op": op, "field": name, "shape": shape, "values": flat})
 
         for index, part in enumerate(self.parts):
             add(index, "weight", part.descriptor, np.array([part.weight]))

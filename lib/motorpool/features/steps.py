@@ -37,9 +37,7 @@ def needs(step: Step) -> str:
     return "range" if step.kind == "minmax" else "moments"
 
 
-def fit_step(
-    step: Step, stats: Stats | None, sample: np.ndarray | None, where: str
-) -> tuple[Op, Spectrum | None]:
+def fit_step(step: Step, stats: Stats | None, sample: np.ndarray | None, where: str) -> tuple[Op, Spectrum | None]:
     """Fit one step; ``where`` names it in errors, ``sample`` is float32[m, d] of its input.
 
     The scalers follow scikit-learn's StandardScaler, MinMaxScaler and RobustScaler: a column without
@@ -101,9 +99,7 @@ def _fit_components(step: Step, stats: Stats, where: str) -> tuple[Op, Spectrum]
         raise CaseError(
             f"{where}: {step}: there are {stats.n} images of {stats.width} columns, so at most {limit} components"
         )
-    matrix = (
-        stats.cov if centred else stats.cov * ((stats.n - 1) / stats.n) + np.outer(stats.mean, stats.mean)
-    )
+    matrix = stats.cov if centred else stats.cov * ((stats.n - 1) / stats.n) + np.outer(stats.mean, stats.mean)
     # Divide and conquer finds all d eigenvectors; d is a few thousand at most, and this runs once.
     values, vectors = scipy.linalg.eigh(matrix, driver="evd", check_finite=False)
     vectors = vectors[:, ::-1]
@@ -116,7 +112,7 @@ def _fit_components(step: Step, stats: Stats, where: str) -> tuple[Op, Spectrum]
     if isinstance(step.param, float):
         kept = min(int(np.searchsorted(np.cumsum(curve), step.param, side="right")) + 1, limit)
     else:
-        kept = int(step.param or limit)
+        kept = step.param if isinstance(step.param, int) else limit
     components = np.ascontiguousarray(vectors[:, :kept])
     largest = np.abs(components).argmax(axis=0)
     components *= np.where(components[largest, np.arange(kept)] < 0, -1.0, 1.0)

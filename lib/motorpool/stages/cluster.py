@@ -49,9 +49,7 @@ def run_cluster(ctx: Context) -> None:
     without them are made again. Raises ConfigError when the config asks for no model.
     """
     if not ctx.config.cluster.models:
-        raise ConfigError(
-            "cluster.models: is empty: list at least one grid, e.g. {algorithm: kmeans, k: 2..15}"
-        )
+        raise ConfigError("cluster.models: is empty: list at least one grid, e.g. {algorithm: kmeans, k: 2..15}")
     done = set()
     if ctx.lake.exists("models"):
         done = {r["model_id"] for r in ctx.lake.read("models").select("model_id").collect()}
@@ -72,9 +70,7 @@ def run_cluster(ctx: Context) -> None:
 def _specs(features: FeatureSet, grid: KMeansGrid, seed: int) -> list[ModelSpec]:
     shared = {"n_init": grid.n_init, "max_iter": grid.max_iter, "tol": grid.tol, "seed": seed}
     return [
-        ModelSpec(
-            features, grid.algorithm, tuple((key, str(value)) for key, value in {"k": k, **shared}.items())
-        )
+        ModelSpec(features, grid.algorithm, tuple((key, str(value)) for key, value in {"k": k, **shared}.items()))
         for k in grid.k
     ]
 
@@ -121,15 +117,12 @@ def _score_and_write(
     finally:
         wide.unpersist()
     clusters = [
-        row
-        for s, m, sc in zip(specs, models, scores, strict=True)
-        for row in _cluster_rows(s, m, sc, n_images)
+        row for s, m, sc in zip(specs, models, scores, strict=True) for row in _cluster_rows(s, m, sc, n_images)
     ]
     table = ctx.lake.schema("clusters")
     ctx.lake.replace("clusters", ctx.spark.createDataFrame(clusters, table), {"model_id": ids})
     rows = [
-        _fitted_row(ctx, s, m, sc, a, n_images)
-        for s, m, sc, a in zip(specs, models, scores, agreement, strict=True)
+        _fitted_row(ctx, s, m, sc, a, n_images) for s, m, sc, a in zip(specs, models, scores, agreement, strict=True)
     ]
     _write_models(ctx, rows)
 
@@ -146,9 +139,7 @@ def _long_labels(wide: DataFrame, model_ids: list[str]) -> DataFrame:
     )
 
 
-def _cluster_rows(
-    spec: ModelSpec, model: KMeansModel, scores: Scores, n_images: int
-) -> Iterable[dict[str, object]]:
+def _cluster_rows(spec: ModelSpec, model: KMeansModel, scores: Scores, n_images: int) -> Iterable[dict[str, object]]:
     for cluster, size in enumerate(scores.sizes.tolist()):
         yield {
             "model_id": spec.model_id,
@@ -183,9 +174,7 @@ def _fitted_row(
     elif scores.calinski_harabasz is None:
         status, reason = "degenerate", "its scores are not defined: as many clusters as images"
     if not model.converged:
-        log.warning(
-            "cluster: %s k = %d still moved after %d passes", spec.features.name, spec.k, model.n_iter
-        )
+        log.warning("cluster: %s k = %d still moved after %d passes", spec.features.name, spec.k, model.n_iter)
     return _model_row(
         spec,
         n_clusters=held,

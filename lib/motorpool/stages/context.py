@@ -13,7 +13,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from motorpool.config import Config
-from motorpool.errors import CaseError, EnvironmentProblem, LakeError, MotorpoolError
+from motorpool.errors import CaseError, EnvironmentMissingError, LakeError, MotorpoolError
 from motorpool.lake import Lake
 from motorpool.session import build_session
 
@@ -21,7 +21,7 @@ log = logging.getLogger("motorpool")
 
 _RAISED_IN_TASK = re.compile(r"motorpool\.errors\.(\w+): (.*?)(?:\n\n|\n\s+at |\Z)", re.DOTALL)
 _ERRORS: dict[str, type[MotorpoolError]] = {
-    e.__name__: e for e in (CaseError, LakeError, EnvironmentProblem, MotorpoolError)
+    e.__name__: e for e in (CaseError, LakeError, EnvironmentMissingError, MotorpoolError)
 }
 
 

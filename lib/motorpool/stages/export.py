@@ -60,9 +60,7 @@ def _write_csv(rows: DataFrame, out: Path) -> int:
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
             writer.writerows(zip(*(batch.column(c).to_pylist() for c in COLUMNS), strict=True))
-            yield pa.RecordBatch.from_arrays(
-                [pa.array([len(batch)]), pa.array([text.getvalue()])], names=["n", "text"]
-            )
+            yield pa.RecordBatch.from_arrays([pa.array([len(batch)]), pa.array([text.getvalue()])], names=["n", "text"])
 
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.part")
@@ -70,9 +68,7 @@ def _write_csv(rows: DataFrame, out: Path) -> int:
     try:
         with draft.open("w", encoding="utf-8", newline="") as f:
             f.write(",".join(COLUMNS) + "\n")
-            for piece in rows.mapInArrow(run, "n BIGINT, text STRING").toLocalIterator(
-                prefetchPartitions=True
-            ):
+            for piece in rows.mapInArrow(run, "n BIGINT, text STRING").toLocalIterator(prefetchPartitions=True):
                 f.write(piece["text"])
                 n_lines += piece["n"]
         os.replace(draft, out)

@@ -45,8 +45,7 @@ def run_features(ctx: Context) -> None:
 def wide_descriptors(lake: Lake, names: Sequence[str]) -> DataFrame:
     """``image_id`` and one ARRAY<FLOAT> column per descriptor; several are joined by image (a shuffle)."""
     frames = [
-        lake.read("descriptors", descriptor=name).select("image_id", F.col("vector").alias(name))
-        for name in names
+        lake.read("descriptors", descriptor=name).select("image_id", F.col("vector").alias(name)) for name in names
     ]
     wide = frames[0]
     for frame in frames[1:]:

@@ -67,9 +67,7 @@ def _check_paths(paths: DataFrame, case: Case) -> tuple[int, str]:
         raise CaseError(f"{shown}: holds no paths: an empty case cannot be ingested")
     if row["blank"]:
         first = paths.where(F.col("path") == "").agg(F.min("image_id")).first()
-        raise CaseError(
-            f"{shown}: {row['blank']:,} paths are empty, the first in row {first[0] if first else '?'}"
-        )
+        raise CaseError(f"{shown}: {row['blank']:,} paths are empty, the first in row {first[0] if first else '?'}")
     twice = paths.groupBy("path").agg(F.count("*").alias("n"), F.min("image_id").alias("row")).where("n > 1")
     worst = twice.orderBy("row").limit(3).collect()
     if worst:
@@ -94,8 +92,8 @@ def _not_yet_in_lake(ctx: Context, arrays: dict[str, ArrayFile], fingerprint: st
         return list(arrays)
     known = {row["descriptor"]: row for row in ctx.lake.read("sources").collect()}
     advice = f"use another lake.path, or remove {ctx.lake} first"
-    for row in known.values():
-        if row["paths_fingerprint"] != fingerprint:
+    for held in known.values():
+        if held["paths_fingerprint"] != fingerprint:
             raise LakeError(f"the lake {ctx.lake} holds another case (its image paths differ): {advice}")
     for name, array in arrays.items():
         row = known.get(name)
@@ -125,14 +123,10 @@ def _write(
             )
         if n_bad == n_images:
             raise CaseError("every row holds NaN or infinity: nothing is left to ingest")
-        log.info(
-            "ingest: dropping %s of %s rows, listed in the table bad_rows", f"{n_bad:,}", f"{n_images:,}"
-        )
+        log.info("ingest: dropping %s of %s rows, listed in the table bad_rows", f"{n_bad:,}", f"{n_images:,}")
         bad_ids = bad_rows.select("image_id").distinct() if n_bad else None
     total = sum(a.shape[0] * a.shape[1] * 4 for a in arrays.values())
-    with timed(
-        f"ingest: converting {len(arrays)} descriptors of {n_images:,} images ({total / 2**30:.2f} GiB)"
-    ):
+    with timed(f"ingest: converting {len(arrays)} descriptors of {n_images:,} images ({total / 2**30:.2f} GiB)"):
         vectors = _vectors(ctx.spark, arrays, refuse=config.on_bad_rows == "refuse")
         try:
             lake.replace("descriptors", _without(vectors, bad_ids), {"descriptor": list(arrays)})
@@ -157,9 +151,7 @@ def _write(
         rows,
         "descriptor STRING, file STRING, n_rows BIGINT, n_columns INT, dtype STRING, n_dropped BIGINT, paths_fingerprint STRING",
     )
-    lake.replace(
-        "sources", sources.withColumn("ingested_at", F.current_timestamp()), {"descriptor": list(arrays)}
-    )
+    lake.replace("sources", sources.withColumn("ingested_at", F.current_timestamp()), {"descriptor": list(arrays)})
 
 
 def _without(df: DataFrame, ids: DataFrame | None) -> DataFrame:
@@ -211,9 +203,7 @@ def _check_attributes(attributes: DataFrame, paths: DataFrame, path: str) -> Non
     shown = redact(path)
     twice = attributes.groupBy("path").count().where("count > 1").orderBy("path").limit(3).collect()
     if twice:
-        raise CaseError(
-            f"{shown}: each path may have one row, found several for {', '.join(r['path'] for r in twice)}"
-        )
+        raise CaseError(f"{shown}: each path may have one row, found several for {', '.join(r['path'] for r in twice)}")
     n_rows = attributes.count()
     matched = attributes.join(paths, on="path", how="left_semi").count()
     if matched == 0:
@@ -221,9 +211,7 @@ def _check_attributes(attributes: DataFrame, paths: DataFrame, path: str) -> Non
             f"{shown}: none of its {n_rows:,} paths is in the case's paths file; both must name images alike"
         )
     if matched < n_rows:
-        log.warning(
-            "ingest: %s rows of %s name no image of the case and are left out", f"{n_rows - matched:,}", shown
-        )
+        log.warning("ingest: %s rows of %s name no image of the case and are left out", f"{n_rows - matched:,}", shown)
 
 
 # -- vectors -----------------------------------------------------------------------------------------
@@ -297,13 +285,9 @@ def _bad_rows(spark: SparkSession, arrays: dict[str, ArrayFile]) -> DataFrame:
 def _describe_bad_rows(spark: SparkSession, arrays: dict[str, ArrayFile]) -> str:
     bad = _bad_rows(spark, arrays)
     parts = []
-    counts = {
-        r["descriptor"]: r["n"] for r in bad.groupBy("descriptor").agg(F.count("*").alias("n")).collect()
-    }
+    counts = {r["descriptor"]: r["n"] for r in bad.groupBy("descriptor").agg(F.count("*").alias("n")).collect()}
     for name, count in sorted(counts.items()):
-        first = (
-            bad.where(F.col("descriptor") == name).select("image_id").orderBy("image_id").limit(5).collect()
-        )
+        first = bad.where(F.col("descriptor") == name).select("image_id").orderBy("image_id").limit(5).collect()
         listed = ", ".join(str(r["image_id"]) for r in first)
         parts.append(f"{arrays[name].name}: {count:,} rows, first {listed}")
     return (

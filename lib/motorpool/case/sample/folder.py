@@ -110,8 +110,7 @@ def _check(out: Path, images: int, seed: int) -> None:
         raise ConfigError(f"{out} is a file: name a folder that is absent or empty for the sample case")
     if out.exists() and any(out.iterdir()):
         raise ConfigError(
-            f"{out} is not empty: name a folder that is absent or empty for the sample case, "
-            "or delete this one"
+            f"{out} is not empty: name a folder that is absent or empty for the sample case, or delete this one"
         )
 
 
@@ -165,8 +164,7 @@ def _write_photos(folder: Path, truth: t.Truth, with_images: bool, advance: Call
         advance(truth.images)
         return
     tasks = [
-        range(start, min(start + _PHOTOS_A_TASK, truth.images))
-        for start in range(0, truth.images, _PHOTOS_A_TASK)
+        range(start, min(start + _PHOTOS_A_TASK, truth.images)) for start in range(0, truth.images, _PHOTOS_A_TASK)
     ]
     # Forking a process whose BLAS or JVM gateway has threads can hang, so processes start afresh. They
     # draw the truth again from its seed, once each: cheaper than sending it.

@@ -80,15 +80,11 @@ def _draw_scene(
     return picture, None if empty else draw_vehicle(draw, view, look)
 
 
-def _light(
-    picture: Image.Image, light: str, lamps: Lamps | None, from_front: bool, rng: Random
-) -> Image.Image:
+def _light(picture: Image.Image, light: str, lamps: Lamps | None, from_front: bool, rng: Random) -> Image.Image:
     gains, lift, gamma = _GRADES[light]
     exposure = rng.uniform(0.92, 1.07)
     table = [
-        min(255, int(lift + 255 * gain * exposure * (value / 255) ** gamma))
-        for gain in gains
-        for value in range(256)
+        min(255, int(lift + 255 * gain * exposure * (value / 255) ** gamma)) for gain in gains for value in range(256)
     ]
     photo = picture.point(table)
     if light in ("dusk", "night") and lamps is not None:
@@ -169,9 +165,7 @@ def _draw_branches(picture: Image.Image, rng: Random) -> None:
                 if rng.random() < 0.5:
                     long, flat = flat, long
                 green = rng.randint(58, 128)
-                draw.ellipse(
-                    (lx - long, ly - flat, lx + long, ly + flat), fill=(green // 2 + 8, green, green // 3)
-                )
+                draw.ellipse((lx - long, ly - flat, lx + long, ly + flat), fill=(green // 2 + 8, green, green // 3))
             x, y = nx, ny
 
 

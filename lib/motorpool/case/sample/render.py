@@ -200,9 +200,7 @@ def _draw_side(
     draw.polygon(on_side(sill), fill=_shade(paint, 0.5))
     if part.cargo and look.cargo != look.paint:
         z0, z1 = _CARGO_BAND
-        draw.polygon(
-            on_side([(first, z0), (first, z1), (last, z1), (last, z0)]), fill=_shade(look.paint, 0.8)
-        )
+        draw.polygon(on_side([(first, z0), (first, z1), (last, z1), (last, z0)]), fill=_shade(look.paint, 0.8))
     if look.stripe is not None and not part.cargo:
         z = 0.55 * part.belt + 0.2
         band: list[Pixel] = [
@@ -220,8 +218,7 @@ def _draw_side(
         for size, tone in ((1.18, 16), (1.0, 26), (0.62, 128), (0.25, 70)):
             x = side * (part.half_width[0] + 0.01)
             ring: list[Vec] = [
-                (x, y + size * r * cos(a * pi / 8), max(0.0, r + size * r * sin(a * pi / 8)))
-                for a in range(16)
+                (x, y + size * r * cos(a * pi / 8), max(0.0, r + size * r * sin(a * pi / 8))) for a in range(16)
             ]
             draw.polygon(view.pixels(ring), fill=(tone, tone, tone + 2))
     if part is shape.parts[0]:
@@ -320,9 +317,7 @@ class _End:
         y = _end_y(self._part, z, self._front) + (-0.02 if self._front else 0.02)
         return self._view.pixel((u * _half_width(self._part, z), y, z))
 
-    def quad(
-        self, draw: ImageDraw.ImageDraw, u0: float, u1: float, z0: float, z1: float, color: Color
-    ) -> None:
+    def quad(self, draw: ImageDraw.ImageDraw, u0: float, u1: float, z0: float, z1: float, color: Color) -> None:
         draw.polygon([self.at(u0, z0), self.at(u1, z0), self.at(u1, z1), self.at(u0, z1)], fill=color)
 
     def plate(self, draw: ImageDraw.ImageDraw, z: float, look: Look) -> None:
@@ -346,9 +341,7 @@ def _faces_lens(p: list[Pixel]) -> bool:
 
 def _between(p: list[Pixel], u: float, v: float) -> Pixel:
     """The place (u, v) in a quad of corners (0,0), (1,0), (1,1), (0,1)."""
-    x, y = (
-        (1 - v) * ((1 - u) * p[0][k] + u * p[1][k]) + v * ((1 - u) * p[3][k] + u * p[2][k]) for k in (0, 1)
-    )
+    x, y = ((1 - v) * ((1 - u) * p[0][k] + u * p[1][k]) + v * ((1 - u) * p[3][k] + u * p[2][k]) for k in (0, 1))
     return x, y
 
 

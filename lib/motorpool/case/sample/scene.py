@@ -88,9 +88,7 @@ def aim(
     tilt = radians(rng.gauss(0, 1.2))
     roll = (cos(tilt), sin(tilt))
     loose = View(eye, right, up, ahead, 1.0, (0.0, 0.0), roll, size, from_front)
-    corners = loose.pixels(
-        [(x, y, z) for x in (-half_width, half_width) for y in (0.0, length) for z in (0.0, height)]
-    )
+    corners = loose.pixels([(x, y, z) for x in (-half_width, half_width) for y in (0.0, length) for z in (0.0, height)])
     xs, ys = [p[0] for p in corners], [p[1] for p in corners]
     zoom = rng.uniform(0.78, 0.92) * min(size[0] / (max(xs) - min(xs)), size[1] / (max(ys) - min(ys)))
     shift = (

@@ -100,9 +100,9 @@ def draw_truth(images: int, seed: int) -> Truth:
     vehicle = np.repeat(np.arange(vehicles, dtype=np.int32), counts)
     body = _draw(rng, BODY_SHARES, vehicles)
     work = np.isin(body, [BODY_TYPES.index(name) for name in WORK_TYPES])
-    color = np.where(
-        work, _draw(rng, WORK_COLOR_SHARES, vehicles), _draw(rng, CAR_COLOR_SHARES, vehicles)
-    ).astype(np.int8)
+    color = np.where(work, _draw(rng, WORK_COLOR_SHARES, vehicles), _draw(rng, CAR_COLOR_SHARES, vehicles)).astype(
+        np.int8
+    )
     outlier = _draw_outliers(rng, images)
     return Truth(
         seed=seed,
