@@ -1,0 +1,64 @@
+"""What the tests share: one local Spark session, started by the first test that asks for it, and the real case."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from motorpool.session import build_session
+
+CASE = Path(__file__).resolve().parents[2] / "shared" / "case" / "IntelliVision_case"
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """The session that jobs and notebooks use, made small: two slots, so that partitions run side by side."""
+    # A worker on each slot: more BLAS threads than that only wait for each other.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    settings = {
+        "spark.master": "local[2]",
+        "spark.driver.memory": "1g",
+        # Tests count rows by the hundred: each further partition costs more than it carries.
+        "spark.sql.shuffle.partitions": "3",
+        # Small tables are joined by broadcast unless told otherwise, and real ones are not.
+        "spark.sql.autoBroadcastJoinThreshold": "-1",
+        "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
+    }
+    session = build_session(settings, app="motorpool tests")
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def case_dir() -> Path:
+    """The small real case beside the repository: 2,009 photos and their descriptors."""
+    if not (CASE / "images_paths.csv").is_file():
+        pytest.skip(f"the real case is not at {CASE}")
+    return CASE
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    wanted = [item for item in items if item.get_closest_marker("gpu")]
+    reason = _no_gpu() if wanted else None
+    if reason:
+        for item in wanted:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _no_gpu() -> str | None:
+    """Why tests marked ``gpu`` cannot run here, None where they can."""
+    if importlib.util.find_spec("cupy") is None:
+        return "needs a GPU: cupy is not installed"
+    import cupy
+
+    try:
+        found = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as exc:
+        return f"needs a GPU: {exc}"
+    return None if found else "needs a GPU: cupy finds no device"
