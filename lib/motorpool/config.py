@@ -55,7 +55,7 @@ ClusterCount = Annotated[int, Field(ge=2, le=10_000)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
 
 
 class CaseConfig(_Section):
@@ -72,7 +72,7 @@ class CaseConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> CaseConfig:
-        if self.path is None and (self.descriptors is None or self.images_paths is None):
+        if self.path is None and not (self.descriptors and self.images_paths):
             raise ValueError("give `path` (a case folder), or both `descriptors` and `images_paths`")
         if self.vehicle_pattern is not None:
             try:
@@ -96,6 +96,15 @@ class LakeConfig(_Section):
     def _check(self) -> LakeConfig:
         if (self.path is None) == (self.schema_name is None):
             raise ValueError("give either `path`, or `schema` (with `catalog` where there are several)")
+        if self.catalog is not None and self.schema_name is None:
+            raise ValueError(f"catalog {self.catalog!r} needs a `schema` beside it; a `path` stands alone")
+        if self.path is not None and not self.path.strip():
+            raise ValueError("`path` is empty: name a folder")
+        if self.format == "parquet" and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", self.path or ""):
+            raise ValueError(
+                f"path {self.path}: Parquet lakes are kept on a local or mounted file system, named without a scheme, "
+                "because their writes end in a rename; use `format: delta` on object stores"
+            )
         if self.schema_name is not None and self.format == "parquet":
             raise ValueError("`format: parquet` works under `path` only: tables in a catalog are Delta")
         return self
@@ -121,6 +130,10 @@ class FeatureSetConfig(_Section):
             raise ValueError("give either `descriptor` or `join`")
         if self.join and len({p.descriptor for p in self.join}) < len(self.join):
             raise ValueError("`join` names a descriptor twice")
+        try:
+            self.to_feature_set()
+        except ValueError as exc:
+            raise ValueError(f"its default name does not do, give it a `name`: {exc}") from exc
         return self
 
     def to_feature_set(self) -> FeatureSet:
@@ -149,6 +162,15 @@ class ClusterConfig(_Section):
     min_cluster_share: float = Field(default=0.001, ge=0, lt=0.5)
 
 
+def _spark_setting(key: Any, value: Any) -> tuple[str, Any]:
+    """A setting as Spark takes it: its key in full, its value as text (YAML reads `true` and `4` as other types)."""
+    name = str(key) if str(key).startswith("spark.") else f"spark.{key}"
+    if isinstance(value, bool):
+        return name, str(value).lower()
+    # Anything else stays as it is, for the validation to refuse.
+    return name, str(value) if isinstance(value, (int, float)) else value
+
+
 class Config(_Section):
     case: CaseConfig | None = None
     lake: LakeConfig
@@ -161,10 +183,8 @@ class Config(_Section):
     @model_validator(mode="before")
     @classmethod
     def _spark_values_as_text(cls, data: Any) -> Any:
-        # Spark settings are text; YAML reads `true` and `4` as other types.
         if isinstance(data, dict) and isinstance(data.get("spark"), dict):
-            as_text = {str(k): str(v).lower() if isinstance(v, bool) else str(v) for k, v in data["spark"].items()}
-            return {**data, "spark": as_text}
+            return {**data, "spark": dict(_spark_setting(k, v) for k, v in data["spark"].items())}
         return data
 
     @model_validator(mode="after")
@@ -198,6 +218,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
         text = file.read_text(encoding="utf-8")
     except OSError as exc:
         raise ConfigError(f"{path}: cannot read the config: {exc.strerror or exc}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: cannot read the config: it is no UTF-8 text: {exc}") from exc
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as exc:
@@ -246,7 +268,7 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
     for depth, name in enumerate(path):
         last = depth == len(path) - 1
         if isinstance(node, list):
-            if not name.isdigit() or int(name) >= len(node):
+            if not name.isdecimal() or int(name) >= len(node):
                 where = ".".join(path[:depth])
                 raise ConfigError(
                     f"--set {key}: {where} is a list of {len(node)}; expected a position below that, found {name!r}"

@@ -31,11 +31,6 @@ class Lake:
     def __init__(self, spark: SparkSession, config: LakeConfig) -> None:
         self.spark = spark
         self.config = config
-        if config.format == "parquet" and "://" in str(config.path):
-            raise LakeError(
-                f"lake.path {config.path}: Parquet lakes are kept on a local or mounted file system, because their "
-                "writes end in a rename; use `format: delta` on object stores"
-            )
 
     # -- names -------------------------------------------------------------------------------------
 

@@ -1,0 +1,96 @@
+"""Tiny cases on disk, and what tests ask of a lake afterwards."""
+
+from __future__ import annotations
+
+import csv
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pyspark.sql import SparkSession
+
+from motorpool.config import parse_config
+from motorpool.lake import Lake
+from motorpool.schemas import TABLES
+from motorpool.stages.context import Context
+
+#: The published descriptors' names, a few columns wide.
+WIDTHS = {"efficientnet-b7": 12, "osnet": 8, "vdc_color": 5, "vdc_type": 6}
+#: Columns that tell when and how long, and so differ between runs that are otherwise equal.
+CLOCK = ("created_at", "ingested_at", "seconds")
+
+
+def blobs(rows: int, columns: int, groups: int = 3, seed: int = 3) -> np.ndarray:
+    """float32[rows, columns] around ``groups`` centres; row i belongs to centre i % groups."""
+    rng = np.random.default_rng([seed, columns])
+    centres = rng.normal(size=(groups, columns)) * 6
+    return (centres[np.arange(rows) % groups] + rng.normal(size=(rows, columns))).astype(np.float32)
+
+
+def image_paths(rows: int, photos: int = 3) -> list[str]:
+    """The published spelling, Windows separators and all; ``photos`` of every vehicle."""
+    return [f"veriwild\\{1 + i % 10}\\{i // photos + 1:05d}\\{i + 1:06d}.jpg" for i in range(rows)]
+
+
+def write_paths(file: Path, paths: Iterable[str], header: str = "paths", newline: str = "\n") -> None:
+    file.write_bytes("".join(f"{line}{newline}" for line in (header, *paths)).encode())
+
+
+def write_attributes(file: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    with open(file, "w", newline="") as f:
+        writer = csv.DictWriter(f, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_case(
+    folder: Path,
+    rows: int = 60,
+    arrays: Mapping[str, np.ndarray] | None = None,
+    attributes: Sequence[Mapping[str, object]] | None = None,
+) -> Path:
+    """A case folder in the published layout: one pickle per array, images_paths.csv, no photos."""
+    if arrays is None:
+        arrays = {name: blobs(rows, width) for name, width in WIDTHS.items()}
+    (folder / "descriptors").mkdir(parents=True)
+    for name, array in arrays.items():
+        (folder / "descriptors" / f"{name}.pickle").write_bytes(pickle.dumps(array))
+    write_paths(folder / "images_paths.csv", image_paths(rows))
+    if attributes is not None:
+        write_attributes(folder / "attributes.csv", attributes)
+    return folder
+
+
+def run_of(spark: SparkSession, case: Path | None, lake: Path, lake_format: str = "delta", **more: Any) -> Context:
+    """A run in the tests' own session; ``more`` are further sections, ``case_options`` keys of ``case``."""
+    case_section = {} if case is None else {"path": str(case)}
+    case_section |= more.pop("case_options", {})
+    config = parse_config({"case": case_section, "lake": {"path": str(lake), "format": lake_format}, **more})
+    return Context(config, spark, Lake(spark, config.lake))
+
+
+def contents(lake: Lake, *, clock: bool = True) -> dict[str, list[str]]:
+    """Every table that exists, as sorted text; without ``clock`` the columns that tell the time are left out."""
+    found = {}
+    for name in TABLES:
+        if lake.exists(name):
+            df = lake.read(name)
+            kept = [c for c in df.columns if clock or c not in CLOCK]
+            found[name] = sorted(str(sorted(row.asDict(recursive=True).items())) for row in df.select(*kept).collect())
+    return found
+
+
+def versions(lake: Lake) -> dict[str, int]:
+    """The latest version of every Delta table."""
+    return {
+        name: lake.spark.sql(f"DESCRIBE HISTORY delta.`{lake.config.path}/{name}`").first()["version"]  # type: ignore[index]
+        for name in TABLES
+        if lake.exists(name)
+    }
+
+
+def leftovers(lake_folder: Path) -> list[str]:
+    """Staging folders that a write has left behind."""
+    return [p.name for p in lake_folder.iterdir() if p.name.startswith("_")] if lake_folder.is_dir() else []
