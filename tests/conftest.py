@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
+from motorpool.blocks import to_list_array
+from motorpool.case.arrays import open_array
 from motorpool.session import build_session
 
 CASE = Path(__file__).resolve().parents[2] / "shared" / "case" / "IntelliVision_case"
@@ -41,6 +46,44 @@ def case_dir() -> Path:
     if not (CASE / "images_paths.csv").is_file():
         pytest.skip(f"the real case is not at {CASE}")
     return CASE
+
+
+@pytest.fixture(scope="session")
+def case_vectors(case_dir: Path) -> Callable[[str], np.ndarray]:
+    """Reads a descriptor of the real case by name, as float32[n, d]."""
+
+    @functools.cache
+    def read(name: str) -> np.ndarray:
+        source = open_array(str(case_dir / "descriptors" / f"{name}.pickle"))
+        return np.concatenate([x for split in source.splits(4096) for _, x in source.read(split, 4096)])
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def wide(spark: SparkSession) -> Callable[..., DataFrame]:
+    """Makes ``image_id BIGINT`` and an ARRAY<FLOAT> column per float32[n, d] keyword, in ``partitions`` parts.
+
+    Rows count from 0 in the arrays' order. Two arrays or more must have equally many rows.
+    """
+
+    def make(partitions: int = 2, **arrays: np.ndarray) -> DataFrame:
+        n = len(next(iter(arrays.values())))
+        columns = {"image_id": pa.array(np.arange(n)), **{c: to_list_array(x) for c, x in arrays.items()}}
+        return spark.createDataFrame(pa.table(columns)).repartition(partitions)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def collect() -> Callable[[DataFrame, str], np.ndarray]:
+    """Fetches an array column as a matrix, in the order of ``image_id``."""
+
+    def fetch(df: DataFrame, column: str = "vector") -> np.ndarray:
+        table = df.select("image_id", column).toArrow().sort_by("image_id")
+        return np.array(table.column(column).combine_chunks().flatten()).reshape(table.num_rows, -1)
+
+    return fetch
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
