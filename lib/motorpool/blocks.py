@@ -55,17 +55,17 @@ def parallelism(spark: SparkSession) -> int:
 def to_matrix(column: pa.Array) -> np.ndarray:
     """A list<float> column as float32[n, d]; a view where Arrow's layout allows.
 
-    Raises ValueError when rows differ in length or are null.
+    Raises ValueError when rows differ in length, are null or hold nulls.
     """
     n = len(column)
     if n == 0:
         return np.empty((0, 0), np.float32)
-    values = column.flatten().to_numpy(zero_copy_only=False)
+    values = column.flatten()
     width, rest = divmod(len(values), n)
     offsets = np.asarray(column.offsets)
-    if rest or column.null_count or not np.all(np.diff(offsets) == width):
-        raise ValueError("the vectors of one table differ in length or are null")
-    return values.astype(np.float32, copy=False).reshape(n, width)
+    if rest or column.null_count or values.null_count or not np.all(np.diff(offsets) == width):
+        raise ValueError("the vectors of one table differ in length, are null or hold nulls")
+    return values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(n, width)
 
 
 def to_list_array(matrix: np.ndarray) -> pa.ListArray:
@@ -102,11 +102,14 @@ def gather(vectors: DataFrame, column: str = "vector", rows: int = BLOCK_ROWS) -
         size = 0
         for batch in batches:
             ids, x = batch_ids(batch), to_matrix(batch.column(column))
-            for start in range(0, len(ids), rows):
-                held_ids.append(ids[start : start + rows])
-                held.append(x[start : start + rows])
+            start = 0
+            while start < len(ids):
+                stop = start + rows - size
+                held_ids.append(ids[start:stop])
+                held.append(x[start:stop])
                 size += len(held_ids[-1])
-                if size >= rows:
+                start = stop
+                if size == rows:
                     yield _pack(np.concatenate(held_ids), np.concatenate(held))
                     held_ids, held, size = [], [], 0
         if size:

@@ -122,7 +122,7 @@ class Fitter:
             )
             self._run(chain)
             parts.append(FittedPart(part.descriptor, tuple(chain.ops), part.weight))
-            sources.append(f"({chain.key(len(part.steps))}) x {part.weight:g}")
+            sources.append(f"({chain.key(len(part.steps))}) x {part.weight!r}")
             spectrum = chain.spectrum
         joined = tuple(parts)
         tail = _Chain(f"feature set {spec.name}", " + ".join(sources), joined, spec.steps, self._join(joined))

@@ -45,7 +45,7 @@ class Moments:
         if other.n == 0:
             return
         if self.n == 0:
-            self.n, self.mean, self.scatter = other.n, other.mean, other.scatter
+            self.n, self.mean, self.scatter = other.n, other.mean, other.scatter.copy()
             self.min, self.max = other.min, other.max
             return
         if other.mean.shape != self.mean.shape:

@@ -51,14 +51,19 @@ class Op:
         return stats.projected(centre, scipy.linalg.block_diag(before, inner, after))
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        """float32[n, d] to float32[n, d'], a new array."""
-        f = {name: values.astype(np.float32) for name, values in self.fields.items()}
+        """float32[n, d] to float32[n, d'], a new array.
+
+        Shifts are taken in float64: in float32 a mean far from zero would round away the spread about it.
+        """
+        f = self.fields
         if self.kind == "scale":
-            return x * f["scale"] + f["offset"]
+            y = x * f["scale"]
+            y += f["offset"]
+            return y.astype(np.float32)
         if self.kind == "project":
-            return (x - f["centre"]) @ f["components"]
+            return (x - f["centre"]).astype(np.float32) @ f["components"].astype(np.float32)
         if self.kind == "clip":
-            return np.clip(x, f["low"], f["high"])
+            return np.clip(x, f["low"].astype(np.float32), f["high"].astype(np.float32))
         if self.kind == "l2":
             length = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))[:, None]
             return np.divide(x, length, out=np.zeros_like(x), where=length > 0, casting="unsafe")
