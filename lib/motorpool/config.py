@@ -152,7 +152,8 @@ class KMeansGrid(_Section):
     k: Annotated[tuple[ClusterCount, ...], BeforeValidator(_parse_counts)]
     n_init: int = Field(default=1, ge=1, le=100)
     max_iter: int = Field(default=100, ge=1)
-    tol: float = Field(default=1e-4, ge=0)
+    #: A model is done when a pass over all images lowers its inertia by less than this share.
+    tol: float = Field(default=1e-5, ge=0)
     features: list[Name] | None = None
 
 
@@ -197,7 +198,8 @@ class Config(_Section):
             unknown = [n for n in grid.features or [] if n not in names]
             if unknown:
                 raise ValueError(
-                    f"cluster.models[{i}].features: {unknown[0]!r} is no feature set of this config: {', '.join(names) or 'none'}"
+                    f"cluster.models[{i}].features: {unknown[0]!r} is no feature set of this config: "
+                    f"{', '.join(names) or 'none'}"
                 )
         return self
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
-from threadpoolctl import threadpool_limits
 
 from motorpool import blocks
 from motorpool.blocks import Batches
@@ -59,18 +58,17 @@ def assign(block_df: DataFrame, models: Sequence[np.ndarray]) -> DataFrame:
     n_models = len(models)
 
     def run(batches: Batches) -> Batches:
-        with threadpool_limits(1):
-            for batch in batches:
-                for ids, x in blocks.block_arrays(batch):
-                    clusters, distances = nearest.labels(nearest.squared(x))
-                    offsets = pa.array(np.arange(0, (len(ids) + 1) * n_models, n_models, dtype=np.int32))
-                    yield pa.RecordBatch.from_arrays(
-                        [
-                            pa.array(ids),
-                            pa.ListArray.from_arrays(offsets, pa.array(clusters.reshape(-1))),
-                            pa.ListArray.from_arrays(offsets, pa.array(distances.reshape(-1))),
-                        ],
-                        names=["image_id", "clusters", "distances"],
-                    )
+        for batch in batches:
+            for ids, x in blocks.block_arrays(batch):
+                clusters, distances = nearest.labels(nearest.squared(x))
+                offsets = pa.array(np.arange(0, (len(ids) + 1) * n_models, n_models, dtype=np.int32))
+                yield pa.RecordBatch.from_arrays(
+                    [
+                        pa.array(ids),
+                        pa.ListArray.from_arrays(offsets, pa.array(clusters.reshape(-1))),
+                        pa.ListArray.from_arrays(offsets, pa.array(distances.reshape(-1))),
+                    ],
+                    names=["image_id", "clusters", "distances"],
+                )
 
     return block_df.mapInArrow(run, WIDE_SCHEMA)

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from threadpoolctl import threadpool_limits
 
 from motorpool import blocks
 from motorpool.cluster.assign import Nearest
@@ -24,16 +23,14 @@ def score_models(block_df: DataFrame, models: Sequence[np.ndarray]) -> list[Scor
     ks, width = [len(m) for m in models], models[0].shape[1]
 
     def add_sums(state: ClusterSums, batch: pa.RecordBatch) -> None:
-        with threadpool_limits(1):
-            for _, x in blocks.block_arrays(batch):
-                state.update(x - nearest.shift, nearest.labels(nearest.squared(x))[0])
+        for _, x in blocks.block_arrays(batch):
+            state.update(x - nearest.shift, nearest.labels(nearest.squared(x))[0])
 
     sums = blocks.fold(block_df, lambda: ClusterSums(ks, width), add_sums)
 
     def add_spread(state: ClusterSpread, batch: pa.RecordBatch) -> None:
-        with threadpool_limits(1):
-            for ids, x in blocks.block_arrays(batch):
-                state.update(ids, x - nearest.shift, nearest.labels(nearest.squared(x))[0])
+        for ids, x in blocks.block_arrays(batch):
+            state.update(ids, x - nearest.shift, nearest.labels(nearest.squared(x))[0])
 
     return blocks.fold(block_df, lambda: ClusterSpread(sums), add_spread).scores()
 

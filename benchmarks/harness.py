@@ -1,0 +1,191 @@
+"""What every benchmark shares: each contender runs in a process of its own, timed, with the memory of its tree.
+
+A contender is a Python function ``name(args) -> dict`` of a benchmark script. It runs as ``script --contender
+name``, marks its steps with `step`, and returns an independent score. The parent samples the memory of the
+whole process tree (Spark's JVM and Python workers too) as the sum of proportional set sizes (PSS), which counts
+shared pages once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+HERE = Path(__file__).parent
+DATA = Path(os.environ.get("MOTORPOOL_BENCH_DATA", HERE / "data"))
+RESULTS = HERE / "results"
+
+_STEP, _RESULT = "@step ", "@result "
+
+
+@contextmanager
+def step(name: str) -> Iterator[None]:
+    """Mark a step of a contender: its seconds and peak memory become a row of their own."""
+    print(f"{_STEP}begin {name}", flush=True)
+    began = time.perf_counter()
+    yield
+    print(f"{_STEP}end {name} {time.perf_counter() - began:.3f}", flush=True)
+
+
+@dataclass
+class Outcome:
+    """One contender: seconds and peak GiB of the whole process and of each step, and what it returned."""
+
+    name: str
+    seconds: float
+    peak_gib: float
+    steps: dict[str, tuple[float, float]] = field(default_factory=dict)
+    result: dict[str, Any] = field(default_factory=dict)
+    failed: str | None = None
+
+
+def _tree_pss(root: psutil.Process) -> int:
+    total = 0
+    for process in [root, *root.children(recursive=True)]:
+        try:
+            with open(f"/proc/{process.pid}/smaps_rollup") as f:
+                total += next(int(line.split()[1]) for line in f if line.startswith("Pss:")) * 1024
+        except (OSError, StopIteration, psutil.Error):
+            continue
+    return total
+
+
+def run_contender(script: str, name: str, args: Sequence[str] = (), timeout: float = 3600) -> Outcome:
+    """Run one contender in a fresh process and watch it."""
+    print(f"--- {name} {' '.join(args)}", file=sys.stderr, flush=True)
+    command = [sys.executable, script, "--contender", name, *args]
+    began = time.perf_counter()
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    outcome = Outcome(name, 0.0, 0.0)
+    current: list[str] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        root = psutil.Process(child.pid)
+        while not done.wait(0.5):
+            try:
+                pss = _tree_pss(root) / 2**30
+            except psutil.Error:
+                return
+            outcome.peak_gib = max(outcome.peak_gib, pss)
+            for step_name in list(current):
+                seconds, peak = outcome.steps.get(step_name, (0.0, 0.0))
+                outcome.steps[step_name] = (seconds, max(peak, pss))
+            if time.perf_counter() - began > timeout:
+                outcome.failed = f"stopped after {timeout:.0f} s"
+                for process in [*root.children(recursive=True), root]:
+                    process.kill()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    for line in child.stdout or ():
+        if line.startswith(_STEP + "begin "):
+            current.append(line[len(_STEP) + 6 :].strip())
+            print(f"    {current[-1]} ...", file=sys.stderr, flush=True)
+        elif line.startswith(_STEP + "end "):
+            name_, seconds = line[len(_STEP) + 4 :].rsplit(maxsplit=1)
+            current.remove(name_)
+            outcome.steps[name_] = (float(seconds), outcome.steps.get(name_, (0.0, 0.0))[1])
+            print(f"    {name_}: {float(seconds):.1f} s", file=sys.stderr, flush=True)
+        elif line.startswith(_RESULT):
+            outcome.result = json.loads(line[len(_RESULT) :])
+    status = child.wait()
+    done.set()
+    thread.join()
+    outcome.seconds = time.perf_counter() - began
+    if status and not outcome.failed:
+        outcome.failed = f"exit status {status}"
+    print(
+        f"    {outcome.seconds:.1f} s, {outcome.peak_gib:.2f} GiB {outcome.failed or ''}", file=sys.stderr, flush=True
+    )
+    return outcome
+
+
+def machine() -> dict[str, str]:
+    """Where and with what the figures were measured."""
+    model = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=HERE).stdout
+    packages = ("pyspark", "delta-spark", "numpy", "pyarrow", "scikit-learn")
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": commit.strip(),
+        "machine": f"{os.cpu_count()} cores ({model}), {psutil.virtual_memory().total / 2**30:.0f} GiB",
+        "python": platform.python_version(),
+        **{p: version(p) for p in packages},
+    }
+
+
+def write_report(
+    name: str, title: str, tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[Any]]]], notes: str
+) -> None:
+    """Write ``results/<name>.md`` (tables and notes) and ``.json`` (the rows)."""
+    RESULTS.mkdir(exist_ok=True)
+    facts = machine()
+    lines = [f"# {title}", "", "; ".join(f"{k} {v}" for k, v in facts.items()), ""]
+    for caption, header, rows in tables:
+        lines += [
+            f"## {caption}",
+            "",
+            "| " + " | ".join(header) + " |",
+            "| " + " | ".join("---" for _ in header) + " |",
+        ]
+        lines += ["| " + " | ".join(_cell(v) for v in row) + " |" for row in rows]
+        lines.append("")
+    lines += [notes.strip(), ""]
+    (RESULTS / f"{name}.md").write_text("\n".join(lines))
+    content = {
+        **facts,
+        "tables": [{"caption": c, "columns": list(h), "rows": [list(r) for r in rs]} for c, h, rs in tables],
+    }
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
+    print("\n".join(lines))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def entry(
+    contenders: dict[str, Callable[[argparse.Namespace], dict[str, Any]]], parser: argparse.ArgumentParser
+) -> argparse.Namespace | None:
+    """Parse arguments; when this process is a contender, run it and return None."""
+    parser.add_argument("--contender", choices=sorted(contenders), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.contender is None:
+        return args
+    result = contenders[args.contender](args)
+    print(_RESULT + json.dumps(result), flush=True)
+    return None
+
+
+def full_case(images: int, seed: int = 1) -> Path:
+    """A sample case without photos under DATA, made once."""
+    folder = DATA / f"case-{images}-{seed}"
+    if not folder.exists():
+        from motorpool.case.sample import make_sample_case
+
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_sample_case(folder, images, seed, with_images=False)
+    return folder

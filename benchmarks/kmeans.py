@@ -1,0 +1,187 @@
+"""The KMeans sweep k = 2..15 with scores, against scikit-learn and Spark MLlib, in one run.
+
+    python benchmarks/kmeans.py [--images 416314]
+
+Every contender reads the same Parquet files of 100 standardised principal components of vdc_type, fits every k
+from one start and scores it: motorpool and scikit-learn with Calinski-Harabasz and Davies-Bouldin, MLlib with the
+ClusteringEvaluator's silhouette (it has no other). The inertia is computed again, in float64, by the same code
+for all, from the centroids that each returns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from typing import Any
+
+import numpy as np
+from harness import DATA, entry, full_case, run_contender, step, write_report
+
+SOURCE = DATA / "kmeans-features"
+COLUMNS = 100
+
+
+def prepare(args: argparse.Namespace) -> dict[str, Any]:
+    from pyspark.sql import functions as F
+
+    from motorpool.case.arrays import open_array
+    from motorpool.features.fit import Fitter
+    from motorpool.features.spec import FeatureSet, Part, Step
+    from motorpool.session import build_session
+    from motorpool.stages.ingest import _vectors
+
+    spark = build_session(delta=False)
+    array = open_array(str(full_case(args.images) / "descriptors" / "vdc_type.pickle"))
+    wide = _vectors(spark, {"x": array}, refuse=True).select("image_id", F.col("vector").alias("x"))
+    spec = FeatureSet("f", (Part("x"),), (Step("pca", COLUMNS), Step("standard")))
+    with Fitter(wide, [spec], 0) as fitter:
+        (fitted,) = fitter.fit()
+        fitter.transform(fitted).write.mode("overwrite").parquet(str(SOURCE))
+    return {}
+
+
+def _matrix() -> np.ndarray:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(SOURCE)
+    return table["vector"].combine_chunks().values.to_numpy().reshape(table.num_rows, -1)
+
+
+def _inertias(centroids: list[np.ndarray]) -> list[float]:
+    x = _matrix()
+    totals = [0.0] * len(centroids)
+    for start in range(0, len(x), 20_000):
+        block = x[start : start + 20_000].astype(np.float64)
+        for i, c in enumerate(centroids):
+            c = c.astype(np.float64)
+            d2 = (block**2).sum(axis=1)[:, None] - 2 * block @ c.T + (c**2).sum(axis=1)
+            totals[i] += float(d2.min(axis=1).sum())
+    return totals
+
+
+def motorpool(args: argparse.Namespace) -> dict[str, Any]:
+    from motorpool import blocks
+    from motorpool.cluster.kmeans import fit_kmeans
+    from motorpool.cluster.score import score_models
+    from motorpool.session import build_session
+
+    with step("session"):
+        spark = build_session(delta=False)
+    ks = range(2, args.k_max + 1)
+    with step("work"):
+        block_df = blocks.persist(blocks.gather(spark.read.parquet(str(SOURCE))))
+        with step("fit"):
+            models = fit_kmeans(block_df, ks, seed=args.seed, n_init=1)
+        with step("score"):
+            scores = score_models(block_df, [m.centroids for m in models])
+    spark.stop()
+    return {
+        "inertia": _inertias([m.centroids for m in models]),
+        "ch": [s.calinski_harabasz for s in scores],
+        "passes": max(m.n_iter for m in models),
+    }
+
+
+def sklearn(args: argparse.Namespace) -> dict[str, Any]:
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score
+
+    centroids, ch, fit_seconds, score_seconds = [], [], 0.0, 0.0
+    with step("work"):
+        import time
+
+        x = _matrix()
+        for k in range(2, args.k_max + 1):
+            began = time.perf_counter()
+            model = KMeans(k, n_init=1, random_state=args.seed).fit(x)
+            middle = time.perf_counter()
+            ch.append(float(calinski_harabasz_score(x, model.labels_)))
+            davies_bouldin_score(x, model.labels_)
+            fit_seconds += middle - began
+            score_seconds += time.perf_counter() - middle
+            centroids.append(model.cluster_centers_)
+    return {"inertia": _inertias(centroids), "ch": ch, "fit": fit_seconds, "score": score_seconds}
+
+
+def mllib(args: argparse.Namespace) -> dict[str, Any]:
+    from pyspark.ml.clustering import KMeans
+    from pyspark.ml.evaluation import ClusteringEvaluator
+    from pyspark.ml.functions import array_to_vector
+
+    from motorpool.session import build_session
+
+    with step("session"):
+        spark = build_session({"spark.driver.memory": "10g"}, delta=False)
+    centroids = []
+    with step("work"):
+        data = spark.read.parquet(str(SOURCE)).select(array_to_vector("vector").alias("features")).persist()
+        for k in range(2, args.k_max + 1):
+            with step(f"k = {k}"):
+                model = KMeans(k=k, seed=args.seed).fit(data)
+                ClusteringEvaluator().evaluate(model.transform(data))
+                centroids.append(np.array(model.clusterCenters()))
+    spark.stop()
+    return {"inertia": _inertias(centroids)}
+
+
+CONTENDERS = {"prepare": prepare, "motorpool": motorpool, "sklearn": sklearn, "mllib": mllib}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=416_314)
+    parser.add_argument("--k-max", type=int, default=15)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--without-mllib", action="store_true")
+    args = entry(CONTENDERS, parser)
+    if args is None:
+        return
+    full_case(args.images)
+    flags = ["--images", str(args.images), "--k-max", str(args.k_max)]
+    run_contender(__file__, "prepare", flags)
+    rows: list[list[Any]] = []
+    inertia: dict[str, list[float]] = {}
+    base = 0.0
+    for name in ["motorpool", "sklearn"] + ([] if args.without_mllib else ["mllib"]):
+        repeats = 1 if name == "mllib" else args.repeats
+        outcomes = [run_contender(__file__, name, [*flags, "--seed", str(args.seed + i)]) for i in range(repeats)]
+        outcomes.sort(key=lambda o: o.steps.get("work", (o.seconds, 0.0))[0])
+        middle = outcomes[len(outcomes) // 2]
+        seconds = middle.steps.get("work", (middle.seconds, 0.0))[0]
+        base = base or seconds
+        found = [o.result["inertia"] for o in outcomes if "inertia" in o.result]
+        inertia[name] = np.median(np.array(found), axis=0).tolist() if found else []
+        inner = {k: round(v[0], 1) for k, v in middle.steps.items() if k not in ("work",) and not k.startswith("k =")}
+        inner |= {k: round(v, 1) for k, v in middle.result.items() if isinstance(v, (int, float))}
+        rows.append(
+            [
+                name,
+                repeats,
+                seconds,
+                seconds / base,
+                max(o.peak_gib for o in outcomes),
+                json.dumps(inner),
+                middle.failed,
+            ]
+        )
+    shutil.rmtree(SOURCE, ignore_errors=True)
+    per_k = [
+        [k, *(inertia[n][i] / inertia["motorpool"][i] if inertia[n] else None for n in inertia)]
+        for i, k in enumerate(range(2, args.k_max + 1))
+    ]
+    header = ["contender", "runs", "seconds (median)", "ratio to motorpool", "peak memory (GiB)", "parts", "failed"]
+    write_report(
+        "kmeans",
+        f"KMeans k = 2..{args.k_max} with scores on {args.images:,} x {COLUMNS}",
+        [
+            ("Time and memory", header, rows),
+            ("Inertia as a ratio to motorpool's (median over seeds; above 1: worse)", ["k", *inertia], per_k),
+        ],
+        "Seconds leave out starting Python and Spark. One start (n_init = 1) everywhere; each repeat has another seed.",
+    )
+
+
+if __name__ == "__main__":
+    main()
