@@ -84,7 +84,7 @@ COMPONENTS = "expected a number of components"
     ids=str,
 )
 def test_mistakes_are_named_with_the_value_and_what_was_expected(raw: Any, found: str, expected: str) -> None:
-    with pytest.raises(ValueError, match="step|expected") as caught:
+    with pytest.raises(ValueError, match=r"step|expected") as caught:
         parse_step(raw)
     assert found in str(caught.value)
     assert expected in str(caught.value)

@@ -9,6 +9,8 @@ import numpy as np
 
 #: Images kept per cluster as those nearest its centre.
 EXEMPLARS = 12
+#: A share of the squares between clusters below which those within are rounding: float64's is near 1e-15.
+_ROUNDING = 1e-12
 
 
 class ClusterSums:
@@ -127,9 +129,10 @@ class ClusterSpread:
         if 2 <= k < n:
             n_k, m_k = counts[held], means[held]
             between = float((n_k * np.square(m_k - (n_k @ m_k) / n).sum(axis=1)).sum())
-            # scikit-learn's conventions for clusters without any spread.
-            ch = 1.0 if within == 0 else between / within * (n - k) / (k - 1)
-            db = _davies_bouldin(self.distance[span][held] / n_k, m_k)
+            # scikit-learn's conventions for clusters without any spread; rounding leaves a trace of one.
+            flat = within <= _ROUNDING * between
+            ch = 1.0 if flat else between / within * (n - k) / (k - 1)
+            db = 0.0 if flat else _davies_bouldin(self.distance[span][held] / n_k, m_k)
             silhouette = float(self.silhouette[model]) / n
         return Scores(ch, db, silhouette, within, counts, exemplars)
 

@@ -68,8 +68,9 @@ class Fitter:
     ``wide`` holds ``image_id`` and one ARRAY<FLOAT> column named after each descriptor. Any number of
     chains of standard, minmax, pca and svd, joined ones too, are fitted from one pass: the joint moments of
     the raw columns hold all they need. ``clip`` and ``robust`` take one more pass each (a sample), and so
-    does the first step that needs moments after ``clip``, ``l2`` or a join of such parts. What follows a
-    projection is fitted on the projected vectors, which are kept on the executors and computed once.
+    does the first step that needs moments after ``clip``, ``l2`` or a join of such parts; chains that begin
+    alike share these. What follows a projection is fitted on the projected vectors, which are kept on the
+    executors and computed once.
 
     Driver memory: a few float64 matrices of d x d, d being the columns of all descriptors together, and one
     sample of at most 128 MiB. Use as a context manager: leaving it drops what was kept.
@@ -84,6 +85,7 @@ class Fitter:
         self._raw: Stats | None = None
         self._widths: dict[str, int] = {}
         self._fits: dict[str, tuple[Op, Spectrum | None]] = {}
+        self._measured: dict[str, Stats] = {}
         self._bases: dict[str, str] = {}
         self._kept: dict[str, DataFrame] = {}
 
@@ -103,8 +105,8 @@ class Fitter:
         if row is None:
             raise ValueError("there are no rows to fit on")
         self._widths = {d: len(row[d]) for d in self.descriptors}
-        first = [(p.steps or s.steps)[:1] for s in self.sets for p in s.parts]
-        if any(needs(step) in ("moments", "range") for steps in first for step in steps):
+        chains = [c for s in self.sets for c in [p.steps for p in s.parts if p.steps] or [s.steps]]
+        if any(needs(step) in ("moments", "range") for chain in chains for step in chain[:1]):
             everything = Program(tuple(FittedPart(d, ()) for d in self.descriptors), ())
             self._raw = self._moments(everything)
         return [self._fit_set(spec) for spec in self.sets]
@@ -143,12 +145,18 @@ class Fitter:
                 if need == "sample":
                     chain.sample = self._sample(chain)
                 elif need != "nothing" and (chain.stats is None or (need == "range" and chain.stats.min is None)):
-                    chain.stats = self._moments(chain.program, chain)
+                    chain.stats = self._measure(chain, chain.key(index))
                 self._fits[key] = fit_step(step, chain.stats, chain.sample, chain.where)
             op, spectrum = self._fits[key]
             chain.ops.append(op)
             chain.stats, chain.sample = op.push(chain.stats), None
             chain.spectrum = spectrum or chain.spectrum
+
+    def _measure(self, chain: _Chain, key: str) -> Stats:
+        """Statistics of the chain's output so far, taken once for all chains that begin alike."""
+        if key not in self._measured:
+            self._measured[key] = self._moments(chain.program, chain)
+        return self._measured[key]
 
     def _select(self, descriptors: Sequence[str]) -> Stats | None:
         """Statistics of the raw columns of some descriptors, from those of all."""
