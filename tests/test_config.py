@@ -45,7 +45,7 @@ WRONG: list[tuple[str, dict[str, Any], list[str]]] = [
     ("unknown section", good(clusters={}), ["my.yaml: clusters: unknown key"]),
     ("unknown key", good(case={"path": "x", "pathh": "y"}), ["case.pathh: unknown key"]),
     ("unknown key in a list", model(kk=3), ["cluster.models[0].kk: unknown key"]),
-    ("a number for a key", good(**{"lake": {"path": "x", 7: 1}}), ["lake[7]", "should be strings"]),
+    ("a number for a key", good(lake={"path": "x", 7: 1}), ["lake[7]", "should be strings"]),
     ("no lake", good(lake=None), ["lake:", "required"]),
     ("no place in lake", good(lake={"format": "delta"}), ["lake:", "`path`", "`schema`"]),
     ("two places in lake", good(lake={"path": "x", "schema": "y"}), ["lake:", "either `path`, or `schema`"]),

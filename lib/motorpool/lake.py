@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
@@ -19,13 +19,20 @@ from motorpool.schemas import TABLES, VIEWS, Table
 
 log = logging.getLogger(__name__)
 
+#: Statistics on the first column skip files by image or model; on vectors they only cost time.
+_DELTA_PROPERTIES = {"delta.dataSkippingNumIndexedCols": "2"}
+#: The name of a Parquet table's file where it has no partitions.
+_ONE_FILE = "data.parquet"
+
 
 class Lake:
     """The tables of one project, Delta or Parquet, under a path or in a catalog's schema.
 
     Every write replaces a whole table or all rows of some keys, and is atomic: readers see the rows
-    before or the rows after. With Delta that is one transaction. With Parquet the new files are written
-    aside and moved into place by renames, one per partition, which is atomic per partition on POSIX.
+    before or the rows after, and a write that fails leaves the table as it was. With Delta that is one
+    transaction. With Parquet the new files are written aside and moved into place by renames: one for a
+    table in one file, two for each partition that had rows (the old ones out, the new ones in). A Parquet
+    lake has one writer at a time; what a killed one has left aside is removed by the next.
     """
 
     def __init__(self, spark: SparkSession, config: LakeConfig) -> None:
@@ -66,7 +73,7 @@ class Lake:
 
             return DeltaTable.isDeltaTable(self.spark, self._path(table))
         folder = Path(self._path(table))
-        return folder.is_dir() and any(folder.rglob("*.parquet"))
+        return folder.is_dir() if TABLES[table].partition_by else (folder / _ONE_FILE).is_file()
 
     def read(self, table: str, **keys: str | Sequence[str]) -> DataFrame:
         """The rows of a table, only those with the given key values; LakeError when it does not exist."""
@@ -78,10 +85,11 @@ class Lake:
         elif self.config.format == "delta":
             df = self.spark.read.format("delta").load(self._path(table))
         else:
-            reader = self.spark.read
-            if not TABLES[table].open_ended:
-                reader = reader.schema(TABLES[table].schema)
+            schema = TABLES[table].schema
+            reader = self.spark.read if TABLES[table].open_ended else self.spark.read.schema(schema)
             df = reader.parquet(self._path(table))
+            # Spark puts partition columns last; the table has its own order.
+            df = df.select(*(f"`{c}`" for c in dict.fromkeys([*schema.fieldNames(), *df.columns])))
         for key, value in keys.items():
             df = df.where(F.col(key) == value if isinstance(value, str) else F.col(key).isin(list(value)))
         return df
@@ -102,6 +110,11 @@ class Lake:
         """Replace the rows whose key columns hold the given values; ``df`` holds rows of these keys only."""
         if not keys or not all(keys.values()):
             raise ValueError("replace needs at least one key with values; use overwrite for a whole table")
+        for key, values in keys.items():
+            # They become SQL and folders' names.
+            bad = [v for v in values if not NAME_PATTERN.fullmatch(v)]
+            if bad:
+                raise LakeError(f"{key}: {bad[0]!r} cannot name rows of a table")
         self._write(TABLES[table], df, keys)
 
     def _write(self, table: Table, df: DataFrame, keys: Mapping[str, Sequence[str]]) -> None:
@@ -109,34 +122,45 @@ class Lake:
         if self.config.format == "parquet":
             self._write_parquet(table, df, keys)
             return
-        self._create(table, df.schema)
+        if self.in_catalog:
+            self._write_catalog(table, df, keys)
+        elif self.exists(table.name):
+            self._replacing(table, df, keys).save(self._path(table.name))
+        else:
+            # The table comes into being with its rows: a write that fails leaves none.
+            writer = df.write.format("delta").mode("errorifexists").partitionBy(*table.partition_by)
+            writer.options(**_DELTA_PROPERTIES).save(self._path(table.name))
+
+    @staticmethod
+    def _replacing(table: Table, df: DataFrame, keys: Mapping[str, Sequence[str]]) -> DataFrameWriter:
         writer = df.write.format("delta").mode("overwrite")
         if keys:
-            writer = writer.option("replaceWhere", _predicate(keys))
-        else:
-            writer = writer.option("overwriteSchema", "true").partitionBy(*table.partition_by)
-        if self.in_catalog:
-            writer.saveAsTable(self._catalog_name(table.name))
-        else:
-            writer.save(self._path(table.name))
+            return writer.option("replaceWhere", _predicate(keys))
+        return writer.option("overwriteSchema", "true").partitionBy(*table.partition_by)
 
-    def _create(self, table: Table, schema: StructType) -> None:
-        if self.exists(table.name):
-            return
-        from delta import DeltaTable
-
-        builder = DeltaTable.createIfNotExists(self.spark).addColumns(schema).partitionedBy(*table.partition_by)
-        # Statistics on the first column skip files by image or model; on vectors they only cost time.
-        builder = builder.property("delta.dataSkippingNumIndexedCols", "2")
-        if self.in_catalog:
+    def _write_catalog(self, table: Table, df: DataFrame, keys: Mapping[str, Sequence[str]]) -> None:
+        name = self._catalog_name(table.name)
+        created = not self.exists(table.name)
+        if created:
+            # First the empty table, then its rows: catalogs refuse to create one over the files of a killed write.
             self.spark.sql(f"CREATE SCHEMA IF NOT EXISTS {self._schema_name()}")
-            builder = builder.tableName(self._catalog_name(table.name))
-        else:
-            builder = builder.location(self._path(table.name))
-        builder.execute()
+            empty = self.spark.createDataFrame([], df.schema).write.format("delta").mode("ignore")
+            empty.options(**_DELTA_PROPERTIES).partitionBy(*table.partition_by).saveAsTable(name)
+        try:
+            if keys or table.partition_by:
+                # Unlike saveAsTable, this leaves the catalog's entry alone, which some refuse to change.
+                df.writeTo(name).overwrite(F.expr(_predicate(keys)) if keys else F.lit(True))
+            else:
+                self._replacing(table, df, keys).saveAsTable(name)
+        except Exception:
+            if created:
+                self.spark.sql(f"DROP TABLE IF EXISTS {name}")
+            raise
 
     def _write_parquet(self, table: Table, df: DataFrame, keys: Mapping[str, Sequence[str]]) -> None:
         folder = Path(self._path(table.name))
+        for left in folder.parent.glob(f"_{table.name}-*"):
+            shutil.rmtree(left)
         staging = folder.with_name(f"_{table.name}-{uuid.uuid4().hex}")
         try:
             if table.partition_by:
@@ -153,7 +177,7 @@ class Lake:
             (part,) = staging.glob("*.parquet")
             folder.mkdir(parents=True, exist_ok=True)
             # One file under one name: the rename replaces the whole table at once.
-            part.replace(folder / "data.parquet")
+            part.replace(folder / _ONE_FILE)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         self.spark.catalog.refreshByPath(str(folder))
@@ -166,12 +190,18 @@ class Lake:
             ((key, values),) = keys.items()
             replaced = {f"{key}={value}" for value in values}
             old = {p for p in old if set(p.parts) & replaced}
+            others = sorted(str(p) for p in new if not set(p.parts) & replaced)
+            if others:
+                raise LakeError(f"table {table.name!r}: rows of {others[0]} are not among those to replace")
         folder.mkdir(parents=True, exist_ok=True)
-        for part in old:
-            shutil.rmtree(folder / part)
-        for part in new:
-            (folder / part).parent.mkdir(parents=True, exist_ok=True)
-            (staging / part).rename(folder / part)
+        aside = staging / "_old"
+        for part in old | new:
+            if part in old:
+                (aside / part).parent.mkdir(parents=True, exist_ok=True)
+                (folder / part).rename(aside / part)
+            if part in new:
+                (folder / part).parent.mkdir(parents=True, exist_ok=True)
+                (staging / part).rename(folder / part)
         self.spark.catalog.refreshByPath(str(folder))
 
     # -- SQL ---------------------------------------------------------------------------------------
@@ -182,6 +212,9 @@ class Lake:
         Under a path they are temporary views of this session; in a catalog the views are made there and
         the schema becomes the current one.
         """
+        # Temporary views win over tables of the same name: those of another lake must not answer for this one.
+        for name in (*TABLES, *VIEWS):
+            self.spark.catalog.dropTempView(name)
         present = [name for name in TABLES if self.exists(name)]
         if not self.in_catalog:
             for name in present:
@@ -219,12 +252,9 @@ def conform(df: DataFrame, table: Table) -> DataFrame:
 
 
 def _predicate(keys: Mapping[str, Sequence[str]]) -> str:
-    """SQL for ``key IN (values)``; values are names and hashes, checked again because they meet SQL here."""
+    """SQL for ``key IN (values)``; ``replace`` has checked that the values hold no quotes."""
     parts = []
     for key, values in keys.items():
-        bad = [v for v in values if not NAME_PATTERN.fullmatch(v)]
-        if bad:
-            raise LakeError(f"{key}: {bad[0]!r} cannot name rows of a table")
-        quoted = ", ".join("'" + v + "'" for v in values)
+        quoted = ", ".join(f"'{v}'" for v in values)
         parts.append(f"`{key}` IN ({quoted})")
     return " AND ".join(parts)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from motorpool.config import Config
@@ -53,8 +52,9 @@ def explained() -> Iterator[None]:
     """Turn an error that a task raised on purpose back into itself, without Spark's wrapping."""
     try:
         yield
-    except PySparkException as exc:
+    except Exception as exc:
+        # A failed task arrives as PySparkException or Py4JJavaError, depending on the kind of write.
         found = _RAISED_IN_TASK.search(str(exc))
-        if found and found[1] in _ERRORS:
+        if not isinstance(exc, MotorpoolError) and found and found[1] in _ERRORS:
             raise _ERRORS[found[1]](found[2].strip()) from exc
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ from motorpool.case.arrays import ArrayFile, Split, open_array
 from motorpool.case.files import redact
 from motorpool.case.folder import Case, find_case
 from motorpool.case.tables import read_attributes, read_paths
-from motorpool.errors import CaseError, LakeError
+from motorpool.errors import CaseError, ConfigError, LakeError
 from motorpool.stages.context import Context, explained, timed
 
 log = logging.getLogger(__name__)
@@ -111,10 +112,11 @@ def _write(
     config, lake = ctx.config.require_case(), ctx.lake
     added = lake.exists("sources")
     images = _images(ctx, case, paths)
-    bad_ids: DataFrame | None = None
+    # Images that an earlier descriptor lost are lost to later ones too.
+    bad_ids = lake.read_or_empty("bad_rows").select("image_id") if added else None
     if config.on_bad_rows == "drop":
         with timed("ingest: looking for rows with NaN or infinity"):
-            bad_rows = blocks.persist(_bad_rows(ctx.spark, arrays))
+            bad_rows = blocks.persist(_without(_bad_rows(ctx.spark, arrays), bad_ids))
             n_bad = bad_rows.select("image_id").distinct().count()
         if n_bad and added:
             raise LakeError(
@@ -124,13 +126,14 @@ def _write(
         if n_bad == n_images:
             raise CaseError("every row holds NaN or infinity: nothing is left to ingest")
         log.info("ingest: dropping %s of %s rows, listed in the table bad_rows", f"{n_bad:,}", f"{n_images:,}")
-        bad_ids = bad_rows.select("image_id").distinct() if n_bad else None
+        if n_bad:
+            bad_ids = bad_rows.select("image_id").distinct()
     total = sum(a.shape[0] * a.shape[1] * 4 for a in arrays.values())
     with timed(f"ingest: converting {len(arrays)} descriptors of {n_images:,} images ({total / 2**30:.2f} GiB)"):
         vectors = _vectors(ctx.spark, arrays, refuse=config.on_bad_rows == "refuse")
         try:
             lake.replace("descriptors", _without(vectors, bad_ids), {"descriptor": list(arrays)})
-        except PySparkException as exc:
+        except Exception as exc:  # Which class it is depends on the kind of write.
             if _BAD_ROW not in str(exc):
                 raise
             raise CaseError(_describe_bad_rows(ctx.spark, arrays)) from exc
@@ -166,7 +169,8 @@ def _images(ctx: Context, case: Case, paths: DataFrame) -> DataFrame:
     config = ctx.config.require_case()
     attributes = read_attributes(ctx.spark, case.attributes) if case.attributes else None
     if config.vehicle_pattern is not None:
-        found = F.regexp_extract("path", config.vehicle_pattern, 1)
+        # Java names a group differently, and only numbers matter here.
+        found = F.regexp_extract("path", re.sub(r"\(\?P<\w+>", "(", config.vehicle_pattern), 1)
         vehicle = F.when(found != "", found)
     else:
         vehicle = F.lit(None).cast("string")
@@ -189,7 +193,14 @@ def _images(ctx: Context, case: Case, paths: DataFrame) -> DataFrame:
 def _report_vehicles(images: DataFrame, pattern: str | None) -> None:
     if pattern is None:
         return
-    row = images.agg(F.count("vehicle_id").alias("known"), F.count("*").alias("n")).first()
+    try:
+        row = images.agg(F.count("vehicle_id").alias("known"), F.count("*").alias("n")).first()
+    except PySparkException as exc:
+        if "INVALID_PARAMETER_VALUE.PATTERN" not in str(exc):
+            raise
+        raise ConfigError(
+            f"case.vehicle_pattern: {pattern!r}: Spark runs it as a Java regular expression, and Java does not take it"
+        ) from exc
     if row and row["known"] < row["n"]:
         log.warning(
             "ingest: case.vehicle_pattern %r finds no vehicle in %s of %s paths; their vehicle_id is null",
