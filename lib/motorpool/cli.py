@@ -7,16 +7,18 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, Row
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from motorpool import __version__
 from motorpool.config import LakeConfig, load_config
@@ -26,7 +28,7 @@ from motorpool.progress import SparkProgress
 from motorpool.session import build_session
 from motorpool.stages.context import Context
 from motorpool.stages.export import best_model, run_export
-from motorpool.stages.pipeline import STAGES, run_pipeline
+from motorpool.stages.pipeline import STAGES, check_config, run_pipeline
 
 _ERR = Console(stderr=True)
 _OUT = Console()
@@ -59,8 +61,16 @@ def _run_options(command: Command) -> Command:
     return click.option("--conf", required=True, metavar="FILE", help="The YAML file that describes the run.")(command)
 
 
-def _work(ctx: click.Context, conf: str, overrides: Sequence[str], work: Callable[[Context], None]) -> Context:
+def _work(
+    ctx: click.Context,
+    conf: str,
+    overrides: Sequence[str],
+    work: Callable[[Context], None],
+    stages: Collection[str],
+) -> Context:
     config = load_config(conf, overrides)
+    # Spark takes seconds to start, and a pipeline hours to reach its last stage.
+    check_config(config, stages)
     context = Context.start(config, verbose=ctx.obj["debug"])
     with SparkProgress(context.spark, _ERR):
         work(context)
@@ -73,7 +83,7 @@ def _work(ctx: click.Context, conf: str, overrides: Sequence[str], work: Callabl
 def run(ctx: click.Context, conf: str, overrides: tuple[str, ...]) -> None:
     """The whole pipeline, picking up where an earlier run was stopped."""
     began = time.monotonic()
-    context = _work(ctx, conf, overrides, run_pipeline)
+    context = _work(ctx, conf, overrides, run_pipeline, STAGES)
     summarise(context.lake, time.monotonic() - began)
 
 
@@ -82,7 +92,7 @@ def _add_stage(name: str, stage: Callable[[Context], None]) -> None:
     @_run_options
     @click.pass_context
     def command(ctx: click.Context, conf: str, overrides: tuple[str, ...]) -> None:
-        _work(ctx, conf, overrides, stage)
+        _work(ctx, conf, overrides, stage, [name])
 
 
 for _name, _stage in STAGES.items():
@@ -154,27 +164,40 @@ def sql(ctx: click.Context, lake_path: str | None, conf: str | None, query: str,
     lake = _open_lake(ctx, lake_path, conf)
     names = lake.register()
     try:
-        frame = lake.spark.sql(query)
+        _print_rows(lake.spark.sql(query), output, limit)
     except PySparkException as exc:
+        # Analysis finds most mistakes, and the rest, such as a division by zero, come with the rows.
         message = str(exc).split("\n\n")[0].split("; line ")[0].strip()
         raise ConfigError(f"{message}\nThe lake has: {', '.join(names)}") from exc
+
+
+def _print_rows(frame: DataFrame, output: str, limit: int) -> None:
     if output == "table":
         rows = frame.limit(limit + 1).collect()
-        table = Table(*frame.columns)
+        table = Table(*(Column(Text(name)) for name in frame.columns))
         for row in rows[:limit]:
-            table.add_row(*("" if v is None else _cell(v) for v in row))
-        _OUT.print(table)
+            # Text, because a path may hold brackets, which are markup in a plain string.
+            table.add_row(*(Text("" if v is None else _cell(v)) for v in row))
+        # A pipe or a file has no width to fit into.
+        _OUT.print(table, width=None if _OUT.is_terminal else 10_000, crop=False, no_wrap=not _OUT.is_terminal)
         if len(rows) > limit:
             _ERR.print(f"The first {limit} rows; --limit N shows more, --output csv all.")
         return
-    writer = csv.writer(sys.stdout)
+    writer = csv.writer(sys.stdout, lineterminator="\n")
     if output == "csv":
         writer.writerow(frame.columns)
     for row in frame.toLocalIterator(prefetchPartitions=True):
         if output == "csv":
-            writer.writerow(["" if v is None else v for v in row])
+            writer.writerow(["" if v is None else _flat(v) for v in row])
         else:
             click.echo(json.dumps(row.asDict(recursive=True), default=str))
+
+
+def _flat(value: object) -> object:
+    """A value for one field of CSV: arrays, maps and structs as JSON."""
+    if isinstance(value, Row):
+        value = value.asDict(recursive=True)
+    return json.dumps(value, default=str) if isinstance(value, (list, dict)) else value
 
 
 def _cell(value: object) -> str:
@@ -233,13 +256,17 @@ def summarise(lake: Lake, seconds: float) -> None:
         )
     _OUT.print(table)
     _OUT.print(
-        f"Best overall: model {best['model_id']}, {best['algorithm']} with {best['n_clusters']} clusters on {best['features']}."
+        f"Best overall: model {best['model_id']}, {best['algorithm']} with {best['n_clusters']} clusters on "
+        f"{best['features']}."
     )
     _OUT.print("\nType next:", style="bold")
+    counts_by_cluster = (
+        "SELECT cluster, count(*) AS photos, count(DISTINCT vehicle_id) AS vehicles FROM assignments "  # noqa: S608 (shown)
+        f"WHERE model_id = '{best['model_id']}' GROUP BY cluster ORDER BY cluster"
+    )
     for line in (
-        f'motorpool sql --lake {lake} "SELECT * FROM leaderboard LIMIT 10"',
-        f'motorpool sql --lake {lake} "SELECT cluster, count(*) AS photos, count(DISTINCT vehicle_id) AS vehicles FROM assignments '
-        f"WHERE model_id = '{best['model_id']}' GROUP BY cluster ORDER BY cluster\"",
+        f'motorpool sql --lake {lake} "SELECT * FROM leaderboard LIMIT 10"',  # noqa: S608
+        f'motorpool sql --lake {lake} "{counts_by_cluster}"',
         f"motorpool export --lake {lake} --out best_clusterization.csv",
     ):
         _OUT.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)

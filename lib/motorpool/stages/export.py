@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import io
 import logging
 import os
 from pathlib import Path
+from typing import TextIO
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, Row
@@ -28,7 +31,7 @@ def best_model(lake: Lake) -> Row:
     row = lake.spark.table(lake.sql_name("leaderboard")).orderBy("rank").first()
     if row is None:
         raise LakeError(
-            f"no model in the lake {lake} can be ranked; see `motorpool sql --lake {lake} "
+            f"no model in the lake {lake} can be ranked; see `motorpool sql --lake {lake} "  # noqa: S608 (shown)
             '"SELECT features, params, status, reason FROM models"`'
         )
     return row
@@ -37,8 +40,8 @@ def best_model(lake: Lake) -> Row:
 def run_export(lake: Lake, out: Path, model_id: str | None = None) -> tuple[str, int]:
     """Write ``path,cluster,outlier`` in the images' order; returns the model's id and the number of lines.
 
-    The best model of the leaderboard unless one is named. ``outlier`` is 1 or 0 from the ``outliers``
-    table where the lake has one, 1 for noise, and else empty: not known. The file appears whole
+    The best model of the leaderboard unless one is named. ``outlier`` is 1 for noise, and else empty: not
+    known. The file appears whole
     or not at all. Driver memory: one partition of the labels as text.
     """
     chosen = model_id or str(best_model(lake)["model_id"])
@@ -62,16 +65,27 @@ def _write_csv(rows: DataFrame, out: Path) -> int:
             writer.writerows(zip(*(batch.column(c).to_pylist() for c in COLUMNS), strict=True))
             yield pa.RecordBatch.from_arrays([pa.array([len(batch)]), pa.array([text.getvalue()])], names=["n", "text"])
 
-    out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.part")
     n_lines = 0
     try:
-        with draft.open("w", encoding="utf-8", newline="") as f:
+        with _open_draft(draft, out) as f:
             f.write(",".join(COLUMNS) + "\n")
             for piece in rows.mapInArrow(run, "n BIGINT, text STRING").toLocalIterator(prefetchPartitions=True):
                 f.write(piece["text"])
                 n_lines += piece["n"]
         os.replace(draft, out)
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
     return n_lines
+
+
+def _open_draft(draft: Path, out: Path) -> TextIO:
+    """The file to write; ConfigError, before any work, where it cannot become ``out``."""
+    try:
+        if out.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(out))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return draft.open("w", encoding="utf-8", newline="")
+    except OSError as exc:
+        raise ConfigError(f"--out {out}: cannot be written: {exc.strerror or exc}") from exc

@@ -67,7 +67,8 @@ def _pending(ctx: Context, sets: Sequence[FeatureSet]) -> list[FeatureSet]:
         missing = [d for d in fs.descriptors if d not in ingested]
         if missing:
             raise ConfigError(
-                f"features[{index}] ({fs.name}): descriptor {missing[0]!r} is not in the lake; it holds {', '.join(sorted(ingested))}"
+                f"features[{index}] ({fs.name}): descriptor {missing[0]!r} is not in the lake; it holds "
+                f"{', '.join(sorted(ingested))}"
             )
     known = {}
     if ctx.lake.exists("feature_sets"):

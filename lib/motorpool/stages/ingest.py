@@ -120,8 +120,8 @@ def _write(
             n_bad = bad_rows.select("image_id").distinct().count()
         if n_bad and added:
             raise LakeError(
-                f"{n_bad:,} rows of {', '.join(arrays)} hold NaN or infinity, but the lake already has descriptors with "
-                "these rows: ingest all descriptors together into a new lake"
+                f"{n_bad:,} rows of {', '.join(arrays)} hold NaN or infinity, but the lake already has descriptors "
+                "with these rows: ingest all descriptors together into a new lake"
             )
         if n_bad == n_images:
             raise CaseError("every row holds NaN or infinity: nothing is left to ingest")
@@ -152,7 +152,8 @@ def _write(
     rows = [(n, a.name, *a.shape, str(a.dtype), n_dropped, fingerprint) for n, a in arrays.items()]
     sources = ctx.spark.createDataFrame(
         rows,
-        "descriptor STRING, file STRING, n_rows BIGINT, n_columns INT, dtype STRING, n_dropped BIGINT, paths_fingerprint STRING",
+        "descriptor STRING, file STRING, n_rows BIGINT, n_columns INT, dtype STRING, n_dropped BIGINT, "
+        "paths_fingerprint STRING",
     )
     lake.replace("sources", sources.withColumn("ingested_at", F.current_timestamp()), {"descriptor": list(arrays)})
 
