@@ -63,11 +63,8 @@ def test_blobs_far_from_the_origin(blocked: Callable[..., DataFrame]) -> None:
     check(fit_kmeans(blocked(x), KS, seed=1, n_init=3), x, KS)
 
 
-@pytest.mark.parametrize("name", ["vdc_type", "osnet"])
-def test_real_descriptors(
-    blocked: Callable[..., DataFrame], case_vectors: Callable[[str], np.ndarray], name: str
-) -> None:
-    x = PCA(30, random_state=0).fit_transform(case_vectors(name)).astype(np.float32)
+def test_real_descriptors(blocked: Callable[..., DataFrame], case_vectors: Callable[[str], np.ndarray]) -> None:
+    x = PCA(30, random_state=0).fit_transform(case_vectors("vdc_type")).astype(np.float32)
     check(fit_kmeans(blocked(x), KS, seed=1, n_init=3), x, KS)
 
 
@@ -109,7 +106,7 @@ def test_the_coreset_stands_for_all_rows(blocked: Callable[..., DataFrame], monk
 
 def test_the_same_result_again_and_on_any_partitions(blocked: Callable[..., DataFrame]) -> None:
     x = blobs(300, seed=5)
-    df, ks = blocked(x, 3), [2, 5]
+    df, ks = blocked(x, 3), [2, 4]
     first = fit_kmeans(df, ks, seed=3)
     for left, right in zip(first, fit_kmeans(df, ks, seed=3), strict=True):
         assert np.array_equal(left.centroids, right.centroids)
