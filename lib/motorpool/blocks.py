@@ -144,13 +144,13 @@ def fold(
 ) -> S:
     """Sum up a DataFrame: every task fills a state from its batches, and the states are merged.
 
-    At most ``tasks`` states are made (four for each slot by default). States are merged in the order of
+    At most ``tasks`` states are made, by default one for each slot: starting a task costs more than a block. States are merged in the order of
     their partitions, so a repeated run adds the same numbers in the same order. The driver holds two
     states at a time of the at most 32 it receives; when there are more, or with ``merge_on_cluster`` for
     large states, one further stage merges them first.
     """
     spark = df.sparkSession
-    tasks = tasks or 4 * parallelism(spark)
+    tasks = tasks or parallelism(spark)
 
     def run(batches: Batches) -> Batches:
         from pyspark import TaskContext

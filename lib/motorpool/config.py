@@ -153,7 +153,7 @@ class KMeansGrid(_Section):
     n_init: int = Field(default=1, ge=1, le=100)
     max_iter: int = Field(default=100, ge=1)
     #: A model is done when a pass over all images lowers its inertia by less than this share.
-    tol: float = Field(default=1e-5, ge=0)
+    tol: float = Field(default=1e-4, ge=0)
     features: list[Name] | None = None
 
 
