@@ -144,10 +144,10 @@ def fold(
 ) -> S:
     """Sum up a DataFrame: every task fills a state from its batches, and the states are merged.
 
-    At most ``tasks`` states are made, by default one for each slot: starting a task costs more than a block. States are merged in the order of
-    their partitions, so a repeated run adds the same numbers in the same order. The driver holds two
-    states at a time of the at most 32 it receives; when there are more, or with ``merge_on_cluster`` for
-    large states, one further stage merges them first.
+    At most ``tasks`` states are made, by default one for each slot: starting a task costs more than
+    several blocks. States are merged in the order of their partitions, so a repeated run adds the same
+    numbers in the same order. The driver holds two states at a time of the at most 32 it receives; when
+    there are more, or with ``merge_on_cluster`` for large states, one further stage merges them first.
     """
     spark = df.sparkSession
     tasks = tasks or parallelism(spark)
