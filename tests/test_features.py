@@ -180,6 +180,7 @@ JOINS = [
     ([("b", "standard > pca: 4", 0.3333333), ("a", "pca: 5 > standard", 1.0)], "svd: 5"),
     ([("b", "standard > pca: 4", 0.333333), ("a", "pca: 5", 10.0)], "pca: 0.95"),
     ([("a", "minmax", 3.0), ("b", "standard", 0.5)], "minmax"),
+    ([("a", "minmax", 3.000004), ("b", "standard", 0.5)], "minmax"),
 ]
 
 
@@ -214,6 +215,9 @@ def test_joined_sets_equal_scikit_learn_on_stacked_parts_and_take_one_pass(
             if ratio is not None:
                 assert item.spectrum is not None
                 assert np.abs(item.spectrum.curve[: len(ratio)] - ratio).max() <= 1e-4
+        # Weights that differ in the seventh digit are not taken for one another.
+        scales = [item.program.ops[0].fields["scale"][0] for item in items[4:]]
+        assert scales[0] / scales[1] == pytest.approx(3.000004 / 3, rel=1e-9)
         assert np.array_equal(collect(fitter.transform(items[2])), items[2].program.apply([pair["b"], pair["a"]]))
 
 
