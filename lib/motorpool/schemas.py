@@ -124,7 +124,7 @@ VIEWS: dict[str, str] = {
         )
         SELECT CAST(row_number() OVER (ORDER BY score, features, n_clusters, model_id) AS INT) AS rank,
                CAST(row_number() OVER (PARTITION BY features ORDER BY score_in_features, n_clusters, model_id) AS INT) AS rank_in_features,
-               round(score, 4) AS score, model_id, features, algorithm, params, n_clusters, n_noise,
+               CAST(round(score, 4) AS DOUBLE) AS score, model_id, features, algorithm, params, n_clusters, n_noise,
                calinski_harabasz, davies_bouldin, silhouette, vehicle_agreement, inertia
         FROM merged
         ORDER BY rank
