@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 from pyspark.errors import PySparkException
+from pyspark.logger import PySparkLogger
 from pyspark.sql import DataFrame, Row
 from rich.console import Console
 from rich.logging import RichHandler
@@ -52,6 +53,8 @@ def _configure_logging(debug: bool) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False
+    # PySpark's own copy of every error, as JSON on stderr.
+    PySparkLogger.getLogger("SQLQueryContextLogger").disabled = not debug
 
 
 def _run_options(command: Command) -> Command:
@@ -179,7 +182,7 @@ def _print_rows(frame: DataFrame, output: str, limit: int) -> None:
             # Text, because a path may hold brackets, which are markup in a plain string.
             table.add_row(*(Text("" if v is None else _cell(v)) for v in row))
         # A pipe or a file has no width to fit into.
-        _OUT.print(table, width=None if _OUT.is_terminal else 10_000, crop=False, no_wrap=not _OUT.is_terminal)
+        (_OUT if _OUT.is_terminal else Console(width=10_000)).print(table)
         if len(rows) > limit:
             _ERR.print(f"The first {limit} rows; --limit N shows more, --output csv all.")
         return
