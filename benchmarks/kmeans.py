@@ -16,6 +16,7 @@ import shutil
 from typing import Any
 
 import numpy as np
+
 from harness import DATA, entry, full_case, run_contender, step, write_report
 
 SOURCE = DATA / "kmeans-features"

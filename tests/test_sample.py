@@ -105,9 +105,7 @@ def test_images_paths_has_windows_form(made: SampleSummary) -> None:
 
 def test_photos_exist_and_open(made: SampleSummary) -> None:
     rows = rows_of(made.path)
-    on_disk = {
-        path.relative_to(made.path / "raw_data").as_posix() for path in made.path.glob("raw_data/**/*.jpg")
-    }
+    on_disk = {path.relative_to(made.path / "raw_data").as_posix() for path in made.path.glob("raw_data/**/*.jpg")}
     assert on_disk == {row["path"] for row in rows}
     for row in rows:
         with Image.open(made.path / "raw_data" / row["path"]) as photo:
@@ -293,9 +291,7 @@ def test_descriptors_carry_what_they_should() -> None:
         majority = np.add.reduceat(one_hot, starts).max(axis=1).sum() / n
         return {of: adjusted_rand_score(fact, labels) for of, fact in facts.items()} | {"vehicle": majority}
 
-    kinds, colors, reid, general = (
-        measure(name, 8) for name in ("vdc_type", "vdc_color", "osnet", "efficientnet-b7")
-    )
+    kinds, colors, reid, general = (measure(name, 8) for name in ("vdc_type", "vdc_color", "osnet", "efficientnet-b7"))
     # Each knows its own subject best, well but not perfectly.
     assert 0.5 < kinds["type"] < 0.95
     assert 0.5 < colors["color"] < 0.95
@@ -335,8 +331,7 @@ def test_extreme_rows_spoil_min_max_scaling() -> None:
     assert np.min(without / width) < 0.3
     scaled = (scores - scores.min(axis=0)) / width
     found, lost = (
-        adjusted_rand_score(truth.view, KMeans(2, n_init=2, random_state=0).fit_predict(X))
-        for X in (scores, scaled)
+        adjusted_rand_score(truth.view, KMeans(2, n_init=2, random_state=0).fit_predict(X)) for X in (scores, scaled)
     )
     assert found > 0.3
     assert lost < 0.1

@@ -32,6 +32,8 @@ _ALWAYS = {
     "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
     # One open writer for each of a few hundred models avoids a sort of all labels by model.
     "spark.sql.maxConcurrentOutputFileWriters": "256",
+    # Blocks are 4 MB and more each: without this bound a batch of them takes up to 256 MB in a worker.
+    "spark.sql.execution.arrow.maxBytesPerBatch": str(64 * 2**20),
 }
 
 #: Settings that only make sense when driver and executors share one machine.

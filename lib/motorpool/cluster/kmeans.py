@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from motorpool import blocks
+from motorpool.blocks import Batches
 from motorpool.cluster.coreset import Coreset, Spread, draw_coreset, spread
 
 log = logging.getLogger(__name__)
@@ -103,7 +106,8 @@ def fit_kmeans(
     if too_large:
         raise ValueError(f"k = {too_large[0]} asks for more clusters than there are rows ({known.n})")
     coreset = draw_coreset(block_df, known, seed)
-    runs = [_start(coreset, known, k, start, seed, progress) for k in ks for start in range(n_init)]
+    runs = _starts(block_df.sparkSession, coreset, known, ks, n_init, seed)
+    progress(f"{len(runs)} starts on {len(coreset.rows):,} of {known.n:,} rows")
     for iteration in range(max_iter):
         active = [r for r in runs if r.active]
         if not active:
@@ -117,18 +121,54 @@ def fit_kmeans(
     return [_best([r for r in runs if r.k == k], known) for k in ks]
 
 
-def _start(coreset: Coreset, known: Spread, k: int, start: int, seed: int, progress: Callable[[str], None]) -> _Run:
-    began = time.monotonic()
+def _starts(
+    spark: SparkSession, coreset: Coreset, known: Spread, ks: Sequence[int], n_init: int, seed: int
+) -> list[_Run]:
+    """k-means++ and Lloyd on the coreset for every run, as Spark tasks of one core each.
+
+    A task holds the coreset once more, and scikit-learn's working memory for it.
+    """
     # Centred on the mean of all rows: float32 distances lose nothing to a far-off origin.
-    rows = coreset.rows - known.mean.astype(np.float32)
-    state = int(np.random.SeedSequence([seed, k, start]).generate_state(1)[0])
-    model = KMeans(k, n_init=1, random_state=state, tol=1e-5, copy_x=False)
-    if len(rows) > k:
-        centroids = model.fit(rows, sample_weight=coreset.weights).cluster_centers_
-    else:
-        centroids = rows
-    progress(f"start {start + 1} of k = {k} on {len(rows):,} rows")
-    return _Run(k, start, centroids.astype(np.float64), seconds=time.monotonic() - began)
+    rows, weights = coreset.rows - known.mean.astype(np.float32), coreset.weights
+    runs = [(k, start) for k in ks for start in range(n_init)]
+    n_tasks = min(len(runs), 4 * blocks.parallelism(spark))
+    # Dealt out by size, largest first, so that no task ends long after the others.
+    order = sorted(range(len(runs)), key=lambda i: -runs[i][0])
+
+    def run(batches: Batches) -> Batches:
+        for batch in batches:
+            for task in batch.column(0).to_pylist():
+                for index in order[task::n_tasks]:
+                    k, start = runs[index]
+                    began = time.monotonic()
+                    state = int(np.random.SeedSequence([seed, k, start]).generate_state(1)[0])
+                    centroids = _fit_coreset(rows, weights, k, state)
+                    columns = [[index], [centroids.tobytes()], [time.monotonic() - began]]
+                    yield pa.RecordBatch.from_arrays(
+                        [pa.array(columns[0], pa.int32()), *map(pa.array, columns[1:])],
+                        names=["index", "centroids", "seconds"],
+                    )
+
+    frame = spark.range(0, n_tasks, 1, n_tasks).mapInArrow(run, "index INT, centroids BINARY, seconds DOUBLE")
+    found = {row["index"]: row for row in frame.collect()}
+    return [
+        _Run(k, start, _centroids(found[i]["centroids"], rows.shape[1]), seconds=found[i]["seconds"])
+        for i, (k, start) in enumerate(runs)
+    ]
+
+
+def _fit_coreset(rows: np.ndarray, weights: np.ndarray, k: int, state: int) -> np.ndarray:
+    if len(rows) <= k:
+        return rows.astype(np.float64)
+    with warnings.catch_warnings():
+        # Fewer distinct rows than clusters: the full passes find out and the model's status says it.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = KMeans(k, n_init=1, random_state=state, tol=1e-5).fit(rows, sample_weight=weights)
+    return model.cluster_centers_.astype(np.float64)
+
+
+def _centroids(data: bytes, width: int) -> np.ndarray:
+    return np.frombuffer(data, np.float64).reshape(-1, width).copy()
 
 
 def _best(runs: list[_Run], known: Spread) -> KMeansModel:
