@@ -67,7 +67,7 @@ def main() -> None:
             by_ari[row[2]] = row
     write_report(
         "real_case",
-        f"A labelled case: {outcome.result['images']:,} photos, {outcome.result['labelled']:,} with a known {args.truth}",
+        f"A labelled case: {outcome.result['images']:,} photos, {outcome.result['labelled']:,} have a {args.truth}",
         [
             (
                 "The best model of each feature set, as the leaderboard ranks them",

@@ -45,8 +45,8 @@ _ALL = (
     # One row per ingested file, written last: a descriptor without its row here is not in the lake.
     Table(
         "sources",
-        "descriptor STRING, file STRING, n_rows BIGINT, n_columns INT, dtype STRING, n_dropped BIGINT, paths_fingerprint STRING, "
-        "ingested_at TIMESTAMP",
+        "descriptor STRING, file STRING, n_rows BIGINT, n_columns INT, dtype STRING, n_dropped BIGINT, "
+        "paths_fingerprint STRING, ingested_at TIMESTAMP",
         "ingest",
     ),
     Table(
@@ -110,20 +110,26 @@ VIEWS: dict[str, str] = {
     "leaderboard": """
         WITH scored AS (
             SELECT *,
-                   (rank() OVER (PARTITION BY features ORDER BY calinski_harabasz DESC) - 0.5) / count(*) OVER (PARTITION BY features) AS ch,
-                   (rank() OVER (PARTITION BY features ORDER BY davies_bouldin ASC) - 0.5) / count(*) OVER (PARTITION BY features) AS db,
-                   (rank() OVER (PARTITION BY features ORDER BY vehicle_agreement DESC NULLS LAST) - 0.5) / count(*) OVER (PARTITION BY features) AS va_in,
-                   (rank() OVER (ORDER BY vehicle_agreement DESC NULLS LAST) - 0.5) / count(*) OVER () AS va_all
+                   rank() OVER (PARTITION BY features ORDER BY calinski_harabasz DESC) AS by_ch,
+                   rank() OVER (PARTITION BY features ORDER BY davies_bouldin ASC) AS by_db,
+                   rank() OVER (PARTITION BY features ORDER BY vehicle_agreement DESC NULLS LAST) AS by_va,
+                   rank() OVER (ORDER BY vehicle_agreement DESC NULLS LAST) AS by_va_of_all,
+                   count(*) OVER (PARTITION BY features) AS n,
+                   count(*) OVER () AS n_of_all
             FROM {models}
             WHERE status = 'ok'
         ), merged AS (
             SELECT *,
-                   CASE WHEN vehicle_agreement IS NULL THEN (ch + db) / 2 ELSE (ch + db + va_in) / 3 END AS score_in_features,
-                   CASE WHEN vehicle_agreement IS NULL THEN (ch + db) / 2 ELSE (ch + db + va_all) / 3 END AS score
+                   CASE WHEN vehicle_agreement IS NULL THEN (by_ch + by_db - 1) / (2 * n)
+                        ELSE (by_ch + by_db + by_va - 1.5) / (3 * n) END AS score_in_features,
+                   CASE WHEN vehicle_agreement IS NULL THEN (by_ch + by_db - 1) / (2 * n)
+                        ELSE ((by_ch + by_db - 1) / n + (by_va_of_all - 0.5) / n_of_all) / 3 END AS score
             FROM scored
         )
         SELECT CAST(row_number() OVER (ORDER BY score, features, n_clusters, model_id) AS INT) AS rank,
-               CAST(row_number() OVER (PARTITION BY features ORDER BY score_in_features, n_clusters, model_id) AS INT) AS rank_in_features,
+               CAST(row_number() OVER (
+                   PARTITION BY features ORDER BY score_in_features, n_clusters, model_id
+               ) AS INT) AS rank_in_features,
                CAST(round(score, 4) AS DOUBLE) AS score, model_id, features, algorithm, params, n_clusters, n_noise,
                calinski_harabasz, davies_bouldin, silhouette, vehicle_agreement, inertia
         FROM merged
