@@ -277,27 +277,34 @@ class TestStopped:
     def test_between_any_two_writes(
         self, done: Context, spark: SparkSession, case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Attempt n stops after n writes; in the end all is as in one go, though some writes came twice."""
+        """Every write in turn is the last before a stop; in the end all is as in one go."""
+        if done.config.lake.format == "delta":
+            pytest.skip("the same for both formats")
         ctx = run_of(spark, case, tmp_path / "lake", done.config.lake.format, **STUDY)
-        write, kept, attempts = Lake._write, set(), 0
+        write, stops = Lake._write, []
         written: list[str] = []
+        allowed = 1
 
         def stopped(lake: Lake, *args: Any) -> None:
-            if len(written) == attempts:
+            if len(written) == allowed:
                 raise _StoppedError
             write(lake, *args)
             written.append(args[0].name)
 
         monkeypatch.setattr(Lake, "_write", stopped)
-        for attempts in range(1, 30):  # noqa: B007
+        while len(stops) < 40:
             written.clear()
             try:
                 run_pipeline(ctx)
                 break
             except _StoppedError:
-                kept |= set(written)
-        assert attempts > 4
-        assert kept == set(TABLES)
+                stops.append(written[-1])
+            # These tables' rows say that work is done; the next attempt goes on from there, one write at a time.
+            marked = {"sources", "feature_sets", "models"} & set(written)
+            allowed = 1 if marked else allowed + 1
+        sets = ["features", "feature_sets"]
+        assert stops[: 4 + 2 * len(sets)] == ["descriptors", "images", "bad_rows", "sources", *sets, *sets]
+        assert {*stops} == set(TABLES)
         assert contents(ctx.lake, clock=False) == contents(done.lake, clock=False)
 
 
