@@ -121,7 +121,11 @@ def sample(out: Path, images: int, seed: int, no_images: bool) -> None:
             not no_images,
             lambda done, total: bar.update(task, completed=done, total=total),
         )
-    click.echo(f"{out}: {summary}")
+    photos = "photos" if summary.with_images else "images (no photos drawn)"
+    click.echo(
+        f"{out}: {summary.images:,} {photos} of {summary.vehicles:,} vehicles, {summary.outliers:,} outliers among them, "
+        f"{summary.seconds:.0f} s"
+    )
 
 
 _LAKE_OPTION = click.option("--lake", "lake_path", metavar="DIR", help="The lake's folder.")
