@@ -123,7 +123,7 @@ def sample(out: Path, images: int, seed: int, no_images: bool) -> None:
         )
     photos = "photos" if summary.with_images else "images (no photos drawn)"
     click.echo(
-        f"{out}: {summary.images:,} {photos} of {summary.vehicles:,} vehicles, {summary.outliers:,} outliers among them, "
+        f"{out}: {summary.images:,} {photos} of {summary.vehicles:,} vehicles, {summary.outliers:,} outliers, "
         f"{summary.seconds:.0f} s"
     )
 
