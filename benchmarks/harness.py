@@ -76,7 +76,8 @@ def run_contender(script: str, name: str, args: Sequence[str] = (), timeout: flo
 
     def watch() -> None:
         root = psutil.Process(child.pid)
-        while not done.wait(0.5):
+        # Reading smaps_rollup of a large JVM takes tens of milliseconds of one core.
+        while not done.wait(2.0):
             try:
                 pss = _tree_pss(root) / 2**30
             except psutil.Error:
