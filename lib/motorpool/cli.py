@@ -186,7 +186,7 @@ def _print_rows(frame: DataFrame, output: str, limit: int) -> None:
             # Text, because a path may hold brackets, which are markup in a plain string.
             table.add_row(*(Text("" if v is None else _cell(v)) for v in row))
         # A pipe or a file has no width to fit into.
-        (_OUT if _OUT.is_terminal else Console(width=10_000)).print(table)
+        _show(table)
         if len(rows) > limit:
             _ERR.print(f"The first {limit} rows; --limit N shows more, --output csv all.")
         return
@@ -205,6 +205,11 @@ def _flat(value: object) -> object:
     if isinstance(value, Row):
         value = value.asDict(recursive=True)
     return json.dumps(value, default=str) if isinstance(value, (list, dict)) else value
+
+
+def _show(table: Table) -> None:
+    """Print a table, at full width where no terminal limits it."""
+    (_OUT if _OUT.is_terminal else Console(width=10_000)).print(table)
 
 
 def _cell(value: object) -> str:
@@ -236,18 +241,11 @@ def summarise(lake: Lake, seconds: float) -> None:
     left_out = sum(v for k, v in by_status.items() if k != "ok")
     _OUT.print(
         f"\n{n_images:,} images, {sum(by_status.values())} models, {left_out} of them left out of the ranking "
-        f"(degenerate or failed), {seconds:,.0f} s"
+        f"(degenerate or failed), {seconds:,.0f} s",
+        soft_wrap=True,
     )
     table = Table(title="The best model of each feature set", title_justify="left")
-    for name in (
-        "rank",
-        "features",
-        "clusters",
-        "Calinski-Harabasz",
-        "Davies-Bouldin",
-        "silhouette",
-        "vehicle agreement",
-    ):
+    for name in ("rank", "features", "clusters", "Cal.-Har.", "Dav.-Bou.", "silhouette", "vehicle agr."):
         table.add_column(name, justify="left" if name == "features" else "right")
     board = lake.spark.table(lake.sql_name("leaderboard")).where("rank_in_features = 1").orderBy("rank").limit(12)
     for row in board.collect():
@@ -261,10 +259,11 @@ def summarise(lake: Lake, seconds: float) -> None:
             f"{row['silhouette']:.3f}",
             agreement,
         )
-    _OUT.print(table)
+    _show(table)
     _OUT.print(
         f"Best overall: model {best['model_id']}, {best['algorithm']} with {best['n_clusters']} clusters on "
-        f"{best['features']}."
+        f"{best['features']}.",
+        soft_wrap=True,
     )
     _OUT.print("\nType next:", style="bold")
     counts_by_cluster = (

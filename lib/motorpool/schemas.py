@@ -105,15 +105,13 @@ VIEWS: dict[str, str] = {
     """,
     # Rank aggregation (Borda): every criterion becomes a fractional rank in (0, 1), 0.5 for a lone model,
     # and the ranks are averaged. Calinski-Harabasz and Davies-Bouldin depend on a feature set's width and
-    # scale, so they are only ever ranked within it; vehicle agreement is ranked within it for
-    # `rank_in_features` and over all models for `rank`.
+    # scale, so they are only ever ranked within it; vehicle agreement is ranked over all models.
     "leaderboard": """
         WITH scored AS (
             SELECT *,
                    rank() OVER (PARTITION BY features ORDER BY calinski_harabasz DESC) AS by_ch,
                    rank() OVER (PARTITION BY features ORDER BY davies_bouldin ASC) AS by_db,
-                   rank() OVER (PARTITION BY features ORDER BY vehicle_agreement DESC NULLS LAST) AS by_va,
-                   rank() OVER (ORDER BY vehicle_agreement DESC NULLS LAST) AS by_va_of_all,
+                   rank() OVER (ORDER BY vehicle_agreement DESC NULLS LAST) AS by_va,
                    count(*) OVER (PARTITION BY features) AS n,
                    count(*) OVER () AS n_of_all
             FROM {models}
@@ -121,14 +119,12 @@ VIEWS: dict[str, str] = {
         ), merged AS (
             SELECT *,
                    CASE WHEN vehicle_agreement IS NULL THEN (by_ch + by_db - 1) / (2 * n)
-                        ELSE (by_ch + by_db + by_va - 1.5) / (3 * n) END AS score_in_features,
-                   CASE WHEN vehicle_agreement IS NULL THEN (by_ch + by_db - 1) / (2 * n)
-                        ELSE ((by_ch + by_db - 1) / n + (by_va_of_all - 0.5) / n_of_all) / 3 END AS score
+                        ELSE ((by_ch + by_db - 1) / n + (by_va - 0.5) / n_of_all) / 3 END AS score
             FROM scored
         )
         SELECT CAST(row_number() OVER (ORDER BY score, features, n_clusters, model_id) AS INT) AS rank,
                CAST(row_number() OVER (
-                   PARTITION BY features ORDER BY score_in_features, n_clusters, model_id
+                   PARTITION BY features ORDER BY score, n_clusters, model_id
                ) AS INT) AS rank_in_features,
                CAST(round(score, 4) AS DOUBLE) AS score, model_id, features, algorithm, params, n_clusters, n_noise,
                calinski_harabasz, davies_bouldin, silhouette, vehicle_agreement, inertia
