@@ -145,9 +145,10 @@ def _set_runtime(spark: SparkSession, settings: Mapping[str, str]) -> None:
 def _start(builder: SparkSession.Builder, verbose: bool) -> SparkSession:
     if verbose:
         return builder.getOrCreate()
-    log_file = Path(tempfile.gettempdir()) / f"motorpool-spark-{os.getpid()}.log"
+    handle, name = tempfile.mkstemp(prefix="motorpool-spark-", suffix=".log")
+    log_file = Path(name)
     try:
-        with _stderr_to(log_file):
+        with _stderr_to(handle):
             return builder.getOrCreate()
     except Exception as exc:
         tail = log_file.read_text(errors="replace")
@@ -161,11 +162,10 @@ def _start(builder: SparkSession.Builder, verbose: bool) -> SparkSession:
 
 
 @contextlib.contextmanager
-def _stderr_to(path: Path) -> Iterator[None]:
-    """Let what is started inside inherit ``path`` as its stderr: the JVM then logs there for good."""
+def _stderr_to(target: int) -> Iterator[None]:
+    """Let what is started inside inherit an open file as its stderr: the JVM then logs there for good."""
     sys.stderr.flush()
     kept = os.dup(2)
-    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
     try:
         os.dup2(target, 2)
         yield
