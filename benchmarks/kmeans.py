@@ -140,7 +140,7 @@ def main() -> None:
     if args is None:
         return
     full_case(args.images)
-    flags = ["--images", str(args.images), "--k-max", str(args.k_max)]
+    flags = ["--images", str(args.images), "--k-max", str(args.k_max), "--mllib-ks", *map(str, args.mllib_ks)]
     run_contender(__file__, "prepare", flags)
     rows: list[list[Any]] = []
     inertia: dict[str, list[float]] = {}

@@ -11,8 +11,8 @@ from pyspark.sql import DataFrame
 from motorpool import blocks
 from motorpool.sampling import uniform_hash
 
-#: Rows of a coreset, and a bound on its float32 numbers (128 MiB), whichever is less.
-CORESET_ROWS = 32_768
+#: Rows of a coreset unless more are asked for, and a bound on its float32 numbers (128 MiB).
+CORESET_ROWS = 16_384
 CORESET_VALUES = 32 * 2**20
 
 
@@ -79,7 +79,7 @@ class _Drawn:
         self.weights += other.weights
 
 
-def draw_coreset(block_df: DataFrame, known: Spread, seed: int) -> Coreset:
+def draw_coreset(block_df: DataFrame, known: Spread, seed: int, at_least: int = 1) -> Coreset:
     """A lightweight coreset (Bachem, Lucic & Krause 2018, algorithm 1) in one pass over blocks.
 
     Row x is drawn with probability min(1, m q(x)), q(x) = 1/2n + |x - mean|^2 / (2 total), and weighs its
@@ -87,7 +87,7 @@ def draw_coreset(block_df: DataFrame, known: Spread, seed: int) -> Coreset:
     image's hash: the same rows however the data are partitioned. All rows, weighing 1, when n <= m.
     """
     width = max(1, len(known.mean))
-    size = max(1, min(CORESET_ROWS, CORESET_VALUES // width))
+    size = max(1, min(max(CORESET_ROWS, at_least), CORESET_VALUES // width))
     n, total, mean = known.n, known.total, known.mean.astype(np.float32)
 
     def add(state: _Drawn, batch: pa.RecordBatch) -> None:

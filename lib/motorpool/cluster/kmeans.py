@@ -21,6 +21,8 @@ from motorpool.cluster.coreset import Coreset, Spread, draw_coreset, spread
 
 log = logging.getLogger(__name__)
 
+#: A cluster of the largest k still has this many rows of the coreset to be found by.
+_CORESET_ROWS_PER_CLUSTER = 128
 #: Far-off rows that each task remembers per model, to re-seed empty clusters with.
 _SPARE = 8
 #: Squared distances below this share of a row's squared length are float32 rounding: the row is at its centroid.
@@ -92,7 +94,8 @@ def fit_kmeans(
 ) -> list[KMeansModel]:
     """KMeans for every k in ``ks`` (each at most the number of rows), each from ``n_init`` starts.
 
-    Every start is scikit-learn's k-means++ and Lloyd on a weighted coreset of at most 32,768 rows; then
+    Every start is scikit-learn's k-means++ and Lloyd on a weighted coreset (16,384 rows, or 128 for
+    each cluster where that is more); then
     Lloyd's iterations run over all rows, one pass for the centroids of all runs together: one float32
     matrix product per block. A run leaves the sweep when a pass lowered its inertia by less than the share
     ``tol``: on wide descriptors the tail below 1e-4 takes most of the passes and wins about a
@@ -105,7 +108,7 @@ def fit_kmeans(
     too_large = [k for k in ks if k > known.n]
     if too_large:
         raise ValueError(f"k = {too_large[0]} asks for more clusters than there are rows ({known.n})")
-    coreset = draw_coreset(block_df, known, seed)
+    coreset = draw_coreset(block_df, known, seed, _CORESET_ROWS_PER_CLUSTER * max(ks))
     runs = _starts(block_df.sparkSession, coreset, known, ks, n_init, seed)
     progress(f"{len(runs)} starts on {len(coreset.rows):,} of {known.n:,} rows")
     for iteration in range(max_iter):
@@ -163,7 +166,7 @@ def _fit_coreset(rows: np.ndarray, weights: np.ndarray, k: int, state: int) -> n
     with warnings.catch_warnings():
         # Fewer distinct rows than clusters: the full passes find out and the model's status says it.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = KMeans(k, n_init=1, random_state=state, tol=1e-5).fit(rows, sample_weight=weights)
+        model = KMeans(k, n_init=1, random_state=state).fit(rows, sample_weight=weights)
     return model.cluster_centers_.astype(np.float64)
 
 
