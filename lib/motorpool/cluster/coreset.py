@@ -12,7 +12,7 @@ from motorpool import blocks
 from motorpool.sampling import uniform_hash
 
 #: Rows of a coreset unless more are asked for, and a bound on its float32 numbers (128 MiB).
-CORESET_ROWS = 16_384
+CORESET_ROWS = 32_768
 CORESET_VALUES = 32 * 2**20
 
 

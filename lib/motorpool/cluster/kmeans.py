@@ -94,10 +94,9 @@ def fit_kmeans(
 ) -> list[KMeansModel]:
     """KMeans for every k in ``ks`` (each at most the number of rows), each from ``n_init`` starts.
 
-    Every start is scikit-learn's k-means++ and Lloyd on a weighted coreset (16,384 rows, or 128 for
-    each cluster where that is more); then
-    Lloyd's iterations run over all rows, one pass for the centroids of all runs together: one float32
-    matrix product per block. A run leaves the sweep when a pass lowered its inertia by less than the share
+    Every start is scikit-learn's k-means++ and Lloyd on a weighted coreset (32,768 rows, or 128 for
+    each cluster where that is more); then Lloyd's iterations run over all rows, one pass for the centroids
+    of all runs together: one float32 matrix product per block. A run leaves the sweep when a pass lowered its inertia by less than the share
     ``tol``: on wide descriptors the tail below 1e-4 takes most of the passes and wins about a
     thousandth of the inertia. Empty clusters get the rows farthest from their centroids. The result depends on
     the seed and the rows' ids, and on the partitions only through the order of floating-point sums.
@@ -166,7 +165,8 @@ def _fit_coreset(rows: np.ndarray, weights: np.ndarray, k: int, state: int) -> n
     with warnings.catch_warnings():
         # Fewer distinct rows than clusters: the full passes find out and the model's status says it.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = KMeans(k, n_init=1, random_state=state).fit(rows, sample_weight=weights)
+        # Settling here is cheap; every pass that a rough start costs later is not.
+        model = KMeans(k, n_init=1, random_state=state, tol=1e-5).fit(rows, sample_weight=weights)
     return model.cluster_centers_.astype(np.float64)
 
 
