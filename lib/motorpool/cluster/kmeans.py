@@ -94,12 +94,13 @@ def fit_kmeans(
 ) -> list[KMeansModel]:
     """KMeans for every k in ``ks`` (each at most the number of rows), each from ``n_init`` starts.
 
-    Every start is scikit-learn's k-means++ and Lloyd on a weighted coreset (32,768 rows, or 128 for
-    each cluster where that is more); then Lloyd's iterations run over all rows, one pass for the centroids
-    of all runs together: one float32 matrix product per block. A run leaves the sweep when a pass lowered its inertia by less than the share
-    ``tol``: on wide descriptors the tail below 1e-4 takes most of the passes and wins about a
-    thousandth of the inertia. Empty clusters get the rows farthest from their centroids. The result depends on
-    the seed and the rows' ids, and on the partitions only through the order of floating-point sums.
+    Every start is scikit-learn's k-means++ and Lloyd on a weighted coreset (32,768 rows, or 128 for each
+    cluster where that is more); then Lloyd's iterations run over all rows, one pass for the centroids of
+    all runs together: one float32 matrix product per block. A run leaves the sweep when a pass lowered its
+    inertia by less than the share ``tol``: on wide descriptors the tail below 1e-4 takes most of the passes
+    and wins about a thousandth of the inertia. Empty clusters get the rows farthest from their centroids.
+    The result depends on the seed and the rows' ids, and on the partitions only through the order of
+    floating-point sums.
 
     Driver memory: the coreset (at most 128 MiB) and the centroids of all runs.
     """
