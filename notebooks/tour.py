@@ -55,10 +55,10 @@ spark.sql(
 
 spark.sql(
     """
-    SELECT c.cluster, slice(collect_list(i.path), 1, 3) AS nearest_photos
-    FROM clusters c LATERAL VIEW posexplode(c.exemplars) e AS position, image_id
-    JOIN images i ON i.image_id = e.image_id
-    WHERE c.model_id = :model_id GROUP BY c.cluster ORDER BY c.cluster
+    SELECT c.cluster, c.nth, i.path
+    FROM (SELECT cluster, posexplode(exemplars) AS (nth, image_id) FROM clusters WHERE model_id = :model_id) AS c
+    JOIN images AS i ON i.image_id = c.image_id
+    WHERE c.nth < 3 ORDER BY c.cluster, c.nth
     """,
     args={"model_id": model_id},
 ).show(truncate=False)
