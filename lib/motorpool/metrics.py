@@ -13,6 +13,25 @@ EXEMPLARS = 12
 _ROUNDING = 1e-12
 
 
+def distance_factors(points: np.ndarray) -> np.ndarray:
+    """float64[d + 2, K] for `squared_distances` to float64[K, d] points."""
+    norms = np.square(points).sum(axis=1)
+    return np.concatenate([-2.0 * points.T, norms[None], np.ones((1, len(points)))])
+
+
+def squared_distances(x: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """float64[n, K] from float64[n, d] rows; rounding may leave a trace below zero.
+
+    |x - c|^2 as one matrix product [x, 1, |x|^2] [-2c; |c|^2; 1]: no pass over the result is left to do.
+    """
+    n, width = x.shape
+    wide = np.empty((n, width + 2))
+    wide[:, :width] = x
+    wide[:, width] = 1.0
+    np.einsum("ij,ij->i", x, x, out=wide[:, width + 1])
+    return wide @ factors
+
+
 class ClusterSums:
     """First pass: size and sum of every cluster of several models.
 
@@ -75,6 +94,7 @@ class ClusterSpread:
         self.edges = sums.edges
         self.counts = sums.counts
         self.means = sums.means
+        self._factors = distance_factors(self.means)
         self.n_models = len(self.edges) - 1
         total = self.edges[-1]
         self.squared = np.zeros(total)
@@ -84,10 +104,7 @@ class ClusterSpread:
 
     def update(self, ids: np.ndarray, x: np.ndarray, labels: np.ndarray) -> None:
         """Add int64[n] ids, float64[n, d] rows and int[n, models] labels, the same as in the first pass."""
-        d2 = x @ self.means.T
-        d2 *= -2.0
-        d2 += np.square(self.means).sum(axis=1)
-        d2 += np.square(x).sum(axis=1)[:, None]
+        d2 = squared_distances(x, self._factors)
         np.maximum(d2, 0.0, out=d2)
         d2[:, self.counts == 0] = np.inf
         for model in range(self.n_models):

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from motorpool import blocks
+from motorpool import blocks, metrics
 from motorpool.blocks import Batches
 
 WIDE_SCHEMA = "image_id BIGINT, clusters ARRAY<INT>, distances ARRAY<FLOAT>"
@@ -26,7 +26,7 @@ class Nearest:
         self.shift = stacked.mean(axis=0)
         self.centroids = stacked - self.shift
         self.edges = np.cumsum([0, *(len(m) for m in models)])
-        self.norms = np.square(self.centroids).sum(axis=1)
+        self._factors = metrics.distance_factors(self.centroids)
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -34,12 +34,7 @@ class Nearest:
 
     def squared(self, x: np.ndarray) -> np.ndarray:
         """Squared distances float64[n, K] of float32[n, d] rows to the centroids of all models."""
-        y = x - self.shift
-        d2 = y @ self.centroids.T
-        d2 *= -2.0
-        d2 += self.norms
-        d2 += np.square(y).sum(axis=1)[:, None]
-        return np.maximum(d2, 0.0, out=d2)
+        return np.maximum(metrics.squared_distances(x - self.shift, self._factors), 0.0)
 
     def labels(self, squared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """int32[n, models] cluster numbers and float32[n, models] distances from ``squared``."""

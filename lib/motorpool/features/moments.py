@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg.blas import dger
 
 
 class Moments:
@@ -26,38 +27,39 @@ class Moments:
         """Add the rows of float32[m, d]."""
         if not len(x):
             return
-        block = Moments()
-        block.n = len(x)
-        shift = x.mean(axis=0, dtype=np.float64).astype(np.float32)
+        mean = x.mean(axis=0, dtype=np.float64)
+        shift = mean.astype(np.float32)
         centred = x - shift
-        # The shift is rounded to float32, so the centred rows keep a tiny mean of their own.
-        rest = centred.mean(axis=0, dtype=np.float64)
-        block.mean = shift + rest
         # NumPy hands A.T @ A to the symmetric BLAS routine: half the work of a general product.
-        block.scatter = (centred.T @ centred).astype(np.float64)
-        block.scatter -= block.n * np.outer(rest, rest)
-        block.min = x.min(axis=0)
-        block.max = x.max(axis=0)
-        self.merge(block)
+        scatter = centred.T @ centred
+        # The shift is rounded to float32, which shows only where the spread is close to that rounding.
+        rest = mean - shift
+        if np.any(len(x) * rest**2 > 1e-9 * scatter.diagonal()):
+            scatter = scatter - len(x) * np.outer(rest, rest)
+        self._add(len(x), mean, scatter, x.min(axis=0), x.max(axis=0))
 
     def merge(self, other: Moments) -> None:
         """Add all rows of another; ValueError when the widths differ."""
         if other.n == 0:
             return
+        self._add(other.n, other.mean, other.scatter, other.min, other.max)
+
+    def _add(self, n: int, mean: np.ndarray, scatter: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
         if self.n == 0:
-            self.n, self.mean, self.scatter = other.n, other.mean, other.scatter.copy()
-            self.min, self.max = other.min, other.max
+            self.n, self.mean, self.scatter = n, mean, scatter.astype(np.float64)
+            self.min, self.max = low, high
             return
-        if other.mean.shape != self.mean.shape:
-            raise ValueError(f"vectors of {len(other.mean)} numbers beside vectors of {len(self.mean)}")
-        n = self.n + other.n
-        delta = other.mean - self.mean
-        self.scatter += other.scatter
-        self.scatter += np.outer(delta, delta * (self.n * other.n / n))
-        self.mean = self.mean + delta * (other.n / n)
-        self.min = np.minimum(self.min, other.min)
-        self.max = np.maximum(self.max, other.max)
-        self.n = n
+        if mean.shape != self.mean.shape:
+            raise ValueError(f"vectors of {len(mean)} numbers beside vectors of {len(self.mean)}")
+        total = self.n + n
+        delta = mean - self.mean
+        # At thousands of columns each pass over the matrix counts: two of them, both in place.
+        np.add(self.scatter, scatter, out=self.scatter)
+        self.scatter = dger(self.n * n / total, delta, delta, a=self.scatter.T, overwrite_a=True).T
+        self.mean = self.mean + delta * (n / total)
+        self.min = np.minimum(self.min, low)
+        self.max = np.maximum(self.max, high)
+        self.n = total
 
     def stats(self) -> Stats:
         return Stats(self.n, self.mean, self.scatter / max(self.n - 1, 1), self.min, self.max)
