@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 from collections.abc import Callable
@@ -181,6 +182,17 @@ class TestBadRows:
         with pytest.raises(CaseError, match="every row holds NaN"):
             run_ingest(ctx)
         assert contents(ctx.lake) == {}
+
+    @pytest.mark.parametrize("nothing_left", [False, True])
+    def test_nothing_stays_persisted(self, spark: SparkSession, tmp_path: Path, nothing_left: bool) -> None:
+        case = self.spoil(tmp_path)
+        if nothing_left:
+            (case / "descriptors" / "osnet.pickle").write_bytes(pickle.dumps(np.full((ROWS, 2), np.nan)))
+        spark.catalog.clearCache()
+        ctx = run_of(spark, case, tmp_path / "lake", "parquet", case_options={"on_bad_rows": "drop"})
+        with pytest.raises(CaseError) if nothing_left else contextlib.nullcontext():
+            run_ingest(ctx)
+        assert spark._jsparkSession.sharedState().cacheManager().isEmpty()
 
 
 def put(name: str, content: bytes) -> Callable[[Path], None]:

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from motorpool.case.arrays import open_array
-from motorpool.case.pickled import MAX_OPCODES, RawLayout, index_text, read_pickle_layout
+from motorpool.case.arrays.laid_out import RawLayout
+from motorpool.case.arrays.pickle_text import index_text
+from motorpool.case.arrays.pickled import MAX_OPCODES, read_pickle_layout
 from motorpool.errors import CaseError
 
 GOOD = np.arange(24, dtype=np.float32).reshape(4, 6) / 7
@@ -279,7 +281,7 @@ def test_text_characters_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     text = data[layout.offset : layout.offset + layout.nbytes].decode()
     expected = [layout.offset + len(text[:i].encode()) for i in range(97)]
     for block in (2, 3, 5, 7, 64):
-        monkeypatch.setattr("motorpool.case.pickled._TEXT_BLOCK", block)
+        monkeypatch.setattr("motorpool.case.arrays.pickle_text._TEXT_BLOCK", block)
         found = index_text(io.BytesIO(data), layout, np.arange(97), "x")
         assert found.tolist() == expected
 

@@ -1,0 +1,109 @@
+"""The images of a case: every path checked, its vehicle, and what the attributes file says about it."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from motorpool.case.files import redact
+from motorpool.case.folder import Case
+from motorpool.case.tables import read_attributes
+from motorpool.errors import CaseError, ConfigError
+
+log = logging.getLogger(__name__)
+
+
+def check_paths(paths: DataFrame, images_paths: str) -> tuple[int, str]:
+    """The number of `paths` (``image_id, path``) and a fingerprint of them all, the same for any partitions.
+
+    Raises CaseError, which names the file `images_paths`, for an empty case, and for paths that are blank or not
+    unique.
+    """
+    shown = redact(images_paths)
+    # A sum of hashes does not depend on the order in which tasks add them; decimals do not overflow.
+    hashed = F.xxhash64("image_id", "path").cast("decimal(38,0)")
+    row = paths.agg(
+        F.count("*").alias("n"),
+        F.sum(hashed).alias("sum"),
+        F.sum((F.col("path") == "").cast("int")).alias("blank"),
+    ).first()
+    if row is None or row["n"] == 0:
+        raise CaseError(f"{shown}: holds no paths: an empty case cannot be ingested")
+    if row["blank"]:
+        first = paths.where(F.col("path") == "").agg(F.min("image_id")).first()
+        raise CaseError(f"{shown}: {row['blank']:,} paths are empty, the first in row {first[0] if first else '?'}")
+    twice = paths.groupBy("path").agg(F.count("*").alias("n"), F.min("image_id").alias("row")).where("n > 1")
+    worst = twice.orderBy("row").limit(3).collect()
+    if worst:
+        listed = "; ".join(f"{r['path']} ({r['n']} times, first in row {r['row']})" for r in worst)
+        raise CaseError(f"{shown}: paths must be unique, found {twice.count():,} more than once: {listed}")
+    return int(row["n"]), str(row["sum"])
+
+
+def read_images(paths: DataFrame, case: Case, vehicle_pattern: str | None) -> DataFrame:
+    """``image_id, path, vehicle_id`` of `paths` (``image_id, path``) and the columns of the attributes file.
+
+    A vehicle is the first group of `vehicle_pattern` (a regular expression that Python and Java take) in the path,
+    null where there is none; without a pattern it is what the attributes say. Raises CaseError for attributes that
+    name an image twice or none of the case, ConfigError for a pattern that Java does not take.
+    """
+    attributes = read_attributes(paths.sparkSession, case.attributes) if case.attributes else None
+    if vehicle_pattern is not None:
+        # Java names a group differently, and only numbers matter here.
+        found = F.regexp_extract("path", re.sub(r"\(\?P<\w+>", "(", vehicle_pattern), 1)
+        vehicle = F.when(found != "", found)
+    else:
+        vehicle = F.lit(None).cast("string")
+    images = paths.select("image_id", "path", vehicle.alias("vehicle_id"))
+    _report_vehicles(images, vehicle_pattern)
+    if attributes is None:
+        return images
+    _check_attributes(attributes, paths, str(case.attributes))
+    if "vehicle_id" in attributes.columns:
+        # The path tells the vehicle where a pattern is set; without one the attributes may.
+        if vehicle_pattern is None:
+            images = images.drop("vehicle_id")
+        else:
+            attributes = attributes.drop("vehicle_id")
+    others = [c for c in attributes.columns if c not in ("path", "vehicle_id")]
+    joined = images.join(attributes, on="path", how="left")
+    return joined.select("image_id", "path", "vehicle_id", *(f"`{c}`" for c in others)).orderBy("image_id")
+
+
+def _report_vehicles(images: DataFrame, pattern: str | None) -> None:
+    if pattern is None:
+        return
+    try:
+        row = images.agg(F.count("vehicle_id").alias("known"), F.count("*").alias("n")).first()
+    except PySparkException as exc:
+        if "INVALID_PARAMETER_VALUE.PATTERN" not in str(exc):
+            raise
+        raise ConfigError(
+            f"case.vehicle_pattern: {pattern!r}: Spark runs it as a Java regular expression, and Java does not take it"
+        ) from exc
+    if row and row["known"] < row["n"]:
+        log.warning(
+            "ingest: case.vehicle_pattern %r finds no vehicle in %s of %s paths; their vehicle_id is null",
+            pattern,
+            f"{row['n'] - row['known']:,}",
+            f"{row['n']:,}",
+        )
+
+
+def _check_attributes(attributes: DataFrame, paths: DataFrame, path: str) -> None:
+    shown = redact(path)
+    twice = attributes.groupBy("path").count().where("count > 1").orderBy("path").limit(3).collect()
+    if twice:
+        raise CaseError(f"{shown}: each path may have one row, found several for {', '.join(r['path'] for r in twice)}")
+    n_rows = attributes.count()
+    matched = attributes.join(paths, on="path", how="left_semi").count()
+    if matched == 0:
+        raise CaseError(
+            f"{shown}: none of its {n_rows:,} paths is in the case's paths file; both must name images alike"
+        )
+    if matched < n_rows:
+        log.warning("ingest: %s rows of %s name no image of the case and are left out", f"{n_rows - matched:,}", shown)
