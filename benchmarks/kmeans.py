@@ -65,6 +65,7 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     from pyspark.sql import functions as F
 
     from motorpool import blocks
+    from motorpool.cluster.assign import by_centroids
     from motorpool.cluster.kmeans import fit_kmeans
     from motorpool.cluster.score import score_models
     from motorpool.session import build_session
@@ -80,7 +81,7 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
         with step("fit"):
             models = fit_kmeans(block_df, ks, seed=args.seed, n_init=1)
         with step("score"):
-            scores = score_models(block_df, [m.centroids for m in models])
+            scores = score_models(by_centroids(block_df, [m.centroids for m in models]))
     spark.stop()
     return {
         "inertia": _inertias([m.centroids for m in models]),

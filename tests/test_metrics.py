@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score
 
 from motorpool import blocks
-from motorpool.cluster.assign import assign
+from motorpool.cluster.assign import by_centroids
 from motorpool.cluster.score import score_models, vehicle_agreement
 from motorpool.metrics import EXEMPLARS, ClusterSpread, ClusterSums, PairCounts, Scores
 
@@ -75,10 +75,11 @@ def check(score: Scores, x: np.ndarray, labels: np.ndarray, k: int, ids: np.ndar
 def scored(
     wide: Callable[..., DataFrame], collect: Callable[..., np.ndarray], x: np.ndarray, models: Sequence[np.ndarray]
 ) -> tuple[list[Scores], np.ndarray, np.ndarray]:
-    """Scores, and the labels and distances that ``assign`` gives."""
+    """Scores, and the labels and distances of the nearest centroids."""
     df = blocks.persist(blocks.gather(wide(3, vector=x), rows=100))
-    wide_labels = blocks.persist(assign(df, models))
-    return score_models(df, models), collect(wide_labels, "clusters"), collect(wide_labels, "distances")
+    labelled = by_centroids(df, models)
+    wide_labels = blocks.persist(labelled.wide())
+    return score_models(labelled), collect(wide_labels, "clusters"), collect(wide_labels, "distances")
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e4])

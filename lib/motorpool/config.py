@@ -8,20 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from motorpool.errors import ConfigError
-from motorpool.features.spec import NAME_PATTERN, FeatureSet, Part, Step, default_name, parse_step
+from motorpool.features.spec import FeatureSet, Part, Step, default_name, parse_step
+from motorpool.grids import ALGORITHMS, Grid, Name, Section, check_name
 
 DEFAULT_VEHICLE_PATTERN = r"^(?:.*/)?veriwild/[^/]+/([^/]+)/[^/]+$"
-
-
-def _check_name(value: str) -> str:
-    if not NAME_PATTERN.fullmatch(value):
-        raise ValueError(
-            f"{value!r}: use up to 100 letters, digits, '_', '.', '+' and '-', starting with a letter or digit"
-        )
-    return value
 
 
 def _parse_steps(value: Any) -> Any:
@@ -30,35 +23,10 @@ def _parse_steps(value: Any) -> Any:
     return tuple(parse_step(item) for item in value)
 
 
-def _parse_counts(value: Any) -> Any:
-    """``9``, ``[2, 5, 9]`` or ``"2..15"`` (both ends included), freely mixed in a list."""
-    counts: set[int] = set()
-    for item in value if isinstance(value, list) else [value]:
-        found = re.fullmatch(r"\s*(\d+)\s*\.\.\s*(\d+)\s*", item) if isinstance(item, str) else None
-        if found:
-            low, high = int(found[1]), int(found[2])
-            if high < low:
-                raise ValueError(f"{item!r}: the range is empty, write the smaller number first")
-            counts.update(range(low, high + 1))
-        elif isinstance(item, int) and not isinstance(item, bool):
-            counts.add(item)
-        else:
-            raise ValueError(f'{item!r}: expected a whole number, a list of them or a range such as "2..15"')
-    if not counts:
-        raise ValueError("is empty: name at least one number")
-    return tuple(sorted(counts))
-
-
-Name = Annotated[str, BeforeValidator(lambda v: _check_name(str(v)))]
 Steps = Annotated[tuple[Step, ...], BeforeValidator(_parse_steps)]
-ClusterCount = Annotated[int, Field(ge=2, le=10_000)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
-
-
-class CaseConfig(_Section):
+class CaseConfig(Section):
     """Where the images and descriptors lie: a case folder, or its parts one by one."""
 
     path: str | None = None
@@ -84,7 +52,7 @@ class CaseConfig(_Section):
         return self
 
 
-class LakeConfig(_Section):
+class LakeConfig(Section):
     """Where the tables live: under a path, or in a schema of a catalog."""
 
     path: str | None = None
@@ -110,13 +78,13 @@ class LakeConfig(_Section):
         return self
 
 
-class PartConfig(_Section):
+class PartConfig(Section):
     descriptor: Name
     steps: Steps = ()
     weight: float = Field(default=1.0, gt=0)
 
 
-class FeatureSetConfig(_Section):
+class FeatureSetConfig(Section):
     """``descriptor`` with ``steps``; or ``join`` (parts with their own steps) and then ``steps``."""
 
     name: Name | None = None
@@ -142,25 +110,18 @@ class FeatureSetConfig(_Section):
         else:
             parts = (Part(str(self.descriptor)),)
         name = self.name or default_name(parts, self.steps)
-        return FeatureSet(_check_name(name), parts, self.steps)
+        return FeatureSet(check_name(name), parts, self.steps)
 
 
-class KMeansGrid(_Section):
-    """KMeans for every k, each from ``n_init`` starts, on the named feature sets (all by default)."""
-
-    algorithm: Literal["kmeans"]
-    k: Annotated[tuple[ClusterCount, ...], BeforeValidator(_parse_counts)]
-    n_init: int = Field(default=1, ge=1, le=100)
-    max_iter: int = Field(default=100, ge=1)
-    #: A model is done when a pass over all images lowers its inertia by less than this share.
-    tol: float = Field(default=1e-4, ge=0)
-    features: list[Name] | None = None
-
-
-class ClusterConfig(_Section):
-    models: list[KMeansGrid] = Field(default_factory=list)
-    #: A model whose smallest cluster holds less than this share of the images is degenerate.
+class ClusterConfig(Section):
+    models: list[Grid] = Field(default_factory=list)
+    #: A model is degenerate when its smallest cluster holds less than this share of the images. Density-based
+    #: models have crumbs by nature: theirs is the second largest cluster.
     min_cluster_share: float = Field(default=0.001, ge=0, lt=0.5)
+    #: A model that leaves more than this share of the images as noise is degenerate.
+    max_noise_share: float = Field(default=0.5, gt=0, le=1)
+    #: A model with more clusters than this is degenerate, and not scored.
+    max_clusters: int = Field(default=1000, ge=2, le=10_000)
 
 
 def _spark_setting(key: Any, value: Any) -> tuple[str, Any]:
@@ -172,7 +133,7 @@ def _spark_setting(key: Any, value: Any) -> tuple[str, Any]:
     return name, str(value) if isinstance(value, (int, float)) else value
 
 
-class Config(_Section):
+class Config(Section):
     case: CaseConfig | None = None
     lake: LakeConfig
     features: list[FeatureSetConfig] = Field(default_factory=list)
@@ -246,7 +207,10 @@ def parse_config(data: dict[str, Any], source: str = "config") -> Config:
 def _word(error: Any) -> str:
     """One finding of pydantic as ``key.sub[0]: what is wrong``."""
     key = ""
-    for item in error["loc"]:
+    for at, item in enumerate(error["loc"]):
+        if item in ALGORITHMS and isinstance(error["loc"][at - 1], int):
+            # Which kind of grid it is, is no key of the file.
+            continue
         key += f"[{item}]" if isinstance(item, int) else f".{item}" if key else str(item)
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key"

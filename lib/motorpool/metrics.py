@@ -151,7 +151,7 @@ class ClusterSpread:
             ch = 1.0 if flat else between / within * (n - k) / (k - 1)
             db = 0.0 if flat else _davies_bouldin(self.distance[span][held] / n_k, m_k)
             silhouette = float(self.silhouette[model]) / n
-        return Scores(ch, db, silhouette, within, counts, exemplars)
+        return Scores(ch, db, silhouette, within, counts, means, exemplars)
 
 
 def _davies_bouldin(mean_distance: np.ndarray, means: np.ndarray) -> float:
@@ -171,7 +171,8 @@ class Scores:
     - silhouette: the *simplified* silhouette (Hruschka et al. 2004; Vendramin et al. 2010) on all rows, exact:
       distances to cluster means take the place of mean distances to all members.
     - within: sum of squared distances to the cluster means.
-    - sizes int64[k]; exemplars: the ids nearest each cluster's mean, nearest first.
+    - sizes int64[k]; means float64[k, d], from the origin that the rows came with; exemplars: the ids nearest each
+      cluster's mean, nearest first.
     """
 
     calinski_harabasz: float | None
@@ -179,6 +180,7 @@ class Scores:
     silhouette: float | None
     within: float
     sizes: np.ndarray
+    means: np.ndarray
     exemplars: list[list[int]]
 
 

@@ -73,15 +73,27 @@ _ALL = (
         "models",
         "model_id STRING, features STRING, algorithm STRING, params MAP<STRING,STRING>, n_clusters INT, "
         "n_noise BIGINT, calinski_harabasz DOUBLE, davies_bouldin DOUBLE, silhouette DOUBLE, "
-        "vehicle_agreement DOUBLE, inertia DOUBLE, status STRING, reason STRING, n_iter INT, seconds DOUBLE, "
-        "backend STRING, created_at TIMESTAMP",
+        "vehicle_agreement DOUBLE, inertia DOUBLE, bic DOUBLE, aic DOUBLE, status STRING, reason STRING, n_iter INT, "
+        "seconds DOUBLE, backend STRING, created_at TIMESTAMP",
         "cluster",
     ),
     Table(
         "labels",
-        "model_id STRING, image_id BIGINT, cluster INT, distance FLOAT",
+        "model_id STRING, image_id BIGINT, cluster INT, distance FLOAT, strength FLOAT",
         "cluster",
         partition_by=("model_id",),
+    ),
+    # What labels new rows: centroids, mixtures, thresholds.
+    Table(
+        "parameters",
+        "model_id STRING, field STRING, shape ARRAY<INT>, values ARRAY<DOUBLE>",
+        "cluster",
+    ),
+    # How far images are from their k-th neighbour, themselves included, in hundredths; `knee` is where it bends.
+    Table(
+        "k_distances",
+        "features STRING, metric STRING, k INT, quantile DOUBLE, distance DOUBLE, knee BOOLEAN",
+        "cluster",
     ),
     Table(
         "clusters",
@@ -97,7 +109,7 @@ TABLES: dict[str, Table] = {table.name: table for table in _ALL}
 VIEWS: dict[str, str] = {
     "assignments": """
         SELECT l.model_id, m.features, m.algorithm, m.n_clusters, l.image_id, i.path, i.vehicle_id,
-               l.cluster, l.distance, c.title
+               l.cluster, l.distance, l.strength, c.title
         FROM {labels} AS l
         INNER JOIN {models} AS m ON l.model_id = m.model_id
         INNER JOIN {images} AS i ON l.image_id = i.image_id

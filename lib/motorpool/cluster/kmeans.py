@@ -16,8 +16,8 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
 from motorpool import blocks
-from motorpool.blocks import Batches
 from motorpool.cluster.coreset import Coreset, Spread, draw_coreset, spread
+from motorpool.cluster.tasks import run_tasks
 
 log = logging.getLogger(__name__)
 
@@ -136,30 +136,15 @@ def _starts(
     # Centred on the mean of all rows: float32 distances lose nothing to a far-off origin.
     rows, weights = coreset.rows - known.mean.astype(np.float32), coreset.weights
     runs = [(k, start) for k in ks for start in range(n_init)]
-    n_tasks = min(len(runs), 4 * blocks.parallelism(spark))
-    # Dealt out by size, largest first, so that no task ends long after the others.
-    order = sorted(range(len(runs)), key=lambda i: -runs[i][0])
 
-    def run(batches: Batches) -> Batches:
-        for batch in batches:
-            for task in batch.column(0).to_pylist():
-                for index in order[task::n_tasks]:
-                    k, start = runs[index]
-                    began = time.monotonic()
-                    state = int(np.random.SeedSequence([seed, k, start]).generate_state(1)[0])
-                    centroids = _fit_coreset(rows, weights, k, state)
-                    columns = [[index], [centroids.tobytes()], [time.monotonic() - began]]
-                    yield pa.RecordBatch.from_arrays(
-                        [pa.array(columns[0], pa.int32()), *map(pa.array, columns[1:])],
-                        names=["index", "centroids", "seconds"],
-                    )
+    def run(index: int) -> _Run:
+        k, start = runs[index]
+        began = time.monotonic()
+        state = int(np.random.SeedSequence([seed, k, start]).generate_state(1)[0])
+        centroids = _fit_coreset(rows, weights, k, state)
+        return _Run(k, start, centroids, seconds=time.monotonic() - began)
 
-    frame = spark.range(0, n_tasks, 1, n_tasks).mapInArrow(run, "index INT, centroids BINARY, seconds DOUBLE")
-    found = {row["index"]: row for row in frame.collect()}
-    return [
-        _Run(k, start, _centroids(found[i]["centroids"], rows.shape[1]), seconds=found[i]["seconds"])
-        for i, (k, start) in enumerate(runs)
-    ]
+    return run_tasks(spark, [k for k, _ in runs], run)
 
 
 def _fit_coreset(rows: np.ndarray, weights: np.ndarray, k: int, state: int) -> np.ndarray:
@@ -171,10 +156,6 @@ def _fit_coreset(rows: np.ndarray, weights: np.ndarray, k: int, state: int) -> n
         # Settling here is cheap; every pass that a rough start costs later is not.
         model = KMeans(k, n_init=1, random_state=state, tol=1e-5).fit(rows, sample_weight=weights)
     return model.cluster_centers_.astype(np.float64)
-
-
-def _centroids(data: bytes, width: int) -> np.ndarray:
-    return np.frombuffer(data, np.float64).reshape(-1, width).copy()
 
 
 def _best(runs: list[_Run], known: Spread) -> KMeansModel:

@@ -1,38 +1,74 @@
-"""Scores of many centroid models over blocks, in two shared passes, and their agreement with vehicles."""
+"""Scores of many models over labelled blocks, in two shared passes, and their agreement with vehicles."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic
 
-import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from motorpool import blocks
-from motorpool.cluster.assign import Nearest
+from motorpool.blocks import S
+from motorpool.cluster.labelled import Labelled
 from motorpool.metrics import ClusterSpread, ClusterSums, PairCounts, Scores
 
+#: Distances of a block to this many cluster means are held at a time (32 MiB): more models, more groups.
+_MEANS = 1024
 
-def score_models(block_df: DataFrame, models: Sequence[np.ndarray]) -> list[Scores]:
-    """Scores of models given as float32[k_i, d] centroids; every row counts to its nearest centroid.
+
+class _Groups(Generic[S]):
+    """States of groups of models, merged one by one."""
+
+    def __init__(self, states: Sequence[S]) -> None:
+        self.states = list(states)
+
+    def merge(self, other: _Groups[S]) -> None:
+        for mine, theirs in zip(self.states, other.states, strict=True):
+            mine.merge(theirs)
+
+
+def score_models(labelled: Labelled) -> list[Scores]:
+    """Scores of all models; noise is left out of them.
 
     Two passes in float64, whatever the number of models: the clusters' means, then distances to them.
     """
-    nearest = Nearest(models)
-    ks, width = [len(m) for m in models], models[0].shape[1]
+    width, origin = len(labelled.origin), labelled.origin
+    groups = _group(labelled.sizes)
+    sizes = [[labelled.sizes[m] for m in group] for group in groups]
+    blocks_of = labelled.blocks_of
 
-    def add_sums(state: ClusterSums, batch: pa.RecordBatch) -> None:
-        for _, x in blocks.block_arrays(batch):
-            state.update(x - nearest.shift, nearest.labels(nearest.squared(x))[0])
+    def add_sums(state: _Groups[ClusterSums], batch: pa.RecordBatch) -> None:
+        for block in blocks_of(batch):
+            x = block.x - origin
+            for group, sums in zip(groups, state.states, strict=True):
+                sums.update(x, block.labels[:, group])
 
-    sums = blocks.fold(block_df, lambda: ClusterSums(ks, width), add_sums)
+    sums = blocks.fold(labelled.df, lambda: _Groups([ClusterSums(s, width) for s in sizes]), add_sums)
 
-    def add_spread(state: ClusterSpread, batch: pa.RecordBatch) -> None:
-        for ids, x in blocks.block_arrays(batch):
-            state.update(ids, x - nearest.shift, nearest.labels(nearest.squared(x))[0])
+    def add_spread(state: _Groups[ClusterSpread], batch: pa.RecordBatch) -> None:
+        for block in blocks_of(batch):
+            x = block.x - origin
+            for group, found in zip(groups, state.states, strict=True):
+                found.update(block.ids, x, block.labels[:, group])
 
-    return blocks.fold(block_df, lambda: ClusterSpread(sums), add_spread).scores()
+    found = blocks.fold(labelled.df, lambda: _Groups([ClusterSpread(s) for s in sums.states]), add_spread)
+    # Groups hold the models in their order.
+    return [score for state in found.states for score in state.scores()]
+
+
+def _group(sizes: Sequence[int]) -> list[list[int]]:
+    """Neighbouring models side by side, with at most _MEANS clusters together (or one model alone)."""
+    groups: list[list[int]] = []
+    held = 0
+    for model, size in enumerate(sizes):
+        if not groups or held + size > _MEANS:
+            groups.append([])
+            held = 0
+        groups[-1].append(model)
+        held += size
+    return groups
 
 
 def vehicle_agreement(wide_labels: DataFrame, images: DataFrame, n_models: int) -> list[float | None]:

@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+import numpy as np
+import pyarrow as pa
 
 from motorpool import blocks
-from motorpool.cluster.assign import assign
-from motorpool.cluster.kmeans import KMeansModel, fit_kmeans
+from motorpool.cluster.labelled import Labelled
 from motorpool.cluster.score import score_models, vehicle_agreement
-from motorpool.config import KMeansGrid
 from motorpool.errors import ConfigError
 from motorpool.features.spec import FeatureSet
+from motorpool.grids import Grid
 from motorpool.metrics import Scores
+from motorpool.neighbours.curve import curve_of
 from motorpool.stages.context import Context, explained, timed
+from motorpool.stages.fitting import FittedGrid, Fitting, Job
+from motorpool.stages.models import (
+    ModelSpec,
+    cluster_rows,
+    judge,
+    model_row,
+    parameter_rows,
+    write_labels,
+    write_models,
+)
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """One model of the study. ``model_id`` is a hash of feature set, algorithm and parameters, seed included."""
-
-    features: FeatureSet
-    algorithm: str
-    params: tuple[tuple[str, str], ...]
-
-    @property
-    def model_id(self) -> str:
-        content = [self.features.name, self.features.definition, self.algorithm, sorted(self.params)]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-    @property
-    def k(self) -> int:
-        return int(dict(self.params)["k"])
 
 
 def run_cluster(ctx: Context) -> None:
@@ -55,174 +45,157 @@ def run_cluster(ctx: Context) -> None:
         done = {r["model_id"] for r in ctx.lake.read("models").select("model_id").collect()}
     fitted = 0
     for features in ctx.config.feature_sets:
-        grids = [g for g in ctx.config.cluster.models if g.features is None or features.name in g.features]
-        for grid in grids:
-            specs = [s for s in _specs(features, grid, ctx.config.seed) if s.model_id not in done]
-            if specs:
-                with explained():
-                    _run_grid(ctx, features, grid, specs)
+        jobs = []
+        for grid in ctx.config.cluster.models:
+            if grid.features is None or features.name in grid.features:
+                specs = [s for s in _specs(features, grid, ctx.config.seed) if s.model_id not in done]
                 done |= {s.model_id for s in specs}
                 fitted += len(specs)
+                jobs += [Job(grid, specs)] if specs else []
+        if jobs:
+            with explained():
+                _run_jobs(ctx, features, jobs)
     if not fitted:
         log.info("cluster: all models of the study are in the lake, nothing to do")
 
 
-def _specs(features: FeatureSet, grid: KMeansGrid, seed: int) -> list[ModelSpec]:
-    shared = {"n_init": grid.n_init, "max_iter": grid.max_iter, "tol": grid.tol, "seed": seed}
-    return [
-        ModelSpec(features, grid.algorithm, tuple((key, str(value)) for key, value in {"k": k, **shared}.items()))
-        for k in grid.k
-    ]
+def _specs(features: FeatureSet, grid: Grid, seed: int) -> list[ModelSpec]:
+    return [ModelSpec(features, grid.algorithm, tuple(params.items())) for params in grid.variants(seed)]
 
 
-def _run_grid(ctx: Context, features: FeatureSet, grid: KMeansGrid, specs: list[ModelSpec]) -> None:
+def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job]) -> None:
     vectors = ctx.lake.read("features", features=features.name)
-    n_images = vectors.count()
-    possible = [s for s in specs if s.k <= n_images]
-    for spec in specs:
-        if spec.k > n_images:
-            reason = f"k = {spec.k} asks for more clusters than there are images ({n_images:,})"
-            _write_models(ctx, [_model_row(spec, status="failed", reason=reason)])
+    n = vectors.count()
+    possible = []
+    for job in jobs:
+        asked = {s: job.grid.asked(dict(s.params)) or 0 for s in job.specs}
+        refused = [s for s in job.specs if asked[s] > n]
+        if refused:
+            reasons = [f"it asks for {asked[s]:,} clusters of {n:,} images" for s in refused]
+            write_models(ctx, [model_row(s, "failed", r) for s, r in zip(refused, reasons, strict=True)])
+        specs = [s for s in job.specs if s not in refused]
+        possible += [Job(job.grid, specs)] if specs else []
     if not possible:
         return
     block_df = blocks.persist(blocks.gather(vectors))
     try:
-        ks = [s.k for s in possible]
-        with timed(f"cluster: {grid.algorithm} k = {_shorten(ks)} on {features.name}"):
-            models = fit_kmeans(
-                block_df,
-                ks,
-                seed=ctx.config.seed,
-                n_init=grid.n_init,
-                max_iter=grid.max_iter,
-                tol=grid.tol,
-                progress=lambda text: log.debug("cluster: %s: %s", features.name, text),
-            )
-        with timed(f"cluster: scoring and labelling {len(models)} models of {features.name}"):
-            _score_and_write(ctx, block_df, possible, models, n_images)
+
+        def progress(text: str) -> None:
+            log.debug("cluster: %s: %s", features.name, text)
+
+        with Fitting(block_df, possible, ctx.config.seed, progress) as fitting:
+            for job in possible:
+                with timed(f"cluster: {job.grid.algorithm} on {features.name}, {len(job.specs)} models"):
+                    fitted = fitting.fit(job)
+                try:
+                    with timed(f"cluster: scoring and labelling {len(fitted.specs)} models of {features.name}"):
+                        _score_and_write(ctx, fitted, n)
+                finally:
+                    fitted.release()
+            _write_curves(ctx, features, fitting)
     finally:
         block_df.unpersist()
 
 
-def _score_and_write(
-    ctx: Context, block_df: DataFrame, specs: list[ModelSpec], models: list[KMeansModel], n_images: int
-) -> None:
-    centroids = [m.centroids for m in models]
-    scores = score_models(block_df, centroids)
-    wide = blocks.persist(assign(block_df, centroids))
+@dataclass
+class _Noise:
+    counts: np.ndarray
+
+    def merge(self, other: _Noise) -> None:
+        self.counts = self.counts + other.counts
+
+
+def _noise(labelled: Labelled) -> np.ndarray:
+    """int64[models]: rows without a cluster."""
+    blocks_of, models = labelled.blocks_of, len(labelled.sizes)
+
+    def add(state: _Noise, batch: pa.RecordBatch) -> None:
+        for block in blocks_of(batch):
+            state.counts = state.counts + (block.labels < 0).sum(axis=0)
+
+    return blocks.fold(labelled.df, lambda: _Noise(np.zeros(models, np.int64)), add).counts
+
+
+def _score_and_write(ctx: Context, fitted: FittedGrid, n: int) -> None:
+    """Labels first, ``models`` last: what is in ``models`` is complete.
+
+    A model that puts every image into one cluster, or into none, says so in ``models`` and has no labels.
+    """
+    rows = [model_row(spec, "failed", reason) for spec, reason in fitted.failed]
+    labelled = fitted.labelled
+    if labelled is not None:
+        noise = _noise(labelled) if any(f.by_density for f in fitted.facts) else np.zeros(len(fitted.specs), np.int64)
+        every = range(len(fitted.specs))
+        told = [m for m in every if labelled.sizes[m] > 1 or 0 < noise[m] < n]
+        scored = [m for m in told if 1 <= labelled.sizes[m] <= ctx.config.cluster.max_clusters]
+        found = score_models(labelled.pick(scored)) if scored else []
+        scores = dict(zip(scored, found, strict=True))
+        agreement = _write_told(ctx, fitted, labelled, told, scores, n)
+        for m in every:
+            rows.append(_judged(ctx, fitted, m, int(noise[m]), scores.get(m), agreement.get(m), n))
+    if rows:
+        write_models(ctx, rows)
+
+
+def _write_told(
+    ctx: Context, fitted: FittedGrid, labelled: Labelled, told: Sequence[int], scores: dict[int, Scores], n: int
+) -> dict[int, float | None]:
+    """``labels``, ``clusters`` and ``parameters``; returns the agreement with the vehicles."""
+    if not told:
+        return {}
+    ids = [fitted.specs[m].model_id for m in told]
+    wide = blocks.persist(labelled.pick(told).wide())
     try:
-        agreement = vehicle_agreement(wide, ctx.lake.read("images"), len(models))
-        ids = [s.model_id for s in specs]
-        ctx.lake.replace("labels", _long_labels(wide, ids), {"model_id": ids})
+        agreement = vehicle_agreement(wide, ctx.lake.read("images"), len(told))
+        write_labels(ctx, wide, ids)
     finally:
         wide.unpersist()
     clusters = [
-        row for s, m, sc in zip(specs, models, scores, strict=True) for row in _cluster_rows(s, m, sc, n_images)
+        row for m, s in scores.items() for row in cluster_rows(fitted.specs[m], fitted.facts[m], s, labelled.origin, n)
     ]
-    table = ctx.lake.schema("clusters")
-    ctx.lake.replace("clusters", ctx.spark.createDataFrame(clusters, table), {"model_id": ids})
-    rows = [
-        _fitted_row(ctx, s, m, sc, a, n_images) for s, m, sc, a in zip(specs, models, scores, agreement, strict=True)
-    ]
-    _write_models(ctx, rows)
+    parameters = [row for m in told for row in parameter_rows(fitted.specs[m], fitted.facts[m])]
+    for table, content in (("clusters", clusters), ("parameters", parameters)):
+        if content:
+            frame = ctx.spark.createDataFrame(content, ctx.lake.schema(table))
+            ctx.lake.replace(table, frame, {"model_id": ids})
+    return dict(zip(told, agreement, strict=True))
 
 
-def _long_labels(wide: DataFrame, model_ids: list[str]) -> DataFrame:
-    """One row per model and image from one row per image."""
-    names = F.array(*(F.lit(m) for m in model_ids))
-    pairs = F.posexplode(F.arrays_zip("clusters", "distances")).alias("model", "pair")
-    return wide.select("image_id", pairs).select(
-        F.get(names, "model").alias("model_id"),
-        "image_id",
-        F.col("pair.clusters").alias("cluster"),
-        F.col("pair.distances").alias("distance"),
-    )
-
-
-def _cluster_rows(spec: ModelSpec, model: KMeansModel, scores: Scores, n_images: int) -> Iterable[dict[str, object]]:
-    for cluster, size in enumerate(scores.sizes.tolist()):
-        yield {
-            "model_id": spec.model_id,
-            "cluster": cluster,
-            "size": size,
-            "share": size / n_images,
-            "centroid": model.centroids[cluster].tolist(),
-            "exemplars": scores.exemplars[cluster],
-            "title": None,
-            "description": None,
-        }
-
-
-def _fitted_row(
-    ctx: Context, spec: ModelSpec, model: KMeansModel, scores: Scores, agreement: float | None, n_images: int
+def _judged(
+    ctx: Context, fitted: FittedGrid, m: int, noise: int, scores: Scores | None, agreement: float | None, n: int
 ) -> dict[str, object]:
-    held = int((scores.sizes > 0).sum())
-    share = ctx.config.cluster.min_cluster_share
-    smallest = int(scores.sizes[scores.sizes > 0].min())
-    status, reason = "ok", None
-    if held < spec.k:
-        status, reason = (
-            "degenerate",
-            f"only {held} of {spec.k} clusters hold images: there are too few distinct vectors",
-        )
-    elif smallest < share * n_images:
-        status = "degenerate"
-        reason = (
-            f"the smallest cluster holds {smallest:,} images ({smallest / n_images:.4%}), "
-            f"below cluster.min_cluster_share = {share:.4%}"
-        )
-    elif scores.calinski_harabasz is None:
-        status, reason = "degenerate", "its scores are not defined: as many clusters as images"
-    if not model.converged:
-        log.warning("cluster: %s k = %d still moved after %d passes", spec.features.name, spec.k, model.n_iter)
-    return _model_row(
+    spec, facts = fitted.specs[m], fitted.facts[m]
+    if not facts.converged:
+        log.warning("cluster: %s %s still moved after %s passes", spec.features.name, dict(spec.params), facts.n_iter)
+    assert fitted.labelled is not None
+    asked = fitted.labelled.sizes[m]
+    held = asked if scores is None else int((scores.sizes > 0).sum())
+    reason = judge(asked, noise, scores, facts, n, ctx.config.cluster)
+    return model_row(
         spec,
+        "degenerate" if reason else "ok",
+        reason,
+        facts,
         n_clusters=held,
-        n_noise=0,
-        calinski_harabasz=scores.calinski_harabasz,
-        davies_bouldin=scores.davies_bouldin,
-        silhouette=scores.silhouette,
+        n_noise=noise,
+        calinski_harabasz=scores.calinski_harabasz if scores else None,
+        davies_bouldin=scores.davies_bouldin if scores else None,
+        silhouette=scores.silhouette if scores else None,
         vehicle_agreement=agreement,
-        inertia=model.inertia,
-        status=status,
-        reason=reason,
-        n_iter=model.n_iter,
-        seconds=model.seconds,
     )
 
 
-def _model_row(spec: ModelSpec, **values: object) -> dict[str, object]:
-    empty = dict.fromkeys(
-        (
-            "n_clusters",
-            "n_noise",
-            "calinski_harabasz",
-            "davies_bouldin",
-            "silhouette",
-            "vehicle_agreement",
-            "inertia",
-            "n_iter",
-            "seconds",
-            "reason",
-        )
-    )
-    return {
-        "model_id": spec.model_id,
-        "features": spec.features.name,
-        "algorithm": spec.algorithm,
-        "params": dict(spec.params),
-        "backend": "cpu",
-        **empty,
-        **values,
-    }
-
-
-def _write_models(ctx: Context, rows: list[dict[str, object]]) -> None:
-    table = ctx.lake.schema("models", without=("created_at",))
-    frame = ctx.spark.createDataFrame(rows, table).withColumn("created_at", F.current_timestamp())
-    ctx.lake.replace("models", frame, {"model_id": [str(r["model_id"]) for r in rows]})
-
-
-def _shorten(ks: list[int]) -> str:
-    whole = len(ks) > 2 and ks == list(range(ks[0], ks[-1] + 1))
-    return f"{ks[0]}..{ks[-1]}" if whole else ", ".join(map(str, ks))
+def _write_curves(ctx: Context, features: FeatureSet, fitting: Fitting) -> None:
+    rows = []
+    for (metric, k), distances in fitting.curves.items():
+        curve = curve_of(distances, k)
+        rows += [
+            {
+                "features": features.name, "metric": metric, "k": k, "quantile": at / 100,
+                "distance": float(distance), "knee": at == curve.knee,
+            }
+            for at, distance in enumerate(curve.distances)
+        ]  # fmt: skip
+    if rows:
+        frame = ctx.spark.createDataFrame(rows, ctx.lake.schema("k_distances"))
+        ctx.lake.replace("k_distances", frame, {"features": [features.name]})

@@ -1,0 +1,163 @@
+"""The DBSCAN grid of 12 eps x 7 min_samples on 416,314 x 100, and against scikit-learn where it survives.
+
+    python benchmarks/dbscan.py [--images 416314] [--sizes 10000 20000 30000]
+
+The rows are 100 standardised principal components of vdc_type. Two grids: the published study's (eps 0.25 to 512
+by powers of two: most cells are all noise or one cluster) and one between the 1 % and 60 % quantiles of the
+distances to the 64th neighbour, where every cell has work to do. scikit-learn runs cell by cell on the first rows;
+its labels of core rows are compared with motorpool's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from typing import Any
+
+import numpy as np
+
+from harness import DATA, entry, full_case, run_contender, step, write_report
+
+SOURCE = DATA / "dbscan-features"
+COLUMNS = 100
+MIN_SAMPLES = tuple(2**i for i in range(3, 10))
+STUDY_EPS = tuple(2.0**i for i in range(-2, 10))
+
+
+def prepare(args: argparse.Namespace) -> dict[str, Any]:
+    from pyspark.sql import functions as F
+
+    from motorpool.case.arrays import open_array
+    from motorpool.features.fit import Fitter
+    from motorpool.features.spec import FeatureSet, Part, Step
+    from motorpool.session import build_session
+    from motorpool.stages.ingest import _vectors
+
+    spark = build_session(delta=False)
+    array = open_array(str(full_case(args.images) / "descriptors" / "vdc_type.pickle"))
+    wide = _vectors(spark, {"x": array}, refuse=True).select("image_id", F.col("vector").alias("x"))
+    spec = FeatureSet("f", (Part("x"),), (Step("pca", COLUMNS), Step("standard")))
+    with Fitter(wide, [spec], 0) as fitter:
+        (fitted,) = fitter.fit()
+        fitter.transform(fitted).write.mode("overwrite").parquet(str(SOURCE))
+    return {}
+
+
+def _matrix(rows: int) -> np.ndarray:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(SOURCE).sort_by("image_id").slice(0, rows)
+    return table["vector"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+
+
+def _eps(args: argparse.Namespace) -> tuple[float, ...]:
+    if args.grid == "study":
+        return STUDY_EPS
+    # From a sample: the distance to the 64th neighbour shrinks with the number of rows, so does this grid's use.
+    from sklearn.neighbors import NearestNeighbors
+
+    x = _matrix(args.rows)
+    some = x[np.random.default_rng(0).choice(len(x), min(500, len(x)), replace=False)]
+    far = NearestNeighbors(n_neighbors=min(64, len(x)), algorithm="brute").fit(x).kneighbors(some)[0][:, -1]
+    return tuple(float(v) for v in np.quantile(far, np.linspace(0.01, 0.6, 12)))
+
+
+def motorpool(args: argparse.Namespace) -> dict[str, Any]:
+    from pyspark.sql import functions as F
+
+    from motorpool import blocks
+    from motorpool.cluster.dbscan import DbscanGrid, fit_dbscan
+    from motorpool.neighbours.search import Wanted, search
+    from motorpool.neighbours.strips import arrange
+    from motorpool.session import build_session
+
+    eps = _eps(args)
+    with step("session"):
+        spark = build_session(delta=False)
+    grid = DbscanGrid(eps, MIN_SAMPLES)
+    with step("work"):
+        vectors = spark.read.parquet(str(SOURCE)).where(F.col("image_id") < args.rows)
+        block_df = blocks.persist(blocks.gather(vectors))
+        with step("arrange"):
+            arranged = arrange(block_df, "euclidean", 0)
+            arranged.pieces.count()
+        with step("count"):
+            counted = search(arranged, Wanted(eps, max(MIN_SAMPLES)), lambda text: print(text, flush=True))
+        with step("join"):
+            labelled = fit_dbscan(arranged, counted, eps, grid, lambda text: print(text, flush=True))
+    noise = labelled.wide().select(
+        *(F.sum((F.col("clusters")[m] < 0).cast("long")).alias(str(m)) for m in range(grid.n_models))
+    )
+    return {"clusters": list(labelled.sizes), "noise": list(noise.first() or ())}
+
+
+def sklearn(args: argparse.Namespace) -> dict[str, Any]:
+    from sklearn.cluster import DBSCAN
+
+    eps = _eps(args)
+    x = _matrix(args.rows)
+    clusters, noise, cells = [], [], []
+    with step("work"):
+        for e in eps:
+            for m in MIN_SAMPLES:
+                began = time.perf_counter()
+                labels = DBSCAN(eps=e, min_samples=m, algorithm="brute", n_jobs=-1).fit(x).labels_
+                cells.append(time.perf_counter() - began)
+                clusters.append(int(labels.max()) + 1)
+                noise.append(int((labels < 0).sum()))
+    return {"clusters": clusters, "noise": noise, "slowest cell": max(cells)}
+
+
+CONTENDERS = {"prepare": prepare, "motorpool": motorpool, "sklearn": sklearn}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=416_314)
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--grid", choices=["study", "quantiles"], default="study")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 20_000])
+    parser.add_argument("--growth", type=int, nargs="*", default=[100_000, 200_000, 416_314])
+    args = entry(CONTENDERS, parser)
+    if args is None:
+        return
+    full_case(args.images)
+    run_contender(__file__, "prepare", ["--images", str(args.images)])
+    rows: list[list[Any]] = []
+    tasks = [
+        (n, grid, name) for n in args.sizes for grid in ("study", "quantiles") for name in ("motorpool", "sklearn")
+    ]
+    tasks += [(n, grid, "motorpool") for n in args.growth for grid in ("study", "quantiles")]
+    found: dict[tuple[int, str], dict[str, Any]] = {}
+    for n, grid, name in tasks:
+        outcome = run_contender(__file__, name, ["--images", str(args.images), "--rows", str(n), "--grid", grid])
+        seconds = outcome.steps.get("work", (outcome.seconds, 0.0))[0]
+        steps = {k: round(v[0], 1) for k, v in outcome.steps.items() if k != "work"}
+        ours = found.setdefault((n, grid), {"seconds": seconds, **outcome.result})
+        same = None
+        if name != "motorpool" and "clusters" in ours and outcome.result:
+            same = sum(
+                a == b for a, b in zip(
+                    zip(ours["clusters"], ours["noise"], strict=True),
+                    zip(outcome.result["clusters"], outcome.result["noise"], strict=True), strict=True,
+                )
+            )  # fmt: skip
+        ratio = seconds / ours["seconds"]
+        rows.append([n, grid, name, seconds, ratio, outcome.peak_gib, same, json.dumps(steps), outcome.failed])
+    shutil.rmtree(SOURCE, ignore_errors=True)
+    header = [
+        "rows", "eps", "contender", "seconds", "ratio to motorpool", "peak memory (GiB)",
+        "cells of 84 with equal clusters and noise", "steps (s)", "failed",
+    ]  # fmt: skip
+    write_report(
+        "dbscan",
+        f"DBSCAN, 12 eps x 7 min_samples, {COLUMNS} columns",
+        [("Grids", header, rows)],
+        "Seconds leave out starting Python and Spark. One run each.",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,328 @@
+"""DBSCAN, exact, for a whole grid of eps and min_samples at once (Ester, Kriegel, Sander & Xu, 1996).
+
+Two passes over all pairs of rows serve the grid, whatever its size: `neighbours.search` counts every row's
+neighbours within every eps; the pass here joins core rows and finds the nearest core row of every other row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from motorpool import blocks
+from motorpool.cluster.labelled import LABELLED_SCHEMA, Labelled, pack_labelled, stored_labels
+from motorpool.neighbours import kernels
+from motorpool.neighbours.geometry import Rows, to_distance, to_gap
+from motorpool.neighbours.search import COUNTS
+from motorpool.neighbours.strips import Arranged, Strip, load, over_pairs, over_strips, pairs_between
+from motorpool.neighbours.tiles import tiles_of
+
+_ROOTS, _BORDER, _PARTS, _LINKS = "roots", "border", "parts", "links"
+
+#: A row that is not core, a cell, and the nearest core row that one task has seen.
+_BORDER_DTYPE = np.dtype(
+    [("row", "i4"), ("cell", "i2"), ("gap", "f4"), ("core_id", "i8"), ("strip", "i4"), ("root", "i4")]
+)
+#: A component of a strip's core rows: the cell, its root, its first image and the number of its core rows.
+_PART_DTYPE = np.dtype([("cell", "i2"), ("strip", "i4"), ("root", "i4"), ("first", "i8"), ("size", "i4")])
+#: Two components that a pair of strips has joined.
+_LINK_DTYPE = np.dtype([("cell", "i2"), ("strip_a", "i4"), ("root_a", "i4"), ("strip_b", "i4"), ("root_b", "i4")])
+
+
+@dataclass(frozen=True)
+class DbscanGrid:
+    """Ascending eps and min_samples; model number e * len(min_samples) + q has eps[e] and min_samples[q].
+
+    Neighbours are rows at a distance of at most eps, the row itself included, as scikit-learn counts them.
+    """
+
+    eps: tuple[float, ...]
+    min_samples: tuple[int, ...]
+
+    @property
+    def n_models(self) -> int:
+        return len(self.eps) * len(self.min_samples)
+
+
+def fit_dbscan(
+    arranged: Arranged,
+    counted: DataFrame,
+    radii: Sequence[float],
+    grid: DbscanGrid,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Labelled:
+    """All models of a grid; their labels are persisted.
+
+    ``counted`` comes from `search` with these ``radii``, the grid's eps among them, counted up to its largest
+    min_samples or farther. Core
+    rows, their partition into clusters and noise are those of the definition. A row that is not core but within
+    eps of core rows joins the cluster of the nearest of them (the definition leaves it open; scikit-learn takes
+    the cluster that it happens to reach first). Clusters are numbered by the smallest image_id among their core
+    rows, so scikit-learn's labels of core rows come out the same when its rows are in that order. ``distance`` is
+    that to the nearest core row, 0 for core rows, NaN for noise; ``strength`` is 1 for core rows and 0 otherwise.
+
+    Cost: n^2/2 products of d numbers, less what is joined already. Memory of a task: two strips, and 12 bytes for each
+    of their rows and models. Memory of the driver: 22 bytes for each component of a strip's core rows, over all
+    models: they are what clusters are merged from.
+    """
+    levels = to_gap(np.array(grid.eps), arranged.metric)
+    cosine, least = arranged.metric == "cosine", np.array(grid.min_samples)
+    columns = [list(radii).index(eps) for eps in grid.eps]
+    counted = counted.where(F.col("kind") == COUNTS)
+
+    def within(a: Strip, _: Strip | None) -> Iterable[tuple[int, str, np.ndarray]]:
+        forest = _Forest.start([a], [None], columns, least, levels)
+        forest.sweep(cosine, same=True)
+        roots = forest.roots()
+        yield a.index, _ROOTS, np.ascontiguousarray(roots.T)
+        yield a.index, _PARTS, _parts(a, roots)
+        yield from forest.borders([a], roots)
+
+    def between(a: Strip, b: Strip | None) -> Iterable[tuple[int, str, np.ndarray]]:
+        assert b is not None
+        known = [np.ascontiguousarray(s.state[_ROOTS].T) for s in (a, b)]
+        forest = _Forest.start([a, b], known, columns, least, levels)
+        forest.sweep(cosine, same=False)
+        yield a.index, _LINKS, _links(forest, a, b, known)
+        yield from forest.borders([a, b], np.concatenate(known))
+
+    own = blocks.persist(over_pairs(arranged, [(s, s) for s in range(arranged.n_strips)], within, counted))
+    others = None
+    try:
+        own.count()
+        progress(f"joined within {arranged.n_strips} strips")
+        partial = own
+        if arranged.n_strips > 1:
+            state = counted.unionByName(own.where(F.col("kind") == _ROOTS))
+            others = blocks.persist(over_pairs(arranged, pairs_between(arranged.n_strips), between, state))
+            partial = own.unionByName(others)
+        numbers = _number(_fetch(partial, _PARTS, _PART_DTYPE), _fetch(partial, _LINKS, _LINK_DTYPE))
+        progress("clusters merged over all strips")
+        wanted = partial.where(F.col("kind").isin(_ROOTS, _BORDER)).unionByName(counted)
+        labelled = blocks.persist(
+            over_strips(arranged, wanted, _labeller(numbers, arranged.metric), LABELLED_SCHEMA, with_rows=True)
+        )
+        labelled.count()
+        return stored_labels(labelled, _sizes(numbers, grid.n_models), arranged.mean)
+    finally:
+        own.unpersist()
+        if others is not None:
+            others.unpersist()
+
+
+@dataclass
+class _Forest:
+    """One task's rows, stacked, and what it knows of them (see `kernels.join_tile`)."""
+
+    rows: Rows
+    edges: list[int]
+    ranks: np.ndarray
+    open_top: np.ndarray
+    parents: np.ndarray
+    near_gap: np.ndarray
+    near_row: np.ndarray
+    levels: np.ndarray
+    n_ranks: int
+
+    @classmethod
+    def start(
+        cls,
+        strips: Sequence[Strip],
+        roots: Sequence[np.ndarray | None],
+        columns: Sequence[int],
+        least: np.ndarray,
+        levels: np.ndarray,
+    ) -> _Forest:
+        rows, n_ranks = _stack([s.rows for s in strips]), len(least)
+        counts = np.concatenate([s.state[COUNTS][:, columns] for s in strips])
+        ranks = np.searchsorted(least, counts, side="right").astype(np.int8)
+        n, cells = len(rows), len(levels) * n_ranks
+        parents = np.repeat(np.arange(n, dtype=np.int32)[:, None], cells, axis=1)
+        edges, at = [0], 0
+        for strip, known in zip(strips, roots, strict=True):
+            if known is not None:
+                span = parents[at : at + len(strip.rows)]
+                np.copyto(span, known + np.int32(at), where=known >= 0)
+            at += len(strip.rows)
+            edges.append(at)
+        open_top = ((ranks < n_ranks).sum(axis=1) - 1).astype(np.int8)
+        near_gap, near_row = np.full((n, cells), np.inf, np.float32), np.full((n, cells), -1, np.int32)
+        return cls(rows, edges, ranks, open_top, parents, near_gap, near_row, levels, n_ranks)
+
+    def sweep(self, cosine: bool, *, same: bool) -> None:
+        """Look at all pairs within the one strip, or between the two."""
+        rows, n_ranks = self.rows, self.n_ranks
+        far = np.append(self.levels, -np.inf).astype(np.float32)
+        reach = far[self.open_top]
+        low = _part(rows, 0, self.edges[1])
+        high = low if same else _part(rows, self.edges[1], self.edges[2])
+        offset = 0 if same else self.edges[1]
+        chosen = np.empty(0, np.int32)
+
+        def widest(i: slice, j: slice) -> float:
+            nonlocal chosen
+            columns = slice(j.start + offset, j.stop + offset)
+            joined = (self.parents, self.ranks)
+            chosen = kernels.representatives(*joined, columns.start, columns.stop - columns.start, n_ranks)
+            for span in (i, columns):
+                kernels.set_reach(*joined, self.open_top, chosen, n_ranks, far, reach, span.start, span.stop)
+            return max(float(reach[i].max()), float(reach[columns].max()))
+
+        for i0, j0, products in tiles_of(low).products(tiles_of(high), widest, same):
+            kernels.join_tile(
+                products, i0, j0 + offset, same and i0 == j0, rows.raw, rows.half, rows.slack, cosine, rows.ids,
+                self.levels, n_ranks, self.ranks, self.open_top, self.parents, self.near_gap, self.near_row,
+                reach, chosen,
+            )  # fmt: skip
+
+    def roots(self) -> np.ndarray:
+        """int32[n, cells]: the root of every core row's component, -1 for rows that are not core."""
+        return kernels.all_roots(self.parents, self.ranks, self.n_ranks)
+
+    def borders(self, strips: Sequence[Strip], roots: np.ndarray) -> Iterator[tuple[int, str, np.ndarray]]:
+        """The nearest core rows found; ``roots`` are those of the core rows within their own strips."""
+        for index, strip in enumerate(strips):
+            start, stop = self.edges[index], self.edges[index + 1]
+            row, cell = np.nonzero(self.near_row[start:stop] >= 0)
+            core = self.near_row[start:stop][row, cell]
+            found = np.empty(len(row), _BORDER_DTYPE)
+            found["row"], found["cell"] = row, cell
+            found["gap"] = self.near_gap[start:stop][row, cell]
+            found["core_id"] = self.rows.ids[core]
+            found["strip"] = np.array([s.index for s in strips])[np.searchsorted(self.edges, core, side="right") - 1]
+            found["root"] = roots[core, cell]
+            yield strip.index, _BORDER, found.view(np.uint8)
+
+
+def _stack(rows: Sequence[Rows]) -> Rows:
+    if len(rows) == 1:
+        return rows[0]
+    raw = np.concatenate([r.raw for r in rows])
+    x = raw if rows[0].x is rows[0].raw else np.concatenate([r.x for r in rows])
+    half = np.concatenate([r.half for r in rows])
+    return Rows(np.concatenate([r.ids for r in rows]), raw, x, half, rows[0].slack)
+
+
+def _part(rows: Rows, start: int, stop: int) -> Rows:
+    return Rows(rows.ids[start:stop], rows.raw[start:stop], rows.x[start:stop], rows.half[start:stop], rows.slack)
+
+
+def _parts(strip: Strip, roots: np.ndarray) -> np.ndarray:
+    found = []
+    for cell in range(roots.shape[1]):
+        core = np.flatnonzero(roots[:, cell] >= 0)
+        root, where, size = np.unique(roots[core, cell], return_inverse=True, return_counts=True)
+        first = np.full(len(root), np.iinfo(np.int64).max)
+        np.minimum.at(first, where, strip.rows.ids[core])
+        part = np.empty(len(root), _PART_DTYPE)
+        part["cell"], part["strip"], part["root"], part["first"], part["size"] = cell, strip.index, root, first, size
+        found.append(part)
+    return np.concatenate(found).view(np.uint8)
+
+
+def _links(forest: _Forest, a: Strip, b: Strip, known: Sequence[np.ndarray]) -> np.ndarray:
+    """Which components of the two strips have become one: for each, the first of those it is joined with."""
+    found = []
+    strips, offsets = np.array([a.index, b.index]), np.array([0, len(a.rows)])
+    for cell in range(known[0].shape[1]):
+        roots = [np.unique(k[k[:, cell] >= 0, cell]) for k in known]
+        side = np.repeat([0, 1], [len(r) for r in roots])
+        local = np.concatenate(roots)
+        final = kernels.roots_of(forest.parents, (local + offsets[side]).astype(np.int32), cell)
+        _, first, where = np.unique(final, return_index=True, return_inverse=True)
+        lead = first[where]
+        joined = np.flatnonzero(lead != np.arange(len(local)))
+        link = np.empty(len(joined), _LINK_DTYPE)
+        link["cell"] = cell
+        link["strip_a"], link["root_a"] = strips[side[lead[joined]]], local[lead[joined]]
+        link["strip_b"], link["root_b"] = strips[side[joined]], local[joined]
+        found.append(link)
+    return np.concatenate(found).view(np.uint8)
+
+
+def _fetch(state: DataFrame, kind: str, dtype: np.dtype) -> np.ndarray:
+    rows = state.where(F.col("kind") == kind).select("data").toLocalIterator()
+    return np.concatenate([np.empty(0, dtype), *(load(r["data"]).view(dtype) for r in rows)])
+
+
+def _number(parts: np.ndarray, links: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """For each strip its components (cell << 32 | root), ascending, and their cluster numbers."""
+    key = (parts["cell"].astype(np.int64), parts["strip"], parts["root"])
+    order = np.lexsort(key[::-1])
+    parts = parts[order]
+    code = _code(parts["cell"], parts["strip"], parts["root"])
+    left = np.searchsorted(code, _code(links["cell"], links["strip_a"], links["root_a"]))
+    right = np.searchsorted(code, _code(links["cell"], links["strip_b"], links["root_b"]))
+    graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(len(parts), len(parts)))
+    _, cluster = connected_components(graph, directed=False) if len(parts) else (0, np.empty(0, np.int32))
+    n_clusters = int(cluster.max(initial=-1)) + 1
+    first, cell = np.full(n_clusters, np.iinfo(np.int64).max), np.zeros(n_clusters, np.int64)
+    np.minimum.at(first, cluster, parts["first"])
+    cell[cluster] = parts["cell"]
+    # Within each cell clusters count from 0, by their first core row.
+    by_first = np.lexsort((first, cell))
+    starts = np.searchsorted(cell[by_first], cell[by_first])
+    number = np.empty(n_clusters, np.int32)
+    number[by_first] = np.arange(n_clusters) - starts
+    numbers = {}
+    for strip in np.unique(parts["strip"]):
+        of = np.flatnonzero(parts["strip"] == strip)
+        codes = (parts["cell"][of].astype(np.int64) << 32) | parts["root"][of]
+        at = np.argsort(codes)
+        numbers[int(strip)] = (codes[at], number[cluster[of[at]]])
+    return numbers
+
+
+def _code(cell: np.ndarray, strip: np.ndarray, root: np.ndarray) -> np.ndarray:
+    """One sortable number: 15 bits of cell, 24 of strip and 24 of root (strips hold far fewer rows)."""
+    return (cell.astype(np.int64) << 48) | (strip.astype(np.int64) << 24) | root.astype(np.int64)
+
+
+def _sizes(numbers: dict[int, tuple[np.ndarray, np.ndarray]], n_models: int) -> np.ndarray:
+    sizes = np.zeros(n_models, np.int64)
+    for codes, cluster in numbers.values():
+        np.maximum.at(sizes, codes >> 32, cluster + 1)
+    return sizes
+
+
+def _labeller(
+    numbers: dict[int, tuple[np.ndarray, np.ndarray]], metric: str
+) -> Callable[[Strip, dict[str, list[np.ndarray]]], Iterator[pa.RecordBatch]]:
+    def look_up(strip: int, cell: np.ndarray, root: np.ndarray) -> np.ndarray:
+        codes, cluster = numbers[strip]
+        return cluster[np.searchsorted(codes, (cell.astype(np.int64) << 32) | root)]
+
+    def work(strip: Strip, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
+        (roots,) = found[_ROOTS]
+        cells, n = roots.shape
+        labels = np.full((n, cells), -1, np.int32)
+        distances = np.full((n, cells), np.nan, np.float32)
+        strengths = np.zeros((n, cells), np.float32)
+        for cell in range(cells):
+            core = np.flatnonzero(roots[cell] >= 0)
+            if len(core):
+                labels[core, cell] = look_up(strip.index, np.full(len(core), cell), roots[cell, core])
+                distances[core, cell], strengths[core, cell] = 0.0, 1.0
+        border = np.concatenate([f.view(_BORDER_DTYPE) for f in found[_BORDER]])
+        # The nearest of what several tasks have found, ties to the lower image_id.
+        border = border[np.lexsort((border["core_id"], border["gap"], border["cell"], border["row"]))]
+        new = np.ones(len(border), bool)
+        new[1:] = (border["row"][1:] != border["row"][:-1]) | (border["cell"][1:] != border["cell"][:-1])
+        border = border[new]
+        for other in np.unique(border["strip"]):
+            of = border[border["strip"] == other]
+            labels[of["row"], of["cell"]] = look_up(int(other), of["cell"], of["root"])
+            distances[of["row"], of["cell"]] = to_distance(of["gap"], metric)  # type: ignore[arg-type]
+        for start in range(0, n, blocks.BLOCK_ROWS):
+            rows = slice(start, start + blocks.BLOCK_ROWS)
+            found_rows = (labels[rows], distances[rows], strengths[rows])
+            yield pack_labelled(strip.rows.ids[rows], strip.rows.raw[rows], *found_rows)
+
+    return work

@@ -1,0 +1,166 @@
+"""The grids of models that a config can ask for: one class per algorithm, each naming its models' parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from motorpool.features.spec import NAME_PATTERN
+
+
+class Section(BaseModel):
+    """A part of the config: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+
+
+def check_name(value: str) -> str:
+    if not NAME_PATTERN.fullmatch(value):
+        raise ValueError(
+            f"{value!r}: use up to 100 letters, digits, '_', '.', '+' and '-', starting with a letter or digit"
+        )
+    return value
+
+
+def parse_counts(value: Any) -> Any:
+    """``9``, ``[2, 5, 9]`` or ``"2..15"`` (both ends included), freely mixed in a list."""
+    counts: set[int] = set()
+    for item in value if isinstance(value, list) else [value]:
+        found = re.fullmatch(r"\s*(\d+)\s*\.\.\s*(\d+)\s*", item) if isinstance(item, str) else None
+        if found:
+            low, high = int(found[1]), int(found[2])
+            if high < low:
+                raise ValueError(f"{item!r}: the range is empty, write the smaller number first")
+            counts.update(range(low, high + 1))
+        elif isinstance(item, int) and not isinstance(item, bool):
+            counts.add(item)
+        else:
+            raise ValueError(f'{item!r}: expected a whole number, a list of them or a range such as "2..15"')
+    if not counts:
+        raise ValueError("is empty: name at least one number")
+    return tuple(sorted(counts))
+
+
+def _parse_eps(value: Any) -> Any:
+    """``auto``, or distances above 0: ascending, each once."""
+    if value == "auto":
+        return value
+    items = list(value) if isinstance(value, (list, tuple)) else [value]
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, (int, float)) or not 0 < item < float("inf"):
+            raise ValueError(f"{item!r}: expected `auto` or distances above 0, e.g. [0.5, 1, 2]")
+    if not items:
+        raise ValueError("is empty: name at least one distance, or `auto`")
+    return tuple(sorted({float(item) for item in items}))
+
+
+def _as_list(value: Any) -> Any:
+    """One value may stand for a list of one."""
+    return tuple(dict.fromkeys(value)) if isinstance(value, (list, tuple)) else (value,)
+
+
+Name = Annotated[str, BeforeValidator(lambda v: check_name(str(v)))]
+ClusterCount = Annotated[int, Field(ge=2, le=10_000)]
+Counts = Annotated[tuple[ClusterCount, ...], BeforeValidator(parse_counts)]
+#: Rows within a radius, or of a cluster: 512 is the largest that published studies ask for.
+Neighbours = Annotated[int, Field(ge=1, le=100_000)]
+MetricName = Literal["euclidean", "cosine"]
+CovarianceType = Literal["full", "tied", "diag", "spherical"]
+Params = dict[str, str]
+
+
+class _Grid(Section):
+    features: list[Name] | None = None
+
+    def variants(self, seed: int) -> Iterator[Params]:
+        """The parameters of each model, as text: what its id is a hash of, and ``models.params`` shows."""
+        raise NotImplementedError
+
+    def asked(self, params: Params) -> int | None:
+        """How many clusters a model must find, None where the data decide."""
+        return None
+
+
+def _crossed(shared: dict[str, Any], **lists: Sequence[Any]) -> Iterator[Params]:
+    for values in product(*lists.values()):
+        yield {key: str(value) for key, value in {**dict(zip(lists, values, strict=True)), **shared}.items()}
+
+
+class KMeansGrid(_Grid):
+    """KMeans for every k, each from ``n_init`` starts, on the named feature sets (all by default)."""
+
+    algorithm: Literal["kmeans"]
+    k: Counts
+    n_init: int = Field(default=1, ge=1, le=100)
+    max_iter: int = Field(default=100, ge=1)
+    #: A model is done when a pass over all images lowers its inertia by less than this share.
+    tol: float = Field(default=1e-4, ge=0)
+
+    def variants(self, seed: int) -> Iterator[Params]:
+        shared = {"n_init": self.n_init, "max_iter": self.max_iter, "tol": self.tol, "seed": seed}
+        yield from _crossed(shared, k=self.k)
+
+    def asked(self, params: Params) -> int | None:
+        return int(params["k"])
+
+
+class DbscanGrid(_Grid):
+    """DBSCAN for every eps and min_samples; ``eps: auto`` takes eight quantiles of the k-distances."""
+
+    algorithm: Literal["dbscan"]
+    eps: Annotated[Literal["auto"] | tuple[float, ...], BeforeValidator(_parse_eps)]
+    min_samples: Annotated[tuple[Neighbours, ...], BeforeValidator(parse_counts)]
+    metric: MetricName = "euclidean"
+
+    def variants(self, seed: int) -> Iterator[Params]:
+        if self.eps == "auto":
+            shared = {"eps": "auto", "metric": self.metric, "seed": seed}
+            yield from _crossed(shared, quantile=AUTO_QUANTILES, min_samples=self.min_samples)
+        else:
+            yield from _crossed({"metric": self.metric}, eps=self.eps, min_samples=self.min_samples)
+
+
+class HdbscanGrid(_Grid):
+    """HDBSCAN for every min_cluster_size, from one spanning tree."""
+
+    algorithm: Literal["hdbscan"]
+    min_cluster_size: Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(parse_counts)]
+    #: The image itself included, as scikit-learn counts it.
+    min_samples: int = Field(default=5, ge=1, le=256)
+    method: Literal["eom", "leaf"] = "eom"
+    metric: MetricName = "euclidean"
+
+    def variants(self, seed: int) -> Iterator[Params]:
+        shared = {"min_samples": self.min_samples, "method": self.method, "metric": self.metric}
+        yield from _crossed(shared, min_cluster_size=self.min_cluster_size)
+
+
+class MixtureGrid(_Grid):
+    """Gaussian mixtures for every number of components and covariance type."""
+
+    algorithm: Literal["gaussian_mixture"]
+    n_components: Counts
+    covariance_type: Annotated[tuple[CovarianceType, ...], BeforeValidator(_as_list)] = ("full",)
+    n_init: int = Field(default=1, ge=1, le=100)
+    max_iter: int = Field(default=100, ge=1)
+    tol: float = Field(default=1e-3, ge=0)
+    reg_covar: float = Field(default=1e-6, ge=0)
+
+    def variants(self, seed: int) -> Iterator[Params]:
+        shared = {"n_init": self.n_init, "max_iter": self.max_iter, "tol": self.tol, "reg_covar": self.reg_covar}
+        lists = {"n_components": self.n_components, "covariance_type": self.covariance_type}
+        yield from _crossed({**shared, "seed": seed}, **lists)
+
+    def asked(self, params: Params) -> int | None:
+        return int(params["n_components"])
+
+
+#: The quantiles of the k-distances that ``eps: auto`` stands for.
+AUTO_QUANTILES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
+
+ALGORITHMS = ("kmeans", "dbscan", "hdbscan", "gaussian_mixture")
+Grid = Annotated[KMeansGrid | DbscanGrid | HdbscanGrid | MixtureGrid, Field(discriminator="algorithm")]

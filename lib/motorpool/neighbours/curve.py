@@ -1,0 +1,72 @@
+"""The k-distance curve: how far images are from their k-th neighbour, to choose eps by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+
+from motorpool import blocks
+from motorpool.neighbours.geometry import Metric, prepare, to_distance
+from motorpool.sampling import RowSample
+
+#: Rows whose neighbours are looked for: quantiles of the curve are known to about a hundredth.
+SAMPLE = 2048
+
+
+class _Nearest:
+    """The k smallest gaps so far of every sampled row, float32[m, k] unsorted; merges exactly."""
+
+    def __init__(self, m: int, k: int) -> None:
+        self.gaps = np.full((m, k), np.inf, np.float32)
+
+    def offer(self, gaps: np.ndarray) -> None:
+        k = self.gaps.shape[1]
+        both = np.concatenate([self.gaps, gaps], axis=1)
+        self.gaps = np.ascontiguousarray(np.partition(both, k - 1, axis=1)[:, :k])
+
+    def merge(self, other: _Nearest) -> None:
+        self.offer(other.gaps)
+
+
+def k_distances(block_df: DataFrame, metric: Metric, k: int, seed: int) -> np.ndarray:
+    """Distances float64[m], ascending, of at most SAMPLE rows drawn by seed to their k-th nearest row of all.
+
+    The row itself counts as its first neighbour, as for DBSCAN's min_samples: with eps = the q-th quantile, about
+    the share q of all rows is core. Two passes over the blocks; float32 accuracy. Infinite with fewer than k rows.
+    """
+
+    def draw(state: RowSample, batch: pa.RecordBatch) -> None:
+        for ids, x in blocks.block_arrays(batch):
+            state.update(ids, x)
+
+    sample = blocks.fold(block_df, lambda: RowSample(SAMPLE, seed), draw).rows()
+    shift = sample.mean(axis=0, dtype=np.float64) if metric == "euclidean" else None
+    some = prepare(np.arange(len(sample)), sample, metric, shift)
+
+    def look(state: _Nearest, batch: pa.RecordBatch) -> None:
+        for ids, x in blocks.block_arrays(batch):
+            rows = prepare(ids, x, metric, shift)
+            state.offer(np.maximum(some.half[:, None] + rows.half - some.x @ rows.x.T, 0.0))
+
+    nearest = blocks.fold(block_df, lambda: _Nearest(len(sample), k), look)
+    return np.sort(to_distance(nearest.gaps.max(axis=1), metric))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Quantiles float64[101] of the k-distances, and the position of the knee among them."""
+
+    k: int
+    distances: np.ndarray
+    knee: int
+
+
+def curve_of(distances: np.ndarray, k: int) -> Curve:
+    """The curve in hundredths. Its knee is the point farthest below the line between its ends (Satopää et al. 2011)."""
+    quantiles = np.quantile(distances, np.linspace(0, 1, 101))
+    span = quantiles[-1] - quantiles[0]
+    height = (quantiles - quantiles[0]) / span if span > 0 else np.zeros(101)
+    return Curve(k, quantiles, int(np.argmax(np.linspace(0, 1, 101) - height)))

@@ -1,0 +1,161 @@
+"""Pass 1 over all pairs: how many neighbours every row has within each radius, and which are its nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+
+from motorpool import blocks
+from motorpool.neighbours import kernels
+from motorpool.neighbours.geometry import Rows, to_gap
+from motorpool.neighbours.strips import STATE, Arranged, Strip, over_pairs, over_strips, pack_state, pairs_between
+from motorpool.neighbours.tiles import Tiling, tiles_of
+
+#: Kinds of the arrays that a search leaves for every strip.
+IDS, COUNTS, GAPS, FOUND = "ids", "counts", "gaps", "found"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to look for: neighbours within ``radii`` (ascending) counted up to ``enough``, and the ``k`` nearest."""
+
+    radii: tuple[float, ...] = ()
+    enough: int = 1
+    k: int = 0
+
+
+def search(arranged: Arranged, wanted: Wanted, progress: Callable[[str], None] = lambda text: None) -> DataFrame:
+    """Counts and nearest neighbours of all rows, exact (see `geometry`), as STATE rows, persisted.
+
+    For every strip, in the order of its rows (``ids`` int64[n]): ``counts`` int32[n, radii] of rows within each
+    radius, the row itself included, exact below ``enough`` and at least that otherwise; ``gaps`` float64[n, k] (see
+    `to_distance`) and ``found`` int64[n, k], the nearest other rows, nearest first, ties to the lower id; where there
+    are fewer than k other rows, infinite gaps and the id -1.
+
+    Every strip first meets itself; what is full by then takes no part in the pairs of strips that follow.
+    Cost: n^2/2 products of d numbers. Memory of a task: two strips and their arrays.
+    """
+    levels = to_gap(np.array(wanted.radii), arranged.metric)
+    cosine = arranged.metric == "cosine"
+
+    def within(a: Strip, _: Strip | None) -> Iterable[tuple[int, str, np.ndarray]]:
+        side = _Side.fresh(a, levels, wanted)
+        _sweep(side, side, levels, wanted, cosine)
+        yield a.index, IDS, a.rows.ids
+        yield from side.found(a.index, side.counts)
+
+    def between(a: Strip, b: Strip | None) -> Iterable[tuple[int, str, np.ndarray]]:
+        assert b is not None
+        sides = [_Side.known(strip, levels, wanted) for strip in (a, b)]
+        before = [side.counts.copy() for side in sides]
+        _sweep(sides[0], sides[1], levels, wanted, cosine)
+        for strip, side, counts in zip((a, b), sides, before, strict=True):
+            yield from side.found(strip.index, side.counts - counts)
+
+    own = blocks.persist(over_pairs(arranged, [(s, s) for s in range(arranged.n_strips)], within))
+    try:
+        if arranged.n_strips == 1:
+            own.count()
+            return own
+        progress(f"{arranged.n_strips} strips met themselves")
+        others = over_pairs(arranged, pairs_between(arranged.n_strips), between, own)
+
+        def merge(strip: Strip, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
+            yield pack_state(strip.index, IDS, found[IDS][0])
+            if COUNTS in found:
+                counts = np.minimum(np.sum(found[COUNTS], axis=0, dtype=np.int64), max(wanted.enough, 1))
+                yield pack_state(strip.index, COUNTS, counts.astype(np.int32))
+            if GAPS in found:
+                gaps, ids = _nearest_of(found[GAPS], found[FOUND], wanted.k)
+                yield pack_state(strip.index, GAPS, gaps)
+                yield pack_state(strip.index, FOUND, ids)
+
+        merged = over_strips(arranged, own.unionByName(others), merge, STATE, with_rows=False)
+        result = blocks.persist(merged)
+        result.count()
+        return result
+    finally:
+        if arranged.n_strips > 1:
+            own.unpersist()
+
+
+@dataclass
+class _Side:
+    """Rows of one strip with what is known of them, and how far their pairs still matter."""
+
+    rows: Rows
+    tiling: Tiling
+    counts: np.ndarray
+    top: np.ndarray
+    count_reach: np.ndarray
+    gaps: np.ndarray
+    ids: np.ndarray
+    near_reach: np.ndarray
+
+    @classmethod
+    def fresh(cls, strip: Strip, levels: np.ndarray, wanted: Wanted) -> _Side:
+        n = len(strip.rows)
+        # Every row is its own neighbour, as for scikit-learn.
+        counts = np.ones((n, len(levels)), np.int32)
+        return cls._of(strip, levels, wanted, counts, np.full((n, wanted.k), np.inf), np.full((n, wanted.k), -1))
+
+    @classmethod
+    def known(cls, strip: Strip, levels: np.ndarray, wanted: Wanted) -> _Side:
+        s = strip.state
+        n = len(strip.rows)
+        gaps = s[GAPS].copy() if wanted.k else np.empty((n, 0))
+        found = s[FOUND].copy() if wanted.k else np.empty((n, 0), np.int64)
+        counts = s[COUNTS].copy() if len(levels) else np.empty((n, 0), np.int32)
+        return cls._of(strip, levels, wanted, counts, gaps, found)
+
+    @classmethod
+    def _of(
+        cls, strip: Strip, levels: np.ndarray, wanted: Wanted, counts: np.ndarray, gaps: np.ndarray, ids: np.ndarray
+    ) -> _Side:
+        top = (counts < wanted.enough).sum(axis=1).astype(np.int32) - 1
+        far = np.append(levels, -np.inf).astype(np.float32)
+        last = gaps[:, -1] if wanted.k else np.full(len(counts), -np.inf)
+        # Rounded up: a reach is never too short.
+        near = last.astype(np.float32) * np.float32(1.0000002)
+        return cls(strip.rows, tiles_of(strip.rows), counts, top, far[top], gaps, ids.astype(np.int64), near)
+
+    def widest(self, rows: slice) -> float:
+        return max(float(self.count_reach[rows].max()), float(self.near_reach[rows].max()))
+
+    def found(self, strip: int, counts: np.ndarray) -> Iterator[tuple[int, str, np.ndarray]]:
+        if self.counts.shape[1]:
+            yield strip, COUNTS, counts
+        if self.gaps.shape[1]:
+            yield strip, GAPS, self.gaps
+            yield strip, FOUND, self.ids
+
+
+def _sweep(a: _Side, b: _Side, levels: np.ndarray, wanted: Wanted, cosine: bool) -> None:
+    """All pairs of a row of ``a`` and a row of ``b``, or all pairs within ``a`` where both are the same."""
+    x, y, same = a.rows, b.rows, a is b
+    for i0, j0, products in a.tiling.products(b.tiling, lambda i, j: max(a.widest(i), b.widest(j)), same):
+        place = (products, i0, j0, same and i0 == j0, x.raw, y.raw, x.half, y.half, x.slack, cosine)
+        if len(levels):
+            kernels.count_tile(
+                *place, levels, wanted.enough, a.counts, b.counts, a.top, b.top, a.count_reach, b.count_reach
+            )
+        if wanted.k:
+            kernels.nearest_tile(*place, x.ids, y.ids, a.gaps, b.gaps, a.ids, b.ids, a.near_reach, b.near_reach)
+
+
+def _nearest_of(gaps: list[np.ndarray], found: list[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest of several lists per row; a row found twice counts once."""
+    all_gaps, all_ids = np.concatenate(gaps, axis=1), np.concatenate(found, axis=1)
+    order = np.lexsort((all_ids, all_gaps), axis=1)
+    all_gaps, all_ids = np.take_along_axis(all_gaps, order, 1), np.take_along_axis(all_ids, order, 1)
+    # Lists of two tasks both start from what the strip found within itself.
+    again = np.zeros(all_ids.shape, bool)
+    again[:, 1:] = (all_ids[:, 1:] == all_ids[:, :-1]) & (all_ids[:, 1:] >= 0)
+    all_gaps[again] = np.inf
+    all_ids[again] = -1
+    keep = np.argsort(all_gaps, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(all_gaps, keep, 1), np.take_along_axis(all_ids, keep, 1)

@@ -1,0 +1,320 @@
+"""All pairs of rows as Spark tasks: rows arranged in strips, one task for each pair of strips.
+
+A *strip* is a bounded share of the rows, near ones together. A task holds two strips and what is known of
+their rows, so it works for as long as the product of their lengths while only their sum was sent to it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import scipy.cluster.hierarchy
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from sklearn.cluster import KMeans
+
+from motorpool import blocks
+from motorpool.blocks import Batches
+from motorpool.cluster.coreset import draw_coreset, spread
+from motorpool.neighbours.geometry import Metric, Rows, prepare, worthwhile_shift
+from motorpool.sampling import uniform_hash
+
+#: A strip holds at most this many rows and bytes of vectors: a task has two of them, and arrays over their rows.
+STRIP_ROWS = 65_536
+STRIP_BYTES = 64 * 2**20
+#: Rows near each other lie side by side: one cell for about this many rows, and never more cells than ...
+_ROWS_PER_CELL = 1024
+_MAX_CELLS = 256
+
+#: What travels: a chunk of a strip's rows (``ids``, ``data``), or an array that is known of a strip (``state``).
+_PIECE = "strip INT, kind STRING, chunk INT, ids BINARY, data BINARY"
+STATE = "strip INT, kind STRING, data BINARY"
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """Rows in strips. ``pieces`` (strip, kind = 'rows', chunk, ids, data) is persisted: `release` it."""
+
+    pieces: DataFrame
+    n: int
+    width: int
+    n_strips: int
+    metric: Metric
+    mean: np.ndarray
+    shift: np.ndarray | None
+
+    @property
+    def spark(self) -> SparkSession:
+        return self.pieces.sparkSession
+
+    def release(self) -> None:
+        self.pieces.unpersist()
+
+
+@dataclass
+class Strip:
+    """One strip in a task: its rows, in a fixed order, and the arrays that earlier steps have found for them."""
+
+    index: int
+    rows: Rows
+    state: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def arrange(block_df: DataFrame, metric: Metric, seed: int) -> Arranged:
+    """Rows in strips of near ones: four passes over the blocks, one of them a shuffle of all vectors.
+
+    Cells come from KMeans on a coreset (see `draw_coreset`), so the same rows share a strip however the blocks
+    are partitioned. Cells that are too large for a strip are dealt out by the hash of the image's id.
+    """
+    known = spread(block_df)
+    if known.n == 0:
+        raise ValueError("there are no rows to compare")
+    width = len(known.mean)
+    shift = worthwhile_shift(known.mean, known.total / known.n) if metric == "euclidean" else None
+    centres = _cells(draw_coreset(block_df, known, seed).rows, metric, known.n, seed)
+    sizes = _cell_sizes(block_df, centres, metric)
+    first_strip, parts, n_strips = _plan(sizes, _strip_rows(known.n, width, blocks.parallelism(block_df.sparkSession)))
+
+    def split(batches: Batches) -> Batches:
+        for batch in batches:
+            for ids, x in blocks.block_arrays(batch):
+                cell = _nearest_cell(x, centres, metric)
+                part = (uniform_hash(ids, seed) * parts[cell]).astype(np.int64)
+                strip = first_strip[cell] + part
+                order = np.lexsort((cell, strip))
+                edges = np.flatnonzero(np.diff(strip[order], prepend=-1, append=-1))
+                for start, stop in pairwise(edges):
+                    rows = order[start:stop]
+                    packed = np.stack([cell[rows].astype(np.int64), ids[rows]])
+                    yield _piece(int(strip[rows[0]]), "split", 0, packed.tobytes(), x[rows].tobytes())
+
+    def collect(batches: Batches) -> Batches:
+        held: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        for strip, _, _, packed, data in _fields(batches):
+            rows = np.frombuffer(data, np.float32).reshape(-1, width)
+            held.setdefault(strip, []).append((np.frombuffer(packed, np.int64).reshape(2, -1), rows))
+        for strip, found in held.items():
+            cell, ids = np.concatenate([f[0] for f in found], axis=1)
+            x = np.concatenate([f[1] for f in found])
+            order = np.lexsort((ids, cell))
+            for chunk, start in enumerate(range(0, len(order), blocks.BLOCK_ROWS)):
+                rows = order[start : start + blocks.BLOCK_ROWS]
+                yield _piece(strip, "rows", chunk, ids[rows].tobytes(), x[rows].tobytes())
+
+    pieces = _place(block_df.mapInArrow(split, _PIECE), "strip", n_strips).mapInArrow(collect, _PIECE)
+    return Arranged(blocks.persist(pieces), known.n, width, n_strips, metric, known.mean, shift)
+
+
+def _strip_rows(n: int, width: int, slots: int) -> int:
+    """Rows of a strip: within the bounds, and few enough that there are several tasks for each slot."""
+    most = max(1, min(STRIP_ROWS, STRIP_BYTES // (4 * width)))
+    return min(most, math.ceil(n / math.ceil(math.sqrt(16 * slots)))) if n > 8192 else most
+
+
+def _cells(rows: np.ndarray, metric: Metric, n: int, seed: int) -> np.ndarray:
+    """float64[cells, d] centres, near ones side by side."""
+    n_cells = max(1, min(_MAX_CELLS, n // _ROWS_PER_CELL, len(rows)))
+    points = prepare(np.arange(len(rows)), rows, metric).x.astype(np.float32)
+    if n_cells == 1:
+        return points.mean(axis=0, keepdims=True, dtype=np.float64)
+    # Rough cells do: they only decide which rows travel together.
+    model = KMeans(n_cells, init="random", n_init=1, max_iter=8, random_state=seed).fit(points)
+    centres = np.asarray(model.cluster_centers_, np.float64)
+    order = scipy.cluster.hierarchy.leaves_list(scipy.cluster.hierarchy.linkage(centres, "average"))
+    return centres[order]
+
+
+def _nearest_cell(x: np.ndarray, centres: np.ndarray, metric: Metric) -> np.ndarray:
+    points = prepare(np.arange(len(x)), x, metric).x
+    middle = centres.mean(axis=0)
+    c = (centres - middle).astype(np.float32)
+    closeness = (points - middle.astype(np.float32)) @ c.T - 0.5 * np.square(c).sum(axis=1)
+    return closeness.argmax(axis=1)
+
+
+@dataclass
+class _Sizes:
+    counts: np.ndarray
+
+    def merge(self, other: _Sizes) -> None:
+        self.counts = self.counts + other.counts
+
+
+def _cell_sizes(block_df: DataFrame, centres: np.ndarray, metric: Metric) -> np.ndarray:
+    def add(state: _Sizes, batch: pa.RecordBatch) -> None:
+        for _, x in blocks.block_arrays(batch):
+            state.counts = state.counts + np.bincount(_nearest_cell(x, centres, metric), minlength=len(centres))
+
+    return blocks.fold(block_df, lambda: _Sizes(np.zeros(len(centres), np.int64)), add).counts
+
+
+def _plan(sizes: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """For each cell its first strip and the number of strips that share it, and the number of strips."""
+    first, parts = np.zeros(len(sizes), np.int64), np.ones(len(sizes), np.int64)
+    strip, room = -1, 0
+    for cell, size in enumerate(sizes.tolist()):
+        if size <= room:
+            first[cell] = strip
+            room -= size
+            continue
+        # Half a strip more than needed would travel half empty: large cells share evenly.
+        parts[cell] = max(1, math.ceil(size / most))
+        first[cell] = strip + 1
+        strip += int(parts[cell])
+        room = most - size if parts[cell] == 1 else 0
+    return first, parts, strip + 1
+
+
+# -- tasks -------------------------------------------------------------------------------------------
+
+
+def pairs_between(n_strips: int) -> list[tuple[int, int]]:
+    return [(a, b) for a in range(n_strips) for b in range(a + 1, n_strips)]
+
+
+def over_pairs(
+    arranged: Arranged,
+    pairs: Sequence[tuple[int, int]],
+    work: Callable[[Strip, Strip | None], Iterable[tuple[int, str, np.ndarray]]],
+    state: DataFrame | None = None,
+) -> DataFrame:
+    """Run ``work(a, b)`` in one task for each pair of strips (``b`` is None where a strip meets itself).
+
+    ``state`` (columns STATE) is what is known of the strips: it reaches ``work`` in ``Strip.state``. The
+    result has the same columns: what ``work`` yields, as (strip, kind, array).
+    """
+    spark = arranged.spark
+    sent = [(strip, task) for task, pair in enumerate(pairs) for strip in sorted(set(pair))]
+    tasks = F.broadcast(spark.createDataFrame(sent, "strip INT, task INT"))
+    pieces = _with_state(arranged, state)
+    metric, shift, width = arranged.metric, arranged.shift, arranged.width
+
+    def run(batches: Batches) -> Batches:
+        held = _assemble(_fields(batches), width, metric, shift)
+        if held:
+            a, b = held[min(held)], held[max(held)]
+            for strip, kind, array in work(a, b if b is not a else None):
+                yield pack_state(strip, kind, array)
+
+    placed = _place(pieces.join(tasks, "strip").select("task", *_columns()), "task", len(pairs))
+    return placed.drop("task").mapInArrow(run, STATE)
+
+
+def over_strips(
+    arranged: Arranged,
+    state: DataFrame,
+    work: Callable[[Strip, dict[str, list[np.ndarray]]], Iterator[pa.RecordBatch]],
+    schema: str,
+    *,
+    with_rows: bool,
+) -> DataFrame:
+    """Run ``work(strip, found)`` in one task for each strip; ``found`` holds all arrays of each kind in ``state``.
+
+    Without ``with_rows`` the vectors stay where they are and the strip comes without rows.
+    """
+    pieces = _with_state(arranged, state) if with_rows else _as_pieces(state)
+    metric, shift, width = arranged.metric, arranged.shift, arranged.width
+
+    def run(batches: Batches) -> Batches:
+        for strip, found, rows in _grouped(_fields(batches), width, metric, shift):
+            yield from work(Strip(strip, rows), found)
+
+    return _place(pieces, "strip", arranged.n_strips).mapInArrow(run, schema)
+
+
+def _columns() -> list[str]:
+    return [c.split()[0] for c in _PIECE.split(", ")]
+
+
+def _as_pieces(state: DataFrame) -> DataFrame:
+    empty = F.lit(b"")
+    return state.select("strip", "kind", F.lit(0).alias("chunk"), empty.alias("ids"), "data")
+
+
+def _with_state(arranged: Arranged, state: DataFrame | None) -> DataFrame:
+    return arranged.pieces if state is None else arranged.pieces.unionByName(_as_pieces(state))
+
+
+def _place(df: DataFrame, key: str, n: int) -> DataFrame:
+    """Exactly one value of ``key`` (0..n-1) in each of ``n`` partitions.
+
+    A shuffle by the key's own hash would put several values in one task and none in another, so each value is
+    replaced by a number whose hash falls where it should.
+    """
+    spark = df.sparkSession
+    tried = spark.range(64 * n + 64).select("id", F.pmod(F.hash("id"), F.lit(n)).alias("at"))
+    salts = tried.groupBy("at").agg(F.min("id").alias("_salt"))
+    salted = df.join(F.broadcast(salts), F.col(key) == F.col("at")).drop("at")
+    return salted.repartition(n, "_salt").drop("_salt")
+
+
+# -- what travels ------------------------------------------------------------------------------------
+
+
+def _piece(strip: int, kind: str, chunk: int, ids: bytes, data: bytes) -> pa.RecordBatch:
+    columns = [pa.array([strip], pa.int32()), pa.array([kind]), pa.array([chunk], pa.int32())]
+    return pa.RecordBatch.from_arrays(
+        [*columns, pa.array([ids], pa.binary()), pa.array([data], pa.binary())], names=_columns()
+    )
+
+
+def pack_state(strip: int, kind: str, array: np.ndarray) -> pa.RecordBatch:
+    """A row of STATE."""
+    data = pa.array([_dump(array)], pa.binary())
+    return pa.RecordBatch.from_arrays(
+        [pa.array([strip], pa.int32()), pa.array([kind]), data], names=["strip", "kind", "data"]
+    )
+
+
+def _dump(array: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array, allow_pickle=False)
+    return out.getvalue()
+
+
+def load(data: bytes) -> np.ndarray:
+    """An array of a STATE row."""
+    loaded: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+    return loaded
+
+
+def _fields(batches: Batches) -> Iterator[tuple[int, str, int, memoryview, memoryview]]:
+    for batch in batches:
+        columns = [batch.column(name) for name in _columns()]
+        for row in range(len(batch)):
+            strip, kind, chunk = (c[row].as_py() for c in columns[:3])
+            yield strip, kind, chunk, memoryview(columns[3][row].as_buffer()), memoryview(columns[4][row].as_buffer())
+
+
+def _grouped(
+    fields: Iterator[tuple[int, str, int, memoryview, memoryview]], width: int, metric: Metric, shift: np.ndarray | None
+) -> Iterator[tuple[int, dict[str, list[np.ndarray]], Rows]]:
+    chunks: dict[int, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
+    found: dict[int, dict[str, list[np.ndarray]]] = {}
+    for strip, kind, chunk, ids, data in fields:
+        states = found.setdefault(strip, {})
+        if kind == "rows":
+            x = np.frombuffer(data, np.float32).reshape(-1, width)
+            chunks.setdefault(strip, {})[chunk] = (np.frombuffer(ids, np.int64), x)
+        else:
+            states.setdefault(kind, []).append(load(bytes(data)))
+    for strip, states in found.items():
+        parts = [part for _, part in sorted(chunks.pop(strip, {}).items())]
+        ids = np.concatenate([p[0] for p in parts]) if parts else np.empty(0, np.int64)
+        raw = np.concatenate([p[1] for p in parts]) if parts else np.empty((0, width), np.float32)
+        yield strip, states, prepare(ids, raw, metric, shift)
+
+
+def _assemble(
+    fields: Iterator[tuple[int, str, int, memoryview, memoryview]], width: int, metric: Metric, shift: np.ndarray | None
+) -> dict[int, Strip]:
+    return {
+        strip: Strip(strip, rows, {kind: arrays[0] for kind, arrays in states.items()})
+        for strip, states, rows in _grouped(fields, width, metric, shift)
+    }

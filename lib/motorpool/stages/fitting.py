@@ -1,0 +1,201 @@
+"""From a grid of the config to fitted models: the one place that knows which function fits which algorithm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from pyspark.sql import DataFrame
+
+from motorpool import grids
+from motorpool.cluster.assign import by_centroids
+from motorpool.cluster.dbscan import DbscanGrid, fit_dbscan
+from motorpool.cluster.hdbscan import HdbscanGrid, fit_hdbscan
+from motorpool.cluster.kmeans import fit_kmeans
+from motorpool.cluster.labelled import Labelled
+from motorpool.cluster.mixture import Mixture, fit_mixtures
+from motorpool.cluster.mixture_labels import by_mixtures
+from motorpool.neighbours.curve import k_distances
+from motorpool.neighbours.geometry import Metric
+from motorpool.neighbours.search import Wanted, search
+from motorpool.neighbours.strips import Arranged, arrange
+from motorpool.stages.models import Facts, ModelSpec
+
+Progress = Callable[[str], None]
+
+#: Lists of this many neighbours hold the first rounds of a spanning tree: each round that they miss is a search.
+_LISTED = 16
+
+
+@dataclass
+class Job:
+    """Models of one grid on one feature set that are to be fitted."""
+
+    grid: grids.Grid
+    specs: list[ModelSpec]
+
+
+@dataclass
+class FittedGrid:
+    """``labelled`` holds the models of ``specs`` in their order; ``failed`` those that found no model, and why."""
+
+    specs: list[ModelSpec]
+    labelled: Labelled | None
+    facts: list[Facts]
+    failed: list[tuple[ModelSpec, str]] = field(default_factory=list)
+    release: Callable[[], None] = lambda: None
+
+
+class Fitting:
+    """Fits the jobs of one feature set; density-based ones share one pass over all pairs for each metric.
+
+    Use as a context manager: leaving it drops what was kept.
+    """
+
+    def __init__(self, block_df: DataFrame, jobs: Sequence[Job], seed: int, progress: Progress) -> None:
+        self.block_df = block_df
+        self.jobs = list(jobs)
+        self.seed = seed
+        self.progress = progress
+        self._neighbours: dict[Metric, _Neighbours] = {}
+        #: The k-distances of each metric and smallest min_samples that a DBSCAN grid asks for.
+        self.curves: dict[tuple[Metric, int], np.ndarray] = {}
+
+    def __enter__(self) -> Fitting:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for found in self._neighbours.values():
+            found.state.unpersist()
+            found.arranged.release()
+
+    def fit(self, job: Job) -> FittedGrid:
+        grid = job.grid
+        if isinstance(grid, grids.KMeansGrid):
+            return self._kmeans(grid, job.specs)
+        if isinstance(grid, grids.MixtureGrid):
+            return self._mixtures(grid, job.specs)
+        if isinstance(grid, grids.DbscanGrid):
+            return self._dbscan(grid, job.specs)
+        return self._hdbscan(grid, job.specs)
+
+    # -- centroids and mixtures --------------------------------------------------------------------
+
+    def _kmeans(self, grid: grids.KMeansGrid, specs: list[ModelSpec]) -> FittedGrid:
+        ks = [int(dict(s.params)["k"]) for s in specs]
+        settings = {"n_init": grid.n_init, "max_iter": grid.max_iter, "tol": grid.tol}
+        models = fit_kmeans(self.block_df, ks, seed=self.seed, progress=self.progress, **settings)  # type: ignore[arg-type]
+        facts = [
+            Facts(
+                m.seconds, m.n_iter, m.converged, m.inertia, centres=m.centroids, parameters={"centroids": m.centroids}
+            )
+            for m in models
+        ]
+        return FittedGrid(specs, by_centroids(self.block_df, [m.centroids for m in models]), facts)
+
+    def _mixtures(self, grid: grids.MixtureGrid, specs: list[ModelSpec]) -> FittedGrid:
+        wanted = [(int(dict(s.params)["n_components"]), dict(s.params)["covariance_type"]) for s in specs]
+        mixtures = fit_mixtures(
+            self.block_df,
+            wanted,  # type: ignore[arg-type]
+            seed=self.seed,
+            n_init=grid.n_init,
+            max_iter=grid.max_iter,
+            tol=grid.tol,
+            reg_covar=grid.reg_covar,
+            progress=self.progress,
+        )
+        good = [i for i, m in enumerate(mixtures) if not m.failure]
+        failed = [(s, m.failure) for s, m in zip(specs, mixtures, strict=True) if m.failure]
+        labelled = by_mixtures(self.block_df, [mixtures[i] for i in good]) if good else None
+        return FittedGrid([specs[i] for i in good], labelled, [_mixture_facts(mixtures[i]) for i in good], failed)
+
+    # -- density -----------------------------------------------------------------------------------
+
+    def _dbscan(self, grid: grids.DbscanGrid, specs: list[ModelSpec]) -> FittedGrid:
+        near = self._neighbourhood(grid.metric)
+        began = time.monotonic()
+        eps_of = [self._eps_of(grid, s) for s in specs]
+        cells = DbscanGrid(
+            tuple(sorted(set(eps_of))), tuple(sorted({int(dict(s.params)["min_samples"]) for s in specs}))
+        )
+        labelled = fit_dbscan(near.arranged, near.state, near.radii, cells, self.progress)
+        at = [
+            cells.eps.index(eps) * len(cells.min_samples) + cells.min_samples.index(int(dict(s.params)["min_samples"]))
+            for eps, s in zip(eps_of, specs, strict=True)
+        ]
+        seconds = near.seconds_each + (time.monotonic() - began) / len(specs)
+        facts = [
+            Facts(
+                seconds,
+                by_density=True,
+                found={"eps": repr(eps)} if grid.eps == "auto" else {},
+                parameters={"eps": np.array([eps])},
+            )
+            for eps in eps_of
+        ]
+        return FittedGrid(specs, labelled.pick(at), facts, release=lambda: labelled.df.unpersist() and None)
+
+    def _hdbscan(self, grid: grids.HdbscanGrid, specs: list[ModelSpec]) -> FittedGrid:
+        near = self._neighbourhood(grid.metric)
+        began = time.monotonic()
+        sizes = tuple(int(dict(s.params)["min_cluster_size"]) for s in specs)
+        models = fit_hdbscan(
+            near.arranged, near.state, HdbscanGrid(sizes, grid.min_samples, grid.method), self.progress
+        )
+        seconds = near.seconds_each + (time.monotonic() - began) / len(specs)
+        facts = [
+            Facts(seconds, by_density=True, parameters={"births": f.births, "deaths": f.deaths}) for f in models.flat
+        ]
+        release = models.labelled.df
+        return FittedGrid(specs, models.labelled, facts, release=lambda: release.unpersist() and None)
+
+    def _neighbourhood(self, metric: Metric) -> _Neighbours:
+        """Counts and lists for every job of this metric, from one pass over all pairs."""
+        if metric not in self._neighbours:
+            began = time.monotonic()
+            self.progress(f"arranging rows for {metric} distances")
+            arranged = arrange(self.block_df, metric, self.seed)
+            jobs = [j for j in self.jobs if getattr(j.grid, "metric", None) == metric]
+            dbscan = [(j.grid, s) for j in jobs if isinstance(j.grid, grids.DbscanGrid) for s in j.specs]
+            hdbscan = [j.grid for j in jobs if isinstance(j.grid, grids.HdbscanGrid)]
+            radii = tuple(sorted({self._eps_of(grid, s) for grid, s in dbscan}))
+            enough = max((int(dict(s.params)["min_samples"]) for _, s in dbscan), default=1)
+            k = max((max(g.min_samples - 1, _LISTED) for g in hdbscan), default=0)
+            self.progress(f"{arranged.n:,} rows in {arranged.n_strips} strips: looking at all pairs")
+            state = search(arranged, Wanted(radii, enough, k), self.progress)
+            seconds = (time.monotonic() - began) / max(1, sum(len(j.specs) for j in jobs))
+            self._neighbours[metric] = _Neighbours(arranged, state, radii, seconds)
+        return self._neighbours[metric]
+
+    def _curve(self, grid: grids.DbscanGrid) -> np.ndarray:
+        key = (grid.metric, min(grid.min_samples))
+        if key not in self.curves:
+            self.curves[key] = k_distances(self.block_df, *key, self.seed)
+        return self.curves[key]
+
+    def _eps_of(self, grid: grids.DbscanGrid, spec: ModelSpec) -> float:
+        curve, params = self._curve(grid), dict(spec.params)
+        return float(np.quantile(curve, float(params["quantile"]))) if grid.eps == "auto" else float(params["eps"])
+
+
+@dataclass
+class _Neighbours:
+    arranged: Arranged
+    state: DataFrame
+    radii: tuple[float, ...]
+    seconds_each: float
+
+
+def _mixture_facts(mixture: Mixture) -> Facts:
+    return Facts(
+        mixture.seconds,
+        mixture.n_iter,
+        mixture.converged,
+        bic=mixture.bic,
+        aic=mixture.aic,
+        centres=mixture.means.astype(np.float32),
+        parameters={"weights": mixture.weights, "means": mixture.means, "covariances": mixture.covariances},
+    )
