@@ -21,6 +21,7 @@ setup(
     # Ranges say what the code is written for; constraints.txt pins what is tested.
     install_requires=[
         "click>=8.1",
+        "numba>=0.61",
         "numpy>=2.0",
         "pandas>=2.2,<3",
         "pyarrow>=17",
@@ -38,6 +39,7 @@ setup(
         "gpu": ["cuml-cu12==26.6.*", "cupy-cuda12x>=13", "spark-rapids-ml==26.6.*"],
         "report": ["matplotlib>=3.9"],
         "dev": [
+            "hdbscan>=0.8.40",
             "pytest>=8",
             "ruff>=0.6",
             "mypy>=1.11",

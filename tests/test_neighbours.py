@@ -70,7 +70,7 @@ def rows_of(labelled: Labelled) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels, distances and strengths in the order of the ids."""
     found = [b for batch in labelled.df.toArrow().to_batches() for b in labelled.blocks_of(batch)]
     order = np.argsort(np.concatenate([b.ids for b in found]))
-    columns = ([b.labels for b in found], [b.distances for b in found], [b.strengths for b in found])
+    columns = ([b.labels for b in found], [b.facts[0] for b in found], [b.facts[1] for b in found])
     labels, distances, strengths = (np.concatenate(column)[order] for column in columns)
     return labels, distances, strengths
 
@@ -171,13 +171,13 @@ def check_dbscan(
     labelled = fit_dbscan(
         arranged, search(arranged, Wanted(radii, max(min_samples) + 3)), radii, DbscanGrid(eps, min_samples)
     )
-    labels, distances, strengths = rows_of(labelled)
+    labels, distances, _ = rows_of(labelled)
     truth = cdist(x.astype(np.float64), x.astype(np.float64), metric)
     for cell, (e, m) in enumerate((e, m) for e in eps for m in min_samples):
         theirs = DBSCAN(eps=e, min_samples=m, metric="precomputed").fit(truth)
         core = np.zeros(len(x), bool)
         core[theirs.core_sample_indices_] = True
-        assert np.array_equal(strengths[:, cell] == 1, core), (e, m)
+        assert np.array_equal(distances[:, cell] == 0, core), (e, m)
         assert np.array_equal(labels[core, cell], theirs.labels_[core]), (e, m)
         assert np.array_equal(labels[:, cell] < 0, theirs.labels_ < 0), (e, m)
         assert labelled.sizes[cell] == theirs.labels_.max() + 1
@@ -190,7 +190,6 @@ def check_dbscan(
             own = np.where(labels[:, cell] == labels[border, cell][:, None], near, np.inf)
             assert np.allclose(own.min(axis=1), near.min(axis=1), rtol=1e-6, atol=1e-7)
         assert np.isnan(distances[labels[:, cell] < 0, cell]).all()
-        assert (distances[core, cell] == 0).all()
     labelled.df.unpersist()
     return arranged
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -14,6 +14,11 @@ from motorpool.errors import ConfigError
 from motorpool.features.spec import FeatureSet, Part, Step, default_name, parse_step
 from motorpool.grids import ALGORITHMS, Grid, Name, Section, check_name
 
+OutlierMethod = Literal[
+    "isolation_forest", "knn_distance", "lof", "pca_error", "dbscan_noise", "glosh", "mixture_density"
+]
+#: Stands for feature set and method where ``outliers`` holds what all of them agree on.
+CONSENSUS = "consensus"
 DEFAULT_VEHICLE_PATTERN = r"^(?:.*/)?veriwild/[^/]+/([^/]+)/[^/]+$"
 
 
@@ -124,6 +129,23 @@ class ClusterConfig(Section):
     max_clusters: int = Field(default=1000, ge=2, le=10_000)
 
 
+class OutlierConfig(Section):
+    """Which images fit in nowhere: methods by name, on the named feature sets (all by default)."""
+
+    methods: list[OutlierMethod] = Field(default_factory=lambda: list(get_args(OutlierMethod)), min_length=1)
+    features: list[Name] | None = None
+    #: Neighbours that knn_distance and lof look at.
+    k: int = Field(default=20, ge=1, le=1000)
+    #: The share of images with the highest scores that a method calls outliers.
+    share: float = Field(default=0.02, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> OutlierConfig:
+        if len(set(self.methods)) < len(self.methods):
+            raise ValueError("`methods` names a method twice")
+        return self
+
+
 def _spark_setting(key: Any, value: Any) -> tuple[str, Any]:
     """A setting as Spark takes it: its key in full, its value as text (YAML reads `true` and `4` as other types)."""
     name = str(key) if str(key).startswith("spark.") else f"spark.{key}"
@@ -138,6 +160,7 @@ class Config(Section):
     lake: LakeConfig
     features: list[FeatureSetConfig] = Field(default_factory=list)
     cluster: ClusterConfig = ClusterConfig()
+    outliers: OutlierConfig | None = None
     accelerator: Literal["auto", "cpu"] = "auto"
     seed: int = Field(default=42, ge=0, lt=2**31)
     spark: dict[str, str] = Field(default_factory=dict)
@@ -155,12 +178,14 @@ class Config(Section):
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"features: the name {twice[0]!r} is used twice, give each feature set its own")
-        for i, grid in enumerate(self.cluster.models):
-            unknown = [n for n in grid.features or [] if n not in names]
+        if CONSENSUS in names:
+            raise ValueError(f"features: the name {CONSENSUS!r} is taken by the table of outliers, choose another")
+        asked = {f"cluster.models[{i}]": grid.features for i, grid in enumerate(self.cluster.models)}
+        for key, wanted in {**asked, "outliers": self.outliers and self.outliers.features}.items():
+            unknown = [n for n in wanted or [] if n not in names]
             if unknown:
                 raise ValueError(
-                    f"cluster.models[{i}].features: {unknown[0]!r} is no feature set of this config: "
-                    f"{', '.join(names) or 'none'}"
+                    f"{key}.features: {unknown[0]!r} is no feature set of this config: {', '.join(names) or 'none'}"
                 )
         return self
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from motorpool.features.spec import NAME_PATTERN
 
@@ -70,6 +70,7 @@ Counts = Annotated[tuple[ClusterCount, ...], BeforeValidator(parse_counts)]
 Neighbours = Annotated[int, Field(ge=1, le=100_000)]
 MetricName = Literal["euclidean", "cosine"]
 CovarianceType = Literal["full", "tied", "diag", "spherical"]
+LinkageName = Literal["ward", "average", "complete", "single"]
 Params = dict[str, str]
 
 
@@ -106,6 +107,63 @@ class KMeansGrid(_Grid):
 
     def asked(self, params: Params) -> int | None:
         return int(params["k"])
+
+
+class MiniBatchGrid(_Grid):
+    """Mini-batch KMeans for every k, on a sample of 64 batches."""
+
+    algorithm: Literal["minibatch_kmeans"]
+    k: Counts
+    batch_size: int = Field(default=1024, ge=1, le=65_536)
+    n_init: int = Field(default=1, ge=1, le=100)
+    max_iter: int = Field(default=100, ge=1)
+
+    def variants(self, seed: int) -> Iterator[Params]:
+        shared = {"batch_size": self.batch_size, "n_init": self.n_init, "max_iter": self.max_iter, "seed": seed}
+        yield from _crossed(shared, k=self.k)
+
+    def asked(self, params: Params) -> int | None:
+        return int(params["k"])
+
+
+class BisectingGrid(_Grid):
+    """Bisecting KMeans for every k, all from one tree; every split is the best of ``n_init``."""
+
+    algorithm: Literal["bisecting_kmeans"]
+    k: Counts
+    n_init: int = Field(default=5, ge=1, le=100)
+    max_iter: int = Field(default=100, ge=1)
+    tol: float = Field(default=1e-4, ge=0)
+
+    def variants(self, seed: int) -> Iterator[Params]:
+        # A larger k leaves the splits of the smaller ones alone, so a model does not depend on the grid's other k.
+        shared = {"n_init": self.n_init, "max_iter": self.max_iter, "tol": self.tol, "seed": seed}
+        yield from _crossed(shared, k=self.k)
+
+    def asked(self, params: Params) -> int | None:
+        return int(params["k"])
+
+
+class AgglomerativeGrid(_Grid):
+    """Agglomerative clustering for every linkage and n_clusters, through weighted micro-clusters."""
+
+    algorithm: Literal["agglomerative"]
+    n_clusters: Counts
+    linkage: Annotated[tuple[LinkageName, ...], BeforeValidator(_as_list)] = ("ward",)
+    micro_clusters: int = Field(default=4096, ge=2, le=16_384)
+
+    @model_validator(mode="after")
+    def _check(self) -> AgglomerativeGrid:
+        if max(self.n_clusters) > self.micro_clusters:
+            raise ValueError(f"n_clusters: {max(self.n_clusters)} is above micro_clusters = {self.micro_clusters}")
+        return self
+
+    def variants(self, seed: int) -> Iterator[Params]:
+        shared = {"micro_clusters": self.micro_clusters, "seed": seed}
+        yield from _crossed(shared, linkage=self.linkage, n_clusters=self.n_clusters)
+
+    def asked(self, params: Params) -> int | None:
+        return int(params["n_clusters"])
 
 
 class DbscanGrid(_Grid):
@@ -162,5 +220,16 @@ class MixtureGrid(_Grid):
 #: The quantiles of the k-distances that ``eps: auto`` stands for.
 AUTO_QUANTILES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
 
-ALGORITHMS = ("kmeans", "dbscan", "hdbscan", "gaussian_mixture")
-Grid = Annotated[KMeansGrid | DbscanGrid | HdbscanGrid | MixtureGrid, Field(discriminator="algorithm")]
+ALGORITHMS = (
+    "kmeans",
+    "minibatch_kmeans",
+    "bisecting_kmeans",
+    "agglomerative",
+    "dbscan",
+    "hdbscan",
+    "gaussian_mixture",
+)
+Grid = Annotated[
+    KMeansGrid | MiniBatchGrid | BisectingGrid | AgglomerativeGrid | DbscanGrid | HdbscanGrid | MixtureGrid,
+    Field(discriminator="algorithm"),
+]

@@ -79,7 +79,7 @@ _ALL = (
     ),
     Table(
         "labels",
-        "model_id STRING, image_id BIGINT, cluster INT, distance FLOAT, strength FLOAT",
+        "model_id STRING, image_id BIGINT, cluster INT, distance FLOAT, strength FLOAT, outlier_score FLOAT",
         "cluster",
         partition_by=("model_id",),
     ),
@@ -103,7 +103,24 @@ _ALL = (
     ),
 )
 
-TABLES: dict[str, Table] = {table.name: table for table in _ALL}
+_OUTLIERS = (
+    # features and method are both 'consensus' where the score is what all methods agree on.
+    Table(
+        "outliers",
+        "features STRING, method STRING, image_id BIGINT, score DOUBLE, is_outlier BOOLEAN",
+        "outliers",
+        partition_by=("features",),
+    ),
+    # One row per method, written last: a method without its row here is not in the lake.
+    Table(
+        "outlier_methods",
+        "features STRING, method STRING, params MAP<STRING,STRING>, n_outliers BIGINT, threshold DOUBLE, "
+        "seconds DOUBLE, created_at TIMESTAMP",
+        "outliers",
+    ),
+)
+
+TABLES: dict[str, Table] = {table.name: table for table in (*_ALL, *_OUTLIERS)}
 
 #: Views over the tables; ``{images}`` and the like stand for the table's quoted name.
 VIEWS: dict[str, str] = {

@@ -44,6 +44,6 @@ def by_centroids(block_df: DataFrame, models: Sequence[np.ndarray]) -> Labelled:
     def label(batch: pa.RecordBatch) -> Iterator[LabelledBlock]:
         for ids, x in blocks.block_arrays(batch):
             clusters, distances = nearest.label(x)
-            yield LabelledBlock(ids, x, clusters, distances, np.full(distances.shape, np.nan, np.float32))
+            yield LabelledBlock(ids, x, clusters, distances)
 
     return Labelled(block_df, label, tuple(len(m) for m in models), nearest.shift)

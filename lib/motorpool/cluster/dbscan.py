@@ -17,14 +17,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from motorpool import blocks
-from motorpool.cluster.labelled import LABELLED_SCHEMA, Labelled, pack_labelled, stored_labels
+from motorpool.cluster.labelled import LABELLED_SCHEMA, Labelled, LabelledBlock, packed, stored_labels
 from motorpool.neighbours import kernels
 from motorpool.neighbours.geometry import Rows, to_distance, to_gap
 from motorpool.neighbours.search import COUNTS
 from motorpool.neighbours.strips import Arranged, Strip, load, over_pairs, over_strips, pairs_between
 from motorpool.neighbours.tiles import tiles_of
 
-_ROOTS, _BORDER, _PARTS, _LINKS = "roots", "border", "parts", "links"
+_ROOTS, _NEAR, _BORDER, _PARTS, _LINKS = "roots", "near", "border", "parts", "links"
 
 #: A row that is not core, a cell, and the nearest core row that one task has seen.
 _BORDER_DTYPE = np.dtype(
@@ -66,7 +66,7 @@ def fit_dbscan(
     eps of core rows joins the cluster of the nearest of them (the definition leaves it open; scikit-learn takes
     the cluster that it happens to reach first). Clusters are numbered by the smallest image_id among their core
     rows, so scikit-learn's labels of core rows come out the same when its rows are in that order. ``distance`` is
-    that to the nearest core row, 0 for core rows, NaN for noise; ``strength`` is 1 for core rows and 0 otherwise.
+    that to the nearest core row: 0 for core rows and for no others, NaN for noise.
 
     Cost: n^2/2 products of d numbers, less what is joined already. Memory of a task: two strips, and 12 bytes for each
     of their rows and models. Memory of the driver: 22 bytes for each component of a strip's core rows, over all
@@ -82,13 +82,17 @@ def fit_dbscan(
         forest.sweep(cosine, same=True)
         roots = forest.roots()
         yield a.index, _ROOTS, np.ascontiguousarray(roots.T)
+        yield a.index, _NEAR, np.ascontiguousarray(forest.near_gap.T)
         yield a.index, _PARTS, _parts(a, roots)
         yield from forest.borders([a], roots)
 
     def between(a: Strip, b: Strip | None) -> Iterable[tuple[int, str, np.ndarray]]:
         assert b is not None
         known = [np.ascontiguousarray(s.state[_ROOTS].T) for s in (a, b)]
+        near = [s.state[_NEAR].T for s in (a, b)]
         forest = _Forest.start([a, b], known, columns, least, levels)
+        # Only nearer core rows than a strip's own are of interest.
+        np.concatenate(near, out=forest.near_gap)
         forest.sweep(cosine, same=False)
         yield a.index, _LINKS, _links(forest, a, b, known)
         yield from forest.borders([a, b], np.concatenate(known))
@@ -100,7 +104,7 @@ def fit_dbscan(
         progress(f"joined within {arranged.n_strips} strips")
         partial = own
         if arranged.n_strips > 1:
-            state = counted.unionByName(own.where(F.col("kind") == _ROOTS))
+            state = counted.unionByName(own.where(F.col("kind").isin(_ROOTS, _NEAR)))
             others = blocks.persist(over_pairs(arranged, pairs_between(arranged.n_strips), between, state))
             partial = own.unionByName(others)
         numbers = _number(_fetch(partial, _PARTS, _PART_DTYPE), _fetch(partial, _LINKS, _LINK_DTYPE))
@@ -304,12 +308,11 @@ def _labeller(
         cells, n = roots.shape
         labels = np.full((n, cells), -1, np.int32)
         distances = np.full((n, cells), np.nan, np.float32)
-        strengths = np.zeros((n, cells), np.float32)
         for cell in range(cells):
             core = np.flatnonzero(roots[cell] >= 0)
             if len(core):
                 labels[core, cell] = look_up(strip.index, np.full(len(core), cell), roots[cell, core])
-                distances[core, cell], strengths[core, cell] = 0.0, 1.0
+                distances[core, cell] = 0.0
         border = np.concatenate([f.view(_BORDER_DTYPE) for f in found[_BORDER]])
         # The nearest of what several tasks have found, ties to the lower image_id.
         border = border[np.lexsort((border["core_id"], border["gap"], border["cell"], border["row"]))]
@@ -320,9 +323,6 @@ def _labeller(
             of = border[border["strip"] == other]
             labels[of["row"], of["cell"]] = look_up(int(other), of["cell"], of["root"])
             distances[of["row"], of["cell"]] = to_distance(of["gap"], metric)  # type: ignore[arg-type]
-        for start in range(0, n, blocks.BLOCK_ROWS):
-            rows = slice(start, start + blocks.BLOCK_ROWS)
-            found_rows = (labels[rows], distances[rows], strengths[rows])
-            yield pack_labelled(strip.rows.ids[rows], strip.rows.raw[rows], *found_rows)
+        yield from packed(LabelledBlock(strip.rows.ids, strip.rows.raw, labels, distances))
 
     return work

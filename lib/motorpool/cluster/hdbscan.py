@@ -11,11 +11,11 @@ from pyspark.sql import DataFrame
 
 from motorpool import blocks
 from motorpool.cluster.condense import FlatClusters, flat_clusters, single_linkage
-from motorpool.cluster.labelled import LABELLED_SCHEMA, Labelled, pack_labelled, stored_labels
+from motorpool.cluster.labelled import LABELLED_SCHEMA, Labelled, LabelledBlock, packed, stored_labels
 from motorpool.neighbours.spanning import SpanningTree, send, spanning_tree
 from motorpool.neighbours.strips import Arranged, Strip, over_strips
 
-_LABELS, _STRENGTHS = "labels", "strengths"
+_LABELS, _STRENGTHS, _GLOSH = "labels", "strengths", "glosh"
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def fit_hdbscan(
 
     ``nearest`` comes from `search` with k of at least min_samples - 1. Exact: the tree is the minimum spanning tree
     of mutual reachability over all rows (`spanning_tree`), and clusters follow from it as `condense` says. ``strength``
-    is the membership; ``distance`` is unknown. Clusters are numbered by their smallest image_id.
+    is the membership, the outlier score GLOSH. Clusters are numbered by their smallest image_id.
 
-    Driver memory: that of `spanning_tree`, and 12 bytes for each row and min_cluster_size.
+    Driver memory: that of `spanning_tree`, and 24 bytes for each row and min_cluster_size.
     """
     tree = spanning_tree(arranged, nearest, grid.min_samples, progress)
     linkage = single_linkage(tree.left, tree.right, tree.distance, len(tree.ids))
@@ -53,17 +53,14 @@ def fit_hdbscan(
     arrays = {
         _LABELS: np.stack([f.labels for f in flat], axis=1),
         _STRENGTHS: np.stack([f.strengths for f in flat], axis=1),
+        _GLOSH: np.stack([f.glosh for f in flat], axis=1),
     }
     state = send(arranged, tree.order, arrays)
 
     def work(strip: Strip, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
-        (labels,), (strengths,) = found[_LABELS], found[_STRENGTHS]
-        unknown = np.full(labels.shape, np.nan, np.float32)
-        for start in range(0, len(labels), blocks.BLOCK_ROWS):
-            rows = slice(start, start + blocks.BLOCK_ROWS)
-            yield pack_labelled(
-                strip.rows.ids[rows], strip.rows.raw[rows], labels[rows], unknown[rows], strengths[rows]
-            )
+        labels, strengths, glosh = (found[kind][0] for kind in (_LABELS, _STRENGTHS, _GLOSH))
+        whole = LabelledBlock(strip.rows.ids, strip.rows.raw, labels, strengths=strengths, outliers=glosh)
+        yield from packed(whole)
 
     labelled = blocks.persist(over_strips(arranged, state, work, LABELLED_SCHEMA, with_rows=True))
     labelled.count()

@@ -12,22 +12,37 @@ from pyspark.sql import DataFrame
 from motorpool import blocks
 from motorpool.blocks import Batches
 
-#: A block with what is known of its rows in every model: int32, float32, float32[n, models].
-LABELLED_SCHEMA = f"{blocks.BLOCK_SCHEMA}, labels BINARY, distances BINARY, strengths BINARY"
+#: A block with what is known of its rows in every model: int32[n, models], then float32[n, models].
+LABELLED_SCHEMA = f"{blocks.BLOCK_SCHEMA}, labels BINARY, distances BINARY, strengths BINARY, outliers BINARY"
 #: One row per image, one array element per model.
-WIDE_SCHEMA = "image_id BIGINT, clusters ARRAY<INT>, distances ARRAY<FLOAT>, strengths ARRAY<FLOAT>"
+WIDE_SCHEMA = (
+    "image_id BIGINT, clusters ARRAY<INT>, distances ARRAY<FLOAT>, strengths ARRAY<FLOAT>, outliers ARRAY<FLOAT>"
+)
 
 
 @dataclass(frozen=True)
 class LabelledBlock:
-    """int64[n] ids and float32[n, d] rows; labels int32[n, models], -1 for noise; distances and strengths
-    float32[n, models], NaN where a model knows none."""
+    """int64[n] ids and float32[n, d] rows; labels int32[n, models], -1 for noise; distances, strengths and
+    outlier scores float32[n, models], None where the models know none and NaN where one does not."""
 
     ids: np.ndarray
     x: np.ndarray
     labels: np.ndarray
-    distances: np.ndarray
-    strengths: np.ndarray
+    distances: np.ndarray | None = None
+    strengths: np.ndarray | None = None
+    outliers: np.ndarray | None = None
+
+    @property
+    def facts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Distances, strengths and outlier scores, float32[n, models]."""
+        distances, strengths, outliers = (
+            np.full(self.labels.shape, np.nan, np.float32) if a is None else a
+            for a in (self.distances, self.strengths, self.outliers)
+        )
+        return distances, strengths, outliers
+
+    def pick(self, models: Sequence[int]) -> LabelledBlock:
+        return LabelledBlock(self.ids, self.x, self.labels[:, models], *(a[:, models] for a in self.facts))
 
 
 @dataclass(frozen=True)
@@ -49,8 +64,8 @@ class Labelled:
         blocks_of, chosen = self.blocks_of, list(models)
 
         def picked(batch: pa.RecordBatch) -> Iterator[LabelledBlock]:
-            for b in blocks_of(batch):
-                yield LabelledBlock(b.ids, b.x, b.labels[:, chosen], b.distances[:, chosen], b.strengths[:, chosen])
+            for block in blocks_of(batch):
+                yield block.pick(chosen)
 
         return Labelled(self.df, picked, tuple(self.sizes[m] for m in chosen), self.origin)
 
@@ -63,10 +78,10 @@ class Labelled:
                 for block in blocks_of(batch):
                     n, models = block.labels.shape
                     offsets = pa.array(np.arange(0, (n + 1) * models, models, dtype=np.int32))
-                    arrays = (block.labels, block.distances, block.strengths)
+                    arrays = (block.labels, *block.facts)
                     yield pa.RecordBatch.from_arrays(
                         [pa.array(block.ids), *(_lists(offsets, array) for array in arrays)],
-                        names=["image_id", "clusters", "distances", "strengths"],
+                        names=["image_id", "clusters", "distances", "strengths", "outliers"],
                     )
 
         return self.df.mapInArrow(run, WIDE_SCHEMA)
@@ -78,30 +93,31 @@ def _lists(offsets: pa.Array, array: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(offsets, pa.array(flat, from_pandas=flat.dtype.kind == "f"))
 
 
-def pack_labelled(
-    ids: np.ndarray, x: np.ndarray, labels: np.ndarray, distances: np.ndarray, strengths: np.ndarray
-) -> pa.RecordBatch:
-    """One row of LABELLED_SCHEMA."""
-    arrays = [
-        (ids, np.int64), (x, np.float32), (labels, np.int32), (distances, np.float32), (strengths, np.float32)
-    ]  # fmt: skip
-    packed = [pa.array([np.ascontiguousarray(a, dtype).tobytes()], pa.binary()) for a, dtype in arrays]
-    return pa.RecordBatch.from_arrays(
-        [packed[0], packed[1], pa.array([x.shape[1]], pa.int32()), *packed[2:]],
-        names=["ids", "data", "width", "labels", "distances", "strengths"],
-    )
+def packed(rows: LabelledBlock) -> Iterator[pa.RecordBatch]:
+    """Any number of rows as rows of LABELLED_SCHEMA, in blocks of BLOCK_ROWS."""
+    arrays = [rows.ids, rows.x, rows.labels, rows.distances, rows.strengths, rows.outliers]
+    kinds = (np.int64, np.float32, np.int32, np.float32, np.float32, np.float32)
+    for start in range(0, len(rows.ids), blocks.BLOCK_ROWS):
+        cut = slice(start, start + blocks.BLOCK_ROWS)
+        # What the models do not know takes no room.
+        data = [
+            pa.array([b"" if a is None else np.ascontiguousarray(a[cut], kind).tobytes()], pa.binary())
+            for a, kind in zip(arrays, kinds, strict=True)
+        ]
+        yield pa.RecordBatch.from_arrays(
+            [*data[:2], pa.array([rows.x.shape[1]], pa.int32()), *data[2:]],
+            names=["ids", "data", "width", "labels", "distances", "strengths", "outliers"],
+        )
 
 
 def stored_labels(df: DataFrame, sizes: Iterable[int], origin: np.ndarray) -> Labelled:
     """Labels as they lie in a DataFrame of LABELLED_SCHEMA."""
 
     def read(batch: pa.RecordBatch) -> Iterator[LabelledBlock]:
-        columns = [batch.column(name) for name in ("labels", "distances", "strengths")]
+        facts = [batch.column(name) for name in ("distances", "strengths", "outliers")]
         for row, (ids, x) in enumerate(blocks.block_arrays(batch)):
-            labels, distances, strengths = (
-                np.frombuffer(column[row].as_buffer(), dtype).reshape(len(ids), -1)
-                for column, dtype in zip(columns, (np.int32, np.float32, np.float32), strict=True)
-            )
-            yield LabelledBlock(ids, x, labels, distances, strengths)
+            labels = np.frombuffer(batch.column("labels")[row].as_buffer(), np.int32).reshape(len(ids), -1)
+            found = [np.frombuffer(column[row].as_buffer(), np.float32) for column in facts]
+            yield LabelledBlock(ids, x, labels, *(f.reshape(len(ids), -1) if len(f) else None for f in found))
 
     return Labelled(df, read, tuple(int(s) for s in sizes), origin)

@@ -37,13 +37,14 @@ class MixtureLabeller:
 
 
 def by_mixtures(block_df: DataFrame, mixtures: Sequence[Mixture]) -> Labelled:
-    """Every image's component in each mixture; ``strength`` is its responsibility, ``distance`` unknown."""
+    """Every image's component in each mixture; ``strength`` is its responsibility, the outlier
+    score minus the log density."""
     labellers = [MixtureLabeller(m) for m in mixtures]
 
     def label(batch: pa.RecordBatch) -> Iterator[LabelledBlock]:
         for ids, x in blocks.block_arrays(batch):
             found = [labeller.label(x) for labeller in labellers]
-            labels, strengths = (np.stack([f[column] for f in found], axis=1) for column in (0, 1))
-            yield LabelledBlock(ids, x, labels, np.full(labels.shape, np.nan, np.float32), strengths)
+            labels, strengths, densities = (np.stack(column, axis=1) for column in zip(*found, strict=True))
+            yield LabelledBlock(ids, x, labels, strengths=strengths, outliers=-densities.astype(np.float32))
 
     return Labelled(block_df, label, tuple(m.n_components for m in mixtures), labellers[0].centre)

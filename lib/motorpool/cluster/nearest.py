@@ -25,7 +25,8 @@ class NearestPoint:
         self._points = points - self.shift
         half_squares = 0.5 * np.square(self._points).sum(axis=1)
         # |x - p|^2 = |x|^2 - 2 (x.p - |p|^2 / 2): the nearest point has the largest bracket.
-        self._factors = np.concatenate([self._points.T, -half_squares[None]]).astype(np.float32)
+        with np.errstate(over="ignore"):
+            self._factors = np.concatenate([self._points.T, -half_squares[None]]).astype(np.float32)
         self._exact_factors = metrics.distance_factors(self._points)
         self._farthest = float(np.sqrt(2.0 * half_squares.max()))
 
@@ -41,7 +42,9 @@ class NearestPoint:
         n, width = x.shape
         wide = np.ones((n, width + 1), np.float32)
         wide[:, :width] = x
-        closeness = wide @ self._factors
+        # What overflows float32 is unsure, below.
+        with np.errstate(over="ignore", invalid="ignore"):
+            closeness = wide @ self._factors
         rows = np.arange(n)
         nearest = closeness.argmax(axis=1)
         best = closeness[rows, nearest].astype(np.float64)
@@ -53,8 +56,9 @@ class NearestPoint:
         reach = np.minimum(length + np.sqrt(squared), self._farthest)
         # The product's d + 1 terms, and the rounding of what goes into it.
         error = (width + 4) * _UNIT * (length * reach + 0.5 * reach**2)
-        # Written so that an overflow of float32 counts as unsure.
-        unsure = np.flatnonzero(~(best - second > 2.0 * error))
+        # Written so that infinities and their differences are unsure too.
+        with np.errstate(invalid="ignore"):
+            unsure = np.flatnonzero(~(best - second > 2.0 * error))
         if len(unsure):
             nearest[unsure] = metrics.squared_distances(x[unsure], self._exact_factors).argmin(axis=1)
             squared[unsure] = self._squared(x[unsure], nearest[unsure])

@@ -208,8 +208,8 @@ def join_tile(
     Rows of both sides are stacked in one numbering. A *cell* is a level e with a rank q (the q-th smallest
     min_samples): e * n_ranks + q. ranks int8[n, E]: a row is core in the cells (e, q < ranks[row, e]).
     open_top int8[n]: the largest level at which a row is not core for every rank. parents int32[n, cells]:
-    union-find; near_gap float32[n, cells] and near_row int32[n, cells] (-1: none): nearest core rows of rows that
-    are not core. chosen int32[E]: see `representatives`, for the columns. Rows' and columns' reach as in `count_tile`.
+    union-find; near_gap float32[n, cells] and near_row int32[n, cells] (-1: none here): nearest core rows of rows
+    that are not core. chosen int32[E]: see `representatives`, for the columns. Reaches as in `count_tile`.
 
     Whatever is joined at (e, q) is joined at every (e' >= e, q' <= q) too: a larger radius and a smaller count keep
     every edge. So one look at the strictest cell often settles a pair.
@@ -298,7 +298,7 @@ def _offer(ranks, near_gap, near_row, ids, i, j, level, n_ranks, gap):
         for q in range(ranks[i, e], ranks[j, e]):
             cell = e * n_ranks + q
             held = near_row[i, cell]
-            if held < 0 or gap32 < near_gap[i, cell] or (gap32 == near_gap[i, cell] and ids[j] < ids[held]):
+            if gap32 < near_gap[i, cell] or (gap32 == near_gap[i, cell] and (held < 0 or ids[j] < ids[held])):
                 near_gap[i, cell] = gap32
                 near_row[i, cell] = j
 

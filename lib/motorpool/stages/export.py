@@ -16,6 +16,7 @@ from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from motorpool.blocks import Batches
+from motorpool.config import CONSENSUS
 from motorpool.errors import ConfigError, LakeError
 from motorpool.lake import Lake
 
@@ -40,21 +41,31 @@ def best_model(lake: Lake) -> Row:
 def run_export(lake: Lake, out: Path, model_id: str | None = None) -> tuple[str, int]:
     """Write ``path,cluster,outlier`` in the images' order; returns the model's id and the number of lines.
 
-    The best model of the leaderboard unless one is named. ``outlier`` is 1 for noise, and else empty: not
-    known. The file appears whole
-    or not at all. Driver memory: one partition of the labels as text.
+    The best model of the leaderboard unless one is named. ``outlier`` is 1 or 0 by the consensus of the outlier
+    methods; where the lake has none, 1 for the model's noise and empty, not known, for all others. The file appears
+    whole or not at all. Driver memory: one partition of the labels as text.
     """
     chosen = model_id or str(best_model(lake)["model_id"])
     labels = lake.read("labels", model_id=chosen)
     if labels.isEmpty():
         raise ConfigError(f"--model {chosen}: the lake {lake} holds no labels of such a model")
-    outlier = F.when(F.col("cluster") < 0, F.lit("1")).otherwise(F.lit(""))
     rows = (
-        labels.join(lake.read("images").select("image_id", "path"), on="image_id", how="inner")
-        .select("image_id", "path", "cluster", outlier.alias("outlier"))
+        _with_outliers(lake, labels)
+        .join(lake.read("images").select("image_id", "path"), on="image_id", how="inner")
+        .select("image_id", "path", "cluster", "outlier")
         .orderBy("image_id")
     )
     return chosen, _write_csv(rows, out)
+
+
+def _with_outliers(lake: Lake, labels: DataFrame) -> DataFrame:
+    if lake.exists("outliers"):
+        agreed = lake.read("outliers", features=CONSENSUS)
+        if not agreed.isEmpty():
+            flags = agreed.select("image_id", F.col("is_outlier").cast("int").cast("string").alias("outlier"))
+            return labels.join(flags, on="image_id", how="left")
+    noise = F.when(F.col("cluster") < 0, F.lit("1")).otherwise(F.lit(""))
+    return labels.withColumn("outlier", noise)
 
 
 def _write_csv(rows: DataFrame, out: Path) -> int:

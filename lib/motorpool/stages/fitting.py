@@ -10,11 +10,14 @@ import numpy as np
 from pyspark.sql import DataFrame
 
 from motorpool import grids
+from motorpool.cluster.agglomerative import by_micro_clusters, fit_agglomerative
 from motorpool.cluster.assign import by_centroids
+from motorpool.cluster.bisecting import by_tree, fit_bisecting
 from motorpool.cluster.dbscan import DbscanGrid, fit_dbscan
 from motorpool.cluster.hdbscan import HdbscanGrid, fit_hdbscan
 from motorpool.cluster.kmeans import fit_kmeans
 from motorpool.cluster.labelled import Labelled
+from motorpool.cluster.minibatch import fit_minibatch_kmeans
 from motorpool.cluster.mixture import Mixture, fit_mixtures
 from motorpool.cluster.mixture_labels import by_mixtures
 from motorpool.neighbours.curve import k_distances
@@ -75,6 +78,12 @@ class Fitting:
         grid = job.grid
         if isinstance(grid, grids.KMeansGrid):
             return self._kmeans(grid, job.specs)
+        if isinstance(grid, grids.MiniBatchGrid):
+            return self._minibatch(grid, job.specs)
+        if isinstance(grid, grids.BisectingGrid):
+            return self._bisecting(grid, job.specs)
+        if isinstance(grid, grids.AgglomerativeGrid):
+            return self._agglomerative(grid, job.specs)
         if isinstance(grid, grids.MixtureGrid):
             return self._mixtures(grid, job.specs)
         if isinstance(grid, grids.DbscanGrid):
@@ -94,6 +103,68 @@ class Fitting:
             for m in models
         ]
         return FittedGrid(specs, by_centroids(self.block_df, [m.centroids for m in models]), facts)
+
+    def _minibatch(self, grid: grids.MiniBatchGrid, specs: list[ModelSpec]) -> FittedGrid:
+        ks = [int(dict(s.params)["k"]) for s in specs]
+        models = fit_minibatch_kmeans(
+            self.block_df,
+            ks,
+            seed=self.seed,
+            batch_size=grid.batch_size,
+            n_init=grid.n_init,
+            max_iter=grid.max_iter,
+            progress=self.progress,
+        )
+        facts = [
+            Facts(
+                m.seconds, m.n_steps, m.converged, m.inertia, centres=m.centroids, parameters={"centroids": m.centroids}
+            )
+            for m in models
+        ]
+        return FittedGrid(specs, by_centroids(self.block_df, [m.centroids for m in models]), facts)
+
+    def _bisecting(self, grid: grids.BisectingGrid, specs: list[ModelSpec]) -> FittedGrid:
+        ks = [int(dict(s.params)["k"]) for s in specs]
+        settings = {"n_init": grid.n_init, "max_iter": grid.max_iter, "tol": grid.tol}
+        tree = fit_bisecting(self.block_df, ks, seed=self.seed, progress=self.progress, **settings)  # type: ignore[arg-type]
+        facts = [
+            Facts(
+                tree.seconds / len(ks),
+                tree.n_iter,
+                tree.converged,
+                float(tree.inertia[tree.leaves(k)].sum()),
+                centres=tree.centroids[tree.leaves(k)],
+                parameters={"left": tree.left, "centroids": tree.centroids, "leaves": tree.leaves(k)},
+            )
+            for k in ks
+        ]
+        return FittedGrid(specs, by_tree(self.block_df, tree, ks), facts)
+
+    def _agglomerative(self, grid: grids.AgglomerativeGrid, specs: list[ModelSpec]) -> FittedGrid:
+        wanted = [(dict(s.params)["linkage"], int(dict(s.params)["n_clusters"])) for s in specs]
+        linkages = list(dict.fromkeys(method for method, _ in wanted))
+        found = fit_agglomerative(
+            self.block_df,
+            sorted({k for _, k in wanted}),
+            linkages,  # type: ignore[arg-type]
+            micro_clusters=grid.micro_clusters,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        trees = {str(tree.linkage): tree for tree in found.trees}
+        # The micro-clusters and the trees are stored with the first model that uses them.
+        first = {method: next(s for s, w in zip(specs, wanted, strict=True) if w[0] == method) for method in linkages}
+        facts = []
+        for spec, (method, k) in zip(specs, wanted, strict=True):
+            own = {"clusters": trees[method].clusters[k]}
+            if spec is first[method]:
+                own["merges"] = trees[method].merges
+            if spec is specs[0]:
+                own["centroids"] = found.micro.centroids
+            of = {"tree_of": first[method].model_id, "micro_clusters_of": specs[0].model_id}
+            facts.append(Facts(found.seconds / len(specs) + trees[method].seconds, found=of, parameters=own))
+        cuts = [trees[method].clusters[k] for method, k in wanted]
+        return FittedGrid(specs, by_micro_clusters(self.block_df, found.micro, cuts), facts)
 
     def _mixtures(self, grid: grids.MixtureGrid, specs: list[ModelSpec]) -> FittedGrid:
         wanted = [(int(dict(s.params)["n_components"]), dict(s.params)["covariance_type"]) for s in specs]

@@ -116,13 +116,14 @@ def write_models(ctx: Context, rows: Sequence[dict[str, Any]]) -> None:
 def write_labels(ctx: Context, wide: DataFrame, model_ids: Sequence[str]) -> None:
     """One row per model and image from one row per image (`Labelled.wide`)."""
     names = F.array(*(F.lit(m) for m in model_ids))
-    triples = F.posexplode(F.arrays_zip("clusters", "distances", "strengths")).alias("model", "found")
+    triples = F.posexplode(F.arrays_zip("clusters", "distances", "strengths", "outliers")).alias("model", "found")
     long = wide.select("image_id", triples).select(
         F.get(names, "model").alias("model_id"),
         "image_id",
         F.col("found.clusters").alias("cluster"),
         F.col("found.distances").alias("distance"),
         F.col("found.strengths").alias("strength"),
+        F.col("found.outliers").alias("outlier_score"),
     )
     ctx.lake.replace("labels", long, {"model_id": list(model_ids)})
 

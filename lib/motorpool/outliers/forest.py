@@ -1,0 +1,63 @@
+"""Isolation forest: how few random cuts it takes to set an image apart (Liu, Ting & Zhou, 2008)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from sklearn.ensemble import IsolationForest
+
+from motorpool import blocks
+from motorpool.blocks import Batches
+from motorpool.outliers.scores import SCORES, pack_scores
+from motorpool.sampling import RowSample
+
+#: Trees grow on at most this many rows, and this many float32 numbers (128 MiB).
+SAMPLE_ROWS = 65_536
+SAMPLE_VALUES = 32 * 2**20
+
+
+def isolation_forest(block_df: DataFrame, *, seed: int, n_trees: int = 200, sample: int = 256) -> DataFrame:
+    """The anomaly score of every row of blocks as SCORES: 2^(-mean depth / depth of a random tree), in (0, 1).
+
+    Two passes. The first draws a uniform sample of the rows by the hash of their ids; on it the driver grows
+    ``n_trees`` trees, each on ``sample`` rows (fewer where there are fewer), with scikit-learn's IsolationForest.
+    A uniform draw from a uniform sample is one from all rows, so every tree is as good as one of the whole
+    table; only the overlap of different trees' rows grows. Up to SAMPLE_ROWS rows no sample is needed, and the scores
+    are scikit-learn's for the rows in the order of their ids. The second pass scores block by block, when the result
+    is read.
+
+    Memory of the driver: the sample, twice; of a task: the trees, about 90 bytes for each of n_trees x 2 sample nodes.
+    Raises ValueError where there are no rows.
+    """
+    rows = _draw(block_df, seed)
+    # One worker: the driver may share its cores with the executors.
+    forest = IsolationForest(n_estimators=n_trees, max_samples=min(sample, len(rows)), random_state=seed, n_jobs=1)
+    forest.fit(rows)
+
+    def run(batches: Batches) -> Batches:
+        for batch in batches:
+            for ids, x in blocks.block_arrays(batch):
+                yield pack_scores(ids, -forest.score_samples(x))
+
+    return block_df.mapInArrow(run, SCORES)
+
+
+def _draw(block_df: DataFrame, seed: int) -> np.ndarray:
+    """A uniform sample, float32[m, d] in the order of the images' ids."""
+    first = block_df.select("width").first()
+    if first is None:
+        raise ValueError("there are no rows to grow trees on")
+    width = int(first["width"])
+    size = max(1, min(SAMPLE_ROWS, SAMPLE_VALUES // max(width, 1)))
+    # The sample's own order is that of the hashes; with its id beside it a row finds its place again.
+    row = np.dtype([("id", np.int64), ("x", np.float32, (width,))])
+
+    def add(state: RowSample, batch: pa.RecordBatch) -> None:
+        for ids, x in blocks.block_arrays(batch):
+            rows = np.empty(len(ids), row)
+            rows["id"], rows["x"] = ids, x
+            state.update(ids, rows)
+
+    drawn = blocks.fold(block_df, lambda: RowSample(size, seed), add, merge_on_cluster=True).rows()
+    return np.ascontiguousarray(drawn["x"][np.argsort(drawn["id"], kind="stable")])

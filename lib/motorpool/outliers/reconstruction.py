@@ -1,0 +1,77 @@
+"""Reconstruction error: how much of an image's descriptor the principal components cannot say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from pyspark.sql import DataFrame
+
+from motorpool import blocks
+from motorpool.blocks import Batches
+from motorpool.features.program import FittedPart, Op, Program
+from motorpool.outliers.scores import SCORES, pack_scores
+
+
+@dataclass(frozen=True)
+class _Projection:
+    """One projection ``op`` of a program, what comes before it, and the weight of its result."""
+
+    before: Program
+    op: Op
+    weight: float = 1.0
+
+    def left_out(self, raw: dict[str, np.ndarray]) -> np.ndarray:
+        """float64[n]: the squared length of what the projection drops, from float32[n, d_i] descriptors."""
+        x = self.before.apply([raw[name] for name in self.before.descriptors])
+        centred = x - self.op.fields["centre"]
+        kept = centred @ self.op.fields["components"]
+        # Components are orthonormal, so the rest is what Pythagoras leaves.
+        rest = np.einsum("ij,ij->i", centred, centred) - np.einsum("ij,ij->i", kept, kept)
+        return self.weight**2 * np.maximum(rest, 0.0)
+
+
+def pca_error(wide: DataFrame, program: Program) -> DataFrame:
+    """The length of what the program's first projection (pca or svd) leaves out of every image, as SCORES.
+
+    sqrt(|x - c|^2 - |(x - c) W|^2) for the projection's input x, its centre c and components W: the distance to what
+    scikit-learn's PCA reconstructs; its square is the Q of Jackson & Mudholkar (1979). It sees what the
+    features themselves have lost: something strange in the picture. Frames that are dark or blank leave less out than
+    ordinary ones and score low; distances and forests find those. ``wide`` has ``image_id`` and one ARRAY<FLOAT> column per raw descriptor; one pass
+    over it, when the result is read, in float64: off by some 1e-8 of |x - c| where nearly all is kept.
+
+    Where the parts of a joined set have projections of their own, those count, side by side: the squares of their
+    errors, times the squares of the parts' weights, add up, so a descriptor in larger units counts for more.
+
+    Memory of a task: a few float64 copies of one Arrow batch. Raises ValueError where the program projects nothing.
+    """
+    projections = _first_projections(program)
+    if not projections:
+        raise ValueError("the feature set has no pca or svd step, so nothing is left out of its vectors")
+    names = sorted({name for p in projections for name in p.before.descriptors})
+
+    def run(batches: Batches) -> Batches:
+        for batch in batches:
+            raw = {name: blocks.to_matrix(batch.column(name)) for name in names}
+            squared = np.sum([p.left_out(raw) for p in projections], axis=0)
+            yield pack_scores(blocks.batch_ids(batch), np.sqrt(squared))
+
+    return wide.select("image_id", *(f"`{name}`" for name in names)).mapInArrow(run, SCORES)
+
+
+def _first_projections(program: Program) -> list[_Projection]:
+    """The first projection of every part that has one; where none has, the first behind the parts."""
+    found = []
+    for part in program.parts:
+        at = _first(part.ops)
+        if at is not None:
+            before = Program((FittedPart(part.descriptor, part.ops[:at]),), ())
+            found.append(_Projection(before, part.ops[at], part.weight))
+    at = _first(program.ops)
+    if not found and at is not None:
+        found.append(_Projection(Program(program.parts, program.ops[:at]), program.ops[at]))
+    return found
+
+
+def _first(ops: tuple[Op, ...]) -> int | None:
+    return next((at for at, op in enumerate(ops) if op.kind == "project"), None)

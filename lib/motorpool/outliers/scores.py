@@ -1,0 +1,15 @@
+"""What every outlier score is: one float64 per image, higher for images that fit in less."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+SCORES = "image_id BIGINT, score DOUBLE"
+
+
+def pack_scores(ids: np.ndarray, scores: np.ndarray) -> pa.RecordBatch:
+    """int64[n] ids and float64[n] scores as rows of SCORES."""
+    return pa.RecordBatch.from_arrays(
+        [pa.array(ids, pa.int64()), pa.array(scores, pa.float64())], ["image_id", "score"]
+    )
