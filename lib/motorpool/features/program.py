@@ -64,9 +64,9 @@ class Op:
             # A float32 shift and, behind the product, what its rounding left out: as exact, at half the memory.
             shift = f["centre"].astype(np.float32)
             rest = (f["centre"] - shift) @ f["components"]
-            y: np.ndarray = (x - shift) @ f["components"].astype(np.float32)
-            y -= rest.astype(np.float32)
-            return y
+            projected: np.ndarray = (x - shift) @ f["components"].astype(np.float32)
+            projected -= rest.astype(np.float32)
+            return projected
         if self.kind == "clip":
             return np.clip(x, f["low"].astype(np.float32), f["high"].astype(np.float32))
         if self.kind == "l2":

@@ -152,7 +152,17 @@ def _best_listed(part: np.ndarray, gaps: np.ndarray, found: np.ndarray, core: np
 
 
 @_jit
-def _scan_lists(part, gaps, found, core, bound, best_gap, best_left, best_right, open_rows):
+def _scan_lists(
+    part: np.ndarray,
+    gaps: np.ndarray,
+    found: np.ndarray,
+    core: np.ndarray,
+    bound: np.ndarray,
+    best_gap: np.ndarray,
+    best_left: np.ndarray,
+    best_right: np.ndarray,
+    open_rows: np.ndarray,
+) -> None:
     n, k = found.shape
     for i in range(n):
         for t in range(k):
@@ -172,7 +182,7 @@ def _scan_lists(part, gaps, found, core, bound, best_gap, best_left, best_right,
 
 
 @_jit
-def _unite(parents, rows, left, right):
+def _unite(parents: np.ndarray, rows: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     taken = np.zeros(len(rows), np.bool_)
     for at in range(len(rows)):
         a, b = left[at], right[at]
@@ -189,7 +199,7 @@ def _unite(parents, rows, left, right):
 
 
 @_jit
-def _roots(parents):
+def _roots(parents: np.ndarray) -> np.ndarray:
     roots = np.empty_like(parents)
     for i in range(len(parents)):
         a = i

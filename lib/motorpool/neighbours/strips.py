@@ -297,11 +297,11 @@ def _grouped(
 ) -> Iterator[tuple[int, dict[str, list[np.ndarray]], Rows]]:
     chunks: dict[int, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
     found: dict[int, dict[str, list[np.ndarray]]] = {}
-    for strip, kind, chunk, ids, data in fields:
+    for strip, kind, chunk, packed, data in fields:
         states = found.setdefault(strip, {})
         if kind == "rows":
             x = np.frombuffer(data, np.float32).reshape(-1, width)
-            chunks.setdefault(strip, {})[chunk] = (np.frombuffer(ids, np.int64), x)
+            chunks.setdefault(strip, {})[chunk] = (np.frombuffer(packed, np.int64), x)
         else:
             states.setdefault(kind, []).append(load(bytes(data)))
     for strip, states in found.items():

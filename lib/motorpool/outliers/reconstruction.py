@@ -35,10 +35,12 @@ def pca_error(wide: DataFrame, program: Program) -> DataFrame:
     """The length of what the program's first projection (pca or svd) leaves out of every image, as SCORES.
 
     sqrt(|x - c|^2 - |(x - c) W|^2) for the projection's input x, its centre c and components W: the distance to what
-    scikit-learn's PCA reconstructs; its square is the Q of Jackson & Mudholkar (1979). It sees what the
-    features themselves have lost: something strange in the picture. Frames that are dark or blank leave less out than
-    ordinary ones and score low; distances and forests find those. ``wide`` has ``image_id`` and one ARRAY<FLOAT> column per raw descriptor; one pass
-    over it, when the result is read, in float64: off by some 1e-8 of |x - c| where nearly all is kept.
+    scikit-learn's PCA reconstructs; its square is the Q of Jackson & Mudholkar (1979). It sees what the features
+    themselves have lost: something strange in the picture. Dark or blank frames leave out less than ordinary ones and
+    score low; distances and forests find those.
+
+    ``wide`` has ``image_id`` and one ARRAY<FLOAT> column per raw descriptor. One pass over it, when the result is read,
+    in float64: off by some 1e-8 of |x - c| where nearly all is kept.
 
     Where the parts of a joined set have projections of their own, those count, side by side: the squares of their
     errors, times the squares of the parts' weights, add up, so a descriptor in larger units counts for more.

@@ -48,7 +48,7 @@ class FittedGrid:
     labelled: Labelled | None
     facts: list[Facts]
     failed: list[tuple[ModelSpec, str]] = field(default_factory=list)
-    release: Callable[[], None] = lambda: None
+    release: Callable[[], object] = lambda: None
 
 
 class Fitting:
@@ -207,7 +207,7 @@ class Fitting:
             )
             for eps in eps_of
         ]
-        return FittedGrid(specs, labelled.pick(at), facts, release=lambda: labelled.df.unpersist() and None)
+        return FittedGrid(specs, labelled.pick(at), facts, release=labelled.df.unpersist)
 
     def _hdbscan(self, grid: grids.HdbscanGrid, specs: list[ModelSpec]) -> FittedGrid:
         near = self._neighbourhood(grid.metric)
@@ -220,8 +220,7 @@ class Fitting:
         facts = [
             Facts(seconds, by_density=True, parameters={"births": f.births, "deaths": f.deaths}) for f in models.flat
         ]
-        release = models.labelled.df
-        return FittedGrid(specs, models.labelled, facts, release=lambda: release.unpersist() and None)
+        return FittedGrid(specs, models.labelled, facts, release=models.labelled.df.unpersist)
 
     def _neighbourhood(self, metric: Metric) -> _Neighbours:
         """Counts and lists for every job of this metric, from one pass over all pairs."""

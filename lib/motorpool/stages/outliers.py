@@ -74,7 +74,7 @@ def _possible(ctx: Context, features: str, config: OutlierConfig) -> list[str]:
     if ctx.lake.exists("models"):
         rows = ctx.lake.read("models").where((F.col("features") == features) & (F.col("n_clusters") > 0))
         algorithms = {r["algorithm"] for r in rows.select("algorithm").distinct().collect()}
-    possible = []
+    possible: list[str] = []
     for method in config.methods:
         needs = _FROM_LABELS.get(method)
         if needs and needs not in algorithms:
