@@ -45,6 +45,8 @@ STUDY: dict[str, Any] = {
     },
 }
 FEATURES = ("vdc_type-pca3-standard", "both")
+#: The tables that this study fills: it has no density-based models and asks for no outliers.
+WRITTEN = [t for t in TABLES.values() if t.name not in ("k_distances", "outliers", "outlier_methods")]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def rows(df: DataFrame, *order: str) -> list[dict[str, Any]]:
 
 
 class TestTables:
-    @pytest.mark.parametrize("table", TABLES.values(), ids=lambda t: t.name)
+    @pytest.mark.parametrize("table", WRITTEN, ids=lambda t: t.name)
     def test_columns_and_types(self, done: Context, table: Table) -> None:
         found = [(f.name, f.dataType.simpleString()) for f in done.lake.read(table.name).schema]
         assert found == [(f.name, f.dataType.simpleString()) for f in table.schema]
@@ -80,7 +82,7 @@ class TestTables:
             (FEATURES[0], 58): "degenerate",
             (FEATURES[0], 61): "failed",
         }
-        assert "k = 61 asks for more clusters than there are images (60)" in by_key[FEATURES[0], 61]["reason"]
+        assert "it asks for 61 clusters of 60 images" in by_key[FEATURES[0], 61]["reason"]
         assert re.search(
             r"holds 1 images \(1\.\d+%\), below cluster.min_cluster_share = 2", by_key[FEATURES[0], 58]["reason"]
         )
@@ -145,7 +147,7 @@ class TestViews:
         view = done.spark.table("assignments")
         assert view.columns == [
             *("model_id", "features", "algorithm", "n_clusters", "image_id", "path"),
-            *("vehicle_id", "cluster", "distance", "title"),
+            *("vehicle_id", "cluster", "distance", "strength", "title"),
         ]
         assert view.count() == 5 * ROWS
         row = view.where("image_id = 7").first()
@@ -253,7 +255,7 @@ class TestAgain:
         after = contents(ctx.lake)
         for table in ("images", "descriptors", "sources", "features", "feature_sets"):
             assert before[table] == after[table]
-        for table in ("models", "labels", "clusters"):
+        for table in ("models", "labels", "clusters", "parameters"):
             assert set(before[table]) < set(after[table])
         assert contents(ctx.lake, clock=False) == contents(done.lake, clock=False)
 
@@ -304,7 +306,7 @@ class TestStopped:
             allowed = 1 if marked else allowed + 1
         sets = ["features", "feature_sets"]
         assert stops[: 4 + 2 * len(sets)] == ["descriptors", "images", "bad_rows", "sources", *sets, *sets]
-        assert {*stops} == set(TABLES)
+        assert {*stops} == {t.name for t in WRITTEN}
         assert contents(ctx.lake, clock=False) == contents(done.lake, clock=False)
 
 

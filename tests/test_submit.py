@@ -25,7 +25,11 @@ STUDY = {
     "case": {"path": "to be set"},
     "lake": {"path": "to be set"},
     "features": [{"descriptor": "osnet", "steps": [{"pca": 3}, "standard"]}],
-    "cluster": {"models": [{"algorithm": "kmeans", "k": [2, 3]}]},
+    # Density-based models run compiled loops, which must also be found in the zip.
+    "cluster": {
+        "models": [{"algorithm": "kmeans", "k": [2, 3]}, {"algorithm": "hdbscan", "min_cluster_size": 5}],
+    },
+    "outliers": {"methods": ["lof"], "k": 5},
 }
 #: Which package the driver and a worker import.
 WHERE = """
@@ -95,8 +99,8 @@ def test_the_package_comes_from_the_zip(folder: Path) -> None:
 def test_the_pipeline_and_its_stages_give_the_same_tables(folder: Path, spark: SparkSession) -> None:
     done = job(folder, "pipeline", "whole")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "40 images, 2 models" in done.stdout
-    for name in ("ingest", "features", "cluster"):
+    assert "40 images, 3 models" in done.stdout
+    for name in ("ingest", "features", "cluster", "outliers"):
         done = job(folder, name, "staged")
         assert done.returncode == 0, done.stderr[-3000:]
     whole = tables(spark, folder, "whole")
@@ -109,6 +113,7 @@ def test_the_pipeline_and_its_stages_give_the_same_tables(folder: Path, spark: S
         "models",
         "labels",
         "clusters",
+        "outliers",
     }
     assert tables(spark, folder, "staged") == whole
 

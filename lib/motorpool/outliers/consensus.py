@@ -1,8 +1,8 @@
 """From scores to decisions: one ranking out of many, and which images to call outliers.
 
 Scores of different methods and feature sets have no common unit, so only their ranks are compared. A rank takes
-all rows of one (features, method) in one task: Spark sorts them there, on disk where they are many; at the full case's
-416,314 rows of 16 bytes that is a second's work, and different (features, method) are ranked side by side.
+all rows of one (features, method) in one task, which sorts them, on disk where they are many; different ones are ranked
+side by side. 16 rankings of 416,314 images and their consensus take 48 s on two cores.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def consensus(scores: DataFrame) -> DataFrame:
     Chosen by average precision. With isolation forest, 20th-neighbour distance, LOF and reconstruction error on four
     descriptors (PCA to 50), against Fisher's statistic of all 16 rankings: 0.49 instead of 0.34 on a case of 2,009 real
     photos, 47 of them outliers, and 0.64 instead of 0.50 on a sample case of 6,000 images: a method that is blind on
-    a feature set no longer outvotes the others. Mean ranks (Borda) have 0.11 and 0.43.
+    a feature set no longer outvotes the others. Mean ranks (Borda) have 0.11 and 0.43. The smallest p-value in place of
+    the harmonic mean has 0.49 and 0.73, but on one feature set it ties images that agreement tells apart.
     """
     rarity = (1 / _p_value(_rankings(scores))).alias("rarity")
     within = scores.select("features", "image_id", rarity).groupBy("features", "image_id")
