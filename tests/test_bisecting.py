@@ -97,11 +97,11 @@ def test_more_rows_than_the_coreset(blocked: Callable[..., DataFrame], monkeypat
     # The driver reads this number; what it computes from it travels to the workers.
     monkeypatch.setattr(coreset, "CORESET_ROWS", 60)
     monkeypatch.setattr("motorpool.cluster.bisecting._CORESET_ROWS_PER_CLUSTER", 20)
-    x = blobs(4000, seed=3)
+    x = blobs(3000, seed=3)
     df = blocked(x)
-    assert len(draw_coreset(df, spread(df), 0, 240).rows) < 300
+    assert len(draw_coreset(df, spread(df), 0, 120).rows) < 160
     # What the coreset alone says is off: passes over all rows put it right.
-    check_as_good(df, x, KS)
+    check_as_good(df, x, [3, 6])
 
 
 def test_labels_are_a_walk_down_the_tree(blocked: Callable[..., DataFrame]) -> None:
@@ -134,7 +134,7 @@ def test_scikit_learn_on_clusters_that_are_plain_to_see(blocked: Callable[..., D
     x = (centres[rng.integers(4, size=400)] + rng.normal(size=(400, 2))).astype(np.float32)
     tree = fit_bisecting(blocked(x), [2, 3, 4], seed=1)
     for k in (2, 3, 4):
-        known = BisectingKMeans(k, random_state=0).fit(x.astype(np.float64))
+        known = BisectingKMeans(k, n_init=10, random_state=0).fit(x.astype(np.float64))
         found = tree.centroids[tree.leaves(k)]
         assert np.allclose(found[np.lexsort(found.T)], known.cluster_centers_[np.lexsort(known.cluster_centers_.T)])
         assert np.isclose(tree.inertia[tree.leaves(k)].sum(), known.inertia_)
@@ -142,7 +142,7 @@ def test_scikit_learn_on_clusters_that_are_plain_to_see(blocked: Callable[..., D
 
 def test_the_same_result_again_and_on_any_partitions(blocked: Callable[..., DataFrame]) -> None:
     x = blobs(300, seed=5)
-    df, ks = blocked(x, 3), [2, 7]
+    df, ks = blocked(x, 3), [2, 5]
     first, again = fit_bisecting(df, ks, seed=3), fit_bisecting(df, ks, seed=3)
     assert np.array_equal(first.centroids, again.centroids)
     assert np.array_equal(first.inertia, again.inertia)
