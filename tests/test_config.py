@@ -30,6 +30,10 @@ def model(**values: Any) -> dict[str, Any]:
     return good(cluster={"models": [{"algorithm": "kmeans", "k": 3, **values}]})
 
 
+def grid(algorithm: str, **values: Any) -> dict[str, Any]:
+    return good(cluster={"models": [{"algorithm": algorithm, **values}]})
+
+
 def steps(*values: Any) -> dict[str, Any]:
     return good(features=[{"descriptor": "osnet", "steps": list(values)}])
 
@@ -102,6 +106,35 @@ WRONG: list[tuple[str, dict[str, Any], list[str]]] = [
     ("max_iter", model(max_iter="x"), ["cluster.models[0].max_iter", "'x'", "integer"]),
     ("tol", model(tol=-1), ["cluster.models[0].tol", "-1"]),
     ("algorithm", model(algorithm="dbscam"), ["cluster.models[0].algorithm", "'dbscam'", "kmeans"]),
+    ("no algorithm", good(cluster={"models": [{"k": 3}]}), ["cluster.models[0].algorithm", "None", "hdbscan"]),
+    ("eps of zero", grid("dbscan", eps=[1, 0], min_samples=5), ["cluster.models[0].eps", "0", "above 0"]),
+    ("eps below zero", grid("dbscan", eps=-1, min_samples=5), ["cluster.models[0].eps", "-1", "above 0"]),
+    ("eps nan", grid("dbscan", eps=float("nan"), min_samples=5), ["cluster.models[0].eps", "nan", "above 0"]),
+    ("eps as text", grid("dbscan", eps="some", min_samples=5), ["cluster.models[0].eps", "'some'", "`auto`"]),
+    ("no eps", grid("dbscan", eps=[], min_samples=5), ["cluster.models[0].eps", "at least one"]),
+    ("min_samples", grid("dbscan", eps=1, min_samples=0), ["cluster.models[0].min_samples[0]", "0", "equal to 1"]),
+    ("metric", grid("dbscan", eps=1, min_samples=5, metric="l1"), ["cluster.models[0].metric", "'l1'", "'cosine'"]),
+    ("min_cluster_size", grid("hdbscan", min_cluster_size=1), ["cluster.models[0].min_cluster_size[0]", "1"]),
+    ("method", grid("hdbscan", min_cluster_size=5, method="x"), ["cluster.models[0].method", "'x'", "'leaf'"]),
+    ("n_components", grid("gaussian_mixture", n_components=1), ["cluster.models[0].n_components[0]", "1"]),
+    (
+        "covariance_type",
+        grid("gaussian_mixture", n_components=2, covariance_type=["full", "round"]),
+        ["cluster.models[0].covariance_type[1]", "'round'", "'tied'"],
+    ),
+    ("reg_covar", grid("gaussian_mixture", n_components=2, reg_covar=-1), ["cluster.models[0].reg_covar", "-1"]),
+    ("linkage", grid("agglomerative", n_clusters=2, linkage="far"), ["cluster.models[0].linkage[0]", "'far'"]),
+    (
+        "more clusters than micro-clusters",
+        grid("agglomerative", n_clusters=9, micro_clusters=5),
+        ["cluster.models[0]", "n_clusters: 9", "micro_clusters = 5"],
+    ),
+    ("batch_size", grid("minibatch_kmeans", k=2, batch_size=0), ["cluster.models[0].batch_size", "0"]),
+    ("another's key", grid("bisecting_kmeans", k=2, eps=1), ["cluster.models[0].eps", "unknown key"]),
+    ("too many cells", grid("dbscan", eps=[*range(1, 101)], min_samples="1..6"), ["cluster.models[0]", "600", "512"]),
+    ("max_noise_share", good(cluster={"max_noise_share": 0}), ["cluster.max_noise_share", "0", "greater than 0"]),
+    ("outlier method", good(outliers={"methods": ["luck"]}), ["outliers.methods[0]", "'luck'", "'lof'"]),
+    ("outlier method twice", good(outliers={"methods": ["lof", "lof"]}), ["outliers", "twice"]),
     ("models on no set", model(features=["type"]), ["cluster.models[0].features", "'type'", "osnet-pca4-standard"]),
     ("share", good(cluster={"min_cluster_share": 0.5}), ["cluster.min_cluster_share", "0.5", "less than 0.5"]),
     ("seed", good(seed=-1), ["seed", "-1"]),

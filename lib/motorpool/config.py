@@ -242,6 +242,9 @@ def _word(error: Any) -> str:
         key += f"[{item}]" if isinstance(item, int) else f".{item}" if key else str(item)
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key"
+    if error["type"].startswith("union_tag"):
+        given = error["input"].get("algorithm") if isinstance(error["input"], dict) else error["input"]
+        return f"{key}.algorithm: {given!r}: expected one of {', '.join(ALGORITHMS)}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] in ("value_error", "missing"):
         return f"{key}: {message}" if key else message

@@ -174,6 +174,14 @@ class DbscanGrid(_Grid):
     min_samples: Annotated[tuple[Neighbours, ...], BeforeValidator(parse_counts)]
     metric: MetricName = "euclidean"
 
+    @model_validator(mode="after")
+    def _check(self) -> DbscanGrid:
+        n = len(self.min_samples) * (len(AUTO_QUANTILES) if self.eps == "auto" else len(self.eps))
+        # A task remembers 12 bytes for each of its 131,072 rows and each model of the grid.
+        if n > 512:
+            raise ValueError(f"asks for {n} models, and at most 512 share their passes: make it two grids")
+        return self
+
     def variants(self, seed: int) -> Iterator[Params]:
         if self.eps == "auto":
             shared = {"eps": "auto", "metric": self.metric, "seed": seed}
