@@ -33,7 +33,7 @@ def catalog_lake(spark: SparkSession) -> Iterator[Lake]:
 
 def labels(spark: SparkSession, *rows: tuple[str, int, int]) -> DataFrame:
     """``(model_id, image_id, cluster)`` as rows of the table ``labels``."""
-    return spark.createDataFrame([(*r, 0.5) for r in rows], TABLES["labels"].schema)
+    return spark.createDataFrame([(*r, 0.5, None, None) for r in rows], TABLES["labels"].schema)
 
 
 def clusters(spark: SparkSession, *rows: tuple[str, int, int]) -> DataFrame:
@@ -88,11 +88,13 @@ class TestWriting:
             F.lit("3").alias("cluster"),
             F.col("id").cast("int").alias("image_id"),
             F.lit("m").alias("model_id"),
+            F.lit(None).alias("outlier_score"),
+            F.lit(None).alias("strength"),
         )
         lake.overwrite("labels", df)
         found = lake.read("labels")
         assert [(f.name, f.dataType) for f in found.schema] == [(f.name, f.dataType) for f in TABLES["labels"].schema]
-        assert found.orderBy("image_id").first() == ("m", 0, 3, 1.5)
+        assert found.orderBy("image_id").first() == ("m", 0, 3, 1.5, None, None)
 
     def test_names_that_look_like_numbers_stay_text(self, lake: Lake, spark: SparkSession) -> None:
         names = ["0012", "1e5", "12345678e1", "2020-01-01", "type+color", "a.b"]
