@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import DATA, entry, full_case, run_contender, step, write_report
+from harness import DATA, entry, full_case, run_contender, step, write_components, write_report
 
 SOURCE = DATA / "dbscan-features"
 COLUMNS = 100
@@ -27,21 +27,7 @@ STUDY_EPS = tuple(2.0**i for i in range(-2, 10))
 
 
 def prepare(args: argparse.Namespace) -> dict[str, Any]:
-    from pyspark.sql import functions as F
-
-    from motorpool.case.arrays import open_array
-    from motorpool.features.fit import Fitter
-    from motorpool.features.spec import FeatureSet, Part, Step
-    from motorpool.session import build_session
-    from motorpool.stages.ingest import _vectors
-
-    spark = build_session(delta=False)
-    array = open_array(str(full_case(args.images) / "descriptors" / "vdc_type.pickle"))
-    wide = _vectors(spark, {"x": array}, refuse=True).select("image_id", F.col("vector").alias("x"))
-    spec = FeatureSet("f", (Part("x"),), (Step("pca", COLUMNS), Step("standard")))
-    with Fitter(wide, [spec], 0) as fitter:
-        (fitted,) = fitter.fit()
-        fitter.transform(fitted).write.mode("overwrite").parquet(str(SOURCE))
+    write_components(SOURCE, args.images, COLUMNS)
     return {}
 
 

@@ -190,3 +190,22 @@ def full_case(images: int, seed: int = 1) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         make_sample_case(folder, images, seed, with_images=False)
     return folder
+
+
+def write_components(folder: Path, images: int, columns: int) -> None:
+    """Parquet files of that many standardised principal components of the full case's vdc_type."""
+    from pyspark.sql import functions as F
+
+    from motorpool.case.arrays import open_array
+    from motorpool.features.fit import Fitter
+    from motorpool.features.spec import FeatureSet, Part, Step
+    from motorpool.session import build_session
+    from motorpool.stages.ingest import _vectors
+
+    spark = build_session(delta=False)
+    array = open_array(str(full_case(images) / "descriptors" / "vdc_type.pickle"))
+    wide = _vectors(spark, {"x": array}, refuse=True).select("image_id", F.col("vector").alias("x"))
+    spec = FeatureSet("f", (Part("x"),), (Step("pca", columns), Step("standard")))
+    with Fitter(wide, [spec], 0) as fitter:
+        (fitted,) = fitter.fit()
+        fitter.transform(fitted).write.mode("overwrite").parquet(str(folder))

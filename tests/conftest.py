@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
+from motorpool import blocks
 from motorpool.blocks import to_list_array
 from motorpool.case.arrays import open_array
 from motorpool.session import build_session
@@ -73,6 +74,20 @@ def wide(spark: SparkSession) -> Callable[..., DataFrame]:
         return spark.createDataFrame(pa.table(columns)).repartition(partitions)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def blocked(wide: Callable[..., DataFrame]) -> Iterator[Callable[..., DataFrame]]:
+    """Makes float32[n, d] into cached blocks of at most 256 rows; dropped behind each module."""
+    kept: list[DataFrame] = []
+
+    def make(x: np.ndarray, partitions: int = 2) -> DataFrame:
+        kept.append(blocks.persist(blocks.gather(wide(partitions, vector=x.astype(np.float32)), rows=256)))
+        return kept[-1]
+
+    yield make
+    for df in kept:
+        df.unpersist()
 
 
 @pytest.fixture(scope="session")

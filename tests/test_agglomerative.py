@@ -11,7 +11,6 @@ from pyspark.sql import DataFrame
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score, pairwise_distances_argmin
 
-from motorpool import blocks
 from motorpool.cluster import coreset
 from motorpool.cluster.agglomerative import Agglomerations, by_micro_clusters, fit_agglomerative
 from motorpool.cluster.grouped import GroupSums
@@ -20,16 +19,6 @@ from motorpool.cluster.micro import fit_micro_clusters
 from motorpool.cluster.nearest import NearestPoint
 
 METHODS: tuple[Method, ...] = get_args(Method)
-
-
-@pytest.fixture(scope="module")
-def blocked(wide: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
-    """float32[n, d] as cached blocks of at most 256 rows."""
-
-    def make(x: np.ndarray, partitions: int = 2) -> DataFrame:
-        return blocks.persist(blocks.gather(wide(partitions, vector=x), rows=256))
-
-    return make
 
 
 def blobs(n: int, d: int = 6, offset: float = 0.0, seed: int = 0, apart: float = 3.0) -> np.ndarray:

@@ -10,7 +10,6 @@ from pyspark.sql import DataFrame
 from sklearn.cluster import BisectingKMeans
 from sklearn.decomposition import PCA
 
-from motorpool import blocks
 from motorpool.cluster import coreset
 from motorpool.cluster.bisecting import by_tree, fit_bisecting
 from motorpool.cluster.bisecting_growth import Growth
@@ -20,16 +19,6 @@ from motorpool.cluster.grouped import GroupSums
 from motorpool.cluster.labelled import LabelledBlock
 
 KS = [2, 3, 5, 8, 12]
-
-
-@pytest.fixture(scope="module")
-def blocked(wide: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
-    """float32[n, d] as cached blocks of at most 256 rows."""
-
-    def make(x: np.ndarray, partitions: int = 2) -> DataFrame:
-        return blocks.persist(blocks.gather(wide(partitions, vector=x), rows=256))
-
-    return make
 
 
 def blobs(n: int, d: int = 6, offset: float = 0.0, seed: int = 0) -> np.ndarray:

@@ -11,22 +11,11 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import MinMaxScaler
 
-from motorpool import blocks
 from motorpool.cluster import coreset, kmeans
 from motorpool.cluster.coreset import draw_coreset, spread
 from motorpool.cluster.kmeans import KMeansModel, fit_kmeans
 
 KS = range(2, 9)
-
-
-@pytest.fixture(scope="module")
-def blocked(wide: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
-    """float32[n, d] as cached blocks of at most 256 rows."""
-
-    def make(x: np.ndarray, partitions: int = 2) -> DataFrame:
-        return blocks.persist(blocks.gather(wide(partitions, vector=x), rows=256))
-
-    return make
 
 
 def blobs(n: int, d: int = 6, offset: float = 0.0, seed: int = 0) -> np.ndarray:

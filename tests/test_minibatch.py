@@ -10,22 +10,11 @@ from pyspark.sql import DataFrame
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
 
-from motorpool import blocks
 from motorpool.cluster import minibatch
 from motorpool.cluster.minibatch import fit_minibatch_kmeans
 from motorpool.sampling import RowSample
 
 KS = [2, 4, 6, 12]
-
-
-@pytest.fixture(scope="module")
-def blocked(wide: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
-    """float32[n, d] as cached blocks of at most 256 rows."""
-
-    def make(x: np.ndarray, partitions: int = 2) -> DataFrame:
-        return blocks.persist(blocks.gather(wide(partitions, vector=x), rows=256))
-
-    return make
 
 
 def blobs(n: int, d: int = 6, offset: float = 0.0, seed: int = 0) -> np.ndarray:

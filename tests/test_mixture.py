@@ -15,7 +15,6 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from motorpool import blocks
 from motorpool.cluster import mixture_passes
 from motorpool.cluster.coreset import spread
 from motorpool.cluster.gaussians import (
@@ -33,16 +32,6 @@ from motorpool.cluster.mixture_labels import MixtureLabeller, by_mixtures
 from motorpool.cluster.mixture_starts import kmeans_starts
 
 QUIET = lambda text: None  # noqa: E731
-
-
-@pytest.fixture(scope="module")
-def blocked(wide: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
-    """float32[n, d] as cached blocks of at most 256 rows."""
-
-    def make(x: np.ndarray, partitions: int = 2) -> DataFrame:
-        return blocks.persist(blocks.gather(wide(partitions, vector=x), rows=256))
-
-    return make
 
 
 def clouds(n: int, d: int = 5, k: int = 4, gap: float = 2.5, offset: float = 0.0, seed: int = 0) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ from sklearn.cluster import DBSCAN, HDBSCAN
 from sklearn.datasets import make_circles, make_moons
 from sklearn.metrics import adjusted_rand_score
 
-from motorpool import blocks
 from motorpool.cluster.dbscan import DbscanGrid, fit_dbscan
 from motorpool.cluster.hdbscan import HdbscanGrid, HdbscanModels, fit_hdbscan
 from motorpool.cluster.labelled import Labelled
@@ -22,19 +21,6 @@ from motorpool.neighbours.curve import curve_of, k_distances
 from motorpool.neighbours.geometry import Metric, prepare, to_distance
 from motorpool.neighbours.search import COUNTS, FOUND, GAPS, IDS, Wanted, search
 from motorpool.neighbours.strips import Arranged, arrange, load
-
-
-@pytest.fixture
-def blocked(wide: Callable[..., DataFrame]) -> Iterator[Callable[..., DataFrame]]:
-    kept: list[DataFrame] = []
-
-    def make(x: np.ndarray, partitions: int = 2) -> DataFrame:
-        kept.append(blocks.persist(blocks.gather(wide(partitions, vector=x.astype(np.float32)), rows=300)))
-        return kept[-1]
-
-    yield make
-    for df in kept:
-        df.unpersist()
 
 
 @pytest.fixture

@@ -32,16 +32,6 @@ from motorpool.outliers.reconstruction import pca_error
 from motorpool.sampling import uniform_hash
 
 
-@pytest.fixture(scope="module")
-def blocked(wide: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
-    """float32[n, d] as cached blocks of at most 256 rows."""
-
-    def make(x: np.ndarray, partitions: int = 2) -> DataFrame:
-        return blocks.persist(blocks.gather(wide(partitions, vector=x), rows=256))
-
-    return make
-
-
 def blobs(n: int, d: int = 5, offset: float = 0.0, seed: int = 0) -> np.ndarray:
     """Clouds of unequal density, and one row in twenty somewhere between them."""
     rng = np.random.default_rng(seed)
