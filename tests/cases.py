@@ -94,3 +94,17 @@ def versions(lake: Lake) -> dict[str, int]:
 def leftovers(lake_folder: Path) -> list[str]:
     """Staging folders that a write has left behind."""
     return [p.name for p in lake_folder.iterdir() if p.name.startswith("_")] if lake_folder.is_dir() else []
+
+
+def uneven_blobs(n: int, d: int = 6, offset: float = 0.0, seed: int = 0) -> np.ndarray:
+    """Six overlapping clouds of unequal size and width."""
+    rng = np.random.default_rng(seed)
+    centres, widths = rng.normal(size=(6, d)) * 3, rng.uniform(0.5, 1.5, 6)
+    which = rng.choice(6, n, p=[0.4, 0.25, 0.15, 0.1, 0.07, 0.03])
+    return (centres[which] + rng.normal(size=(n, d)) * widths[which, None] + offset).astype(np.float32)
+
+
+def inertia(x: np.ndarray, centroids: np.ndarray) -> float:
+    """Sum of squared distances to the nearest centroid, by their definition, in float64."""
+    gaps = x[:, None, :].astype(np.float64) - centroids[None].astype(np.float64)
+    return float(np.square(gaps).sum(axis=2).min(axis=1).sum())

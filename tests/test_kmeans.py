@@ -11,25 +11,12 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import MinMaxScaler
 
+from cases import inertia, uneven_blobs
 from motorpool.cluster import coreset, kmeans
 from motorpool.cluster.coreset import draw_coreset, spread
 from motorpool.cluster.kmeans import KMeansModel, fit_kmeans
 
 KS = range(2, 9)
-
-
-def blobs(n: int, d: int = 6, offset: float = 0.0, seed: int = 0) -> np.ndarray:
-    """Six overlapping clouds of unequal size and width."""
-    rng = np.random.default_rng(seed)
-    centres, widths = rng.normal(size=(6, d)) * 3, rng.uniform(0.5, 1.5, 6)
-    which = rng.choice(6, n, p=[0.4, 0.25, 0.15, 0.1, 0.07, 0.03])
-    return (centres[which] + rng.normal(size=(n, d)) * widths[which, None] + offset).astype(np.float32)
-
-
-def inertia(x: np.ndarray, centroids: np.ndarray) -> float:
-    """Sum of squared distances to the nearest centroid, by their definition, in float64."""
-    gaps = x[:, None, :].astype(np.float64) - centroids[None].astype(np.float64)
-    return float(np.square(gaps).sum(axis=2).min(axis=1).sum())
 
 
 def check(models: Sequence[KMeansModel], x: np.ndarray, ks: Sequence[int]) -> None:
@@ -48,7 +35,7 @@ def check(models: Sequence[KMeansModel], x: np.ndarray, ks: Sequence[int]) -> No
 
 
 def test_blobs_far_from_the_origin(blocked: Callable[..., DataFrame]) -> None:
-    x = blobs(1500, offset=1e4)
+    x = uneven_blobs(1500, offset=1e4)
     check(fit_kmeans(blocked(x), KS, seed=1, n_init=3), x, KS)
 
 
@@ -59,7 +46,7 @@ def test_real_descriptors(blocked: Callable[..., DataFrame], case_vectors: Calla
 
 def with_extremes(n: int) -> np.ndarray:
     """Min-max after PCA, as published: a few extreme rows squeeze all others into a small corner."""
-    x = blobs(n, 12, seed=3)
+    x = uneven_blobs(n, 12, seed=3)
     x[:5] += np.random.default_rng(1).choice([-300, 300], (5, 12))
     return MinMaxScaler().fit_transform(PCA(8).fit_transform(x)).astype(np.float32)
 
@@ -94,7 +81,7 @@ def test_the_coreset_stands_for_all_rows(blocked: Callable[..., DataFrame], monk
 
 
 def test_the_same_result_again_and_on_any_partitions(blocked: Callable[..., DataFrame]) -> None:
-    x = blobs(300, seed=5)
+    x = uneven_blobs(300, seed=5)
     df, ks = blocked(x, 3), [2, 4]
     first = fit_kmeans(df, ks, seed=3)
     for left, right in zip(first, fit_kmeans(df, ks, seed=3), strict=True):
@@ -114,7 +101,7 @@ def filled(x: np.ndarray, model: KMeansModel) -> int:
 # scikit-learn warns that it finds fewer clusters than it was asked for: that is the point here.
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 def test_more_clusters_than_distinct_rows(blocked: Callable[..., DataFrame]) -> None:
-    distinct = blobs(3, seed=2, offset=0.1)
+    distinct = uneven_blobs(3, seed=2, offset=0.1)
     x = np.repeat(distinct, 40, axis=0)
     for model in fit_kmeans(blocked(x), [2, 3, 5, 120], seed=1, n_init=2, max_iter=30):
         assert model.converged, model.k
@@ -136,7 +123,7 @@ def test_equal_rows(blocked: Callable[..., DataFrame]) -> None:
 
 
 def test_as_many_clusters_as_rows_and_no_more(blocked: Callable[..., DataFrame]) -> None:
-    x = blobs(6, seed=4)
+    x = uneven_blobs(6, seed=4)
     df = blocked(x)
     one, every = fit_kmeans(df, [1, 6], seed=1)
     assert np.allclose(one.centroids[0], x.mean(axis=0), atol=1e-5)
@@ -147,7 +134,7 @@ def test_as_many_clusters_as_rows_and_no_more(blocked: Callable[..., DataFrame])
 
 
 def test_one_row(blocked: Callable[..., DataFrame]) -> None:
-    x = blobs(1)
+    x = uneven_blobs(1)
     (model,) = fit_kmeans(blocked(x, 1), [1], seed=1)
     assert np.allclose(model.centroids, x)
     assert model.inertia == 0
@@ -177,7 +164,7 @@ def test_clusters_that_would_stay_empty_are_seeded_again(
 
 
 def test_the_search_ends_at_max_iter(blocked: Callable[..., DataFrame], monkeypatch: pytest.MonkeyPatch) -> None:
-    x = blobs(400, seed=6)
+    x = uneven_blobs(400, seed=6)
     monkeypatch.setattr(kmeans, "_starts", started(*x[:4]))
     said: list[str] = []
     (model,) = fit_kmeans(blocked(x), [4], seed=1, max_iter=2, progress=said.append)

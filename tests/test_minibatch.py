@@ -10,25 +10,12 @@ from pyspark.sql import DataFrame
 from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
 
+from cases import inertia, uneven_blobs
 from motorpool.cluster import minibatch
 from motorpool.cluster.minibatch import fit_minibatch_kmeans
 from motorpool.sampling import RowSample
 
 KS = [2, 4, 6, 12]
-
-
-def blobs(n: int, d: int = 6, offset: float = 0.0, seed: int = 0) -> np.ndarray:
-    """Six overlapping clouds of unequal size and width."""
-    rng = np.random.default_rng(seed)
-    centres, widths = rng.normal(size=(6, d)) * 3, rng.uniform(0.5, 1.5, 6)
-    which = rng.choice(6, n, p=[0.4, 0.25, 0.15, 0.1, 0.07, 0.03])
-    return (centres[which] + rng.normal(size=(n, d)) * widths[which, None] + offset).astype(np.float32)
-
-
-def inertia(x: np.ndarray, centroids: np.ndarray) -> float:
-    """Sum of squared distances to the nearest centroid, by their definition, in float64."""
-    gaps = x[:, None, :].astype(np.float64) - centroids[None].astype(np.float64)
-    return float(np.square(gaps).sum(axis=2).min(axis=1).sum())
 
 
 def state(seed: int, k: int) -> int:
@@ -46,7 +33,7 @@ def check_as_good(df: DataFrame, x: np.ndarray, batch_size: int) -> None:
 
 
 def test_a_small_table_is_its_own_sample(blocked: Callable[..., DataFrame]) -> None:
-    x = blobs(1500, offset=1e4)
+    x = uneven_blobs(1500, offset=1e4)
     rows = RowSample(len(x), 4)
     rows.update(np.arange(len(x)), x)
     ordered = rows.rows()
@@ -71,7 +58,7 @@ def test_real_descriptors(blocked: Callable[..., DataFrame], case_vectors: Calla
 def test_more_rows_than_the_sample(blocked: Callable[..., DataFrame], monkeypatch: pytest.MonkeyPatch) -> None:
     # The driver reads these numbers; what it computes from them travels to the workers.
     monkeypatch.setattr(minibatch, "_SAMPLE_BATCHES", 4)
-    x = blobs(12_000, seed=3)
+    x = uneven_blobs(12_000, seed=3)
     df = blocked(x)
     (model,) = fit_minibatch_kmeans(df, [5], seed=0, batch_size=400)
     assert model.sample_rows == 1600
@@ -81,7 +68,7 @@ def test_more_rows_than_the_sample(blocked: Callable[..., DataFrame], monkeypatc
 
 def test_the_sample_keeps_within_its_bound(blocked: Callable[..., DataFrame], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minibatch, "_SAMPLE_VALUES", 600)
-    df = blocked(blobs(300, d=6))
+    df = blocked(uneven_blobs(300, d=6))
     said: list[str] = []
     fit_minibatch_kmeans(df, [2, 3], seed=1, progress=said.append)
     assert said == ["2 models on a sample of 100 of 300 rows"]
@@ -93,7 +80,7 @@ def test_the_same_result_again_and_on_any_partitions(
     blocked: Callable[..., DataFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(minibatch, "_SAMPLE_BATCHES", 2)
-    x = blobs(2000, seed=5)
+    x = uneven_blobs(2000, seed=5)
     first = fit_minibatch_kmeans(blocked(x, 3), [2, 4], seed=3, batch_size=300)
     for partitions in (3, 7):
         again = fit_minibatch_kmeans(blocked(x, partitions), [2, 4], seed=3, batch_size=300)
@@ -103,21 +90,21 @@ def test_the_same_result_again_and_on_any_partitions(
 
 
 def test_more_clusters_than_distinct_rows(blocked: Callable[..., DataFrame]) -> None:
-    x = np.repeat(blobs(3, seed=2), 40, axis=0)
+    x = np.repeat(uneven_blobs(3, seed=2), 40, axis=0)
     for model in fit_minibatch_kmeans(blocked(x), [3, 5, 120], seed=1, n_init=3):
         assert model.centroids.shape == (model.k, x.shape[1])
         assert inertia(x, model.centroids) <= 1e-9 * len(x)
 
 
 def test_equal_rows_and_one_row(blocked: Callable[..., DataFrame]) -> None:
-    for x, ks in ((np.full((30, 4), 12.34, np.float32), [1, 3]), (blobs(1), [1])):
+    for x, ks in ((np.full((30, 4), 12.34, np.float32), [1, 3]), (uneven_blobs(1), [1])):
         for model in fit_minibatch_kmeans(blocked(x, 1), ks, seed=1):
             assert np.allclose(model.centroids, x[0], rtol=1e-6)
             assert model.inertia <= 1e-9
 
 
 def test_what_makes_no_sense_is_refused(blocked: Callable[..., DataFrame]) -> None:
-    df = blocked(blobs(6))
+    df = blocked(uneven_blobs(6))
     with pytest.raises(ValueError, match=r"k = 7 asks for more clusters than there are rows \(6\)"):
         fit_minibatch_kmeans(df, [2, 7], seed=1)
     with pytest.raises(ValueError, match=r"k = \[0\]: expected one number or more, each at least 1"):
@@ -127,6 +114,6 @@ def test_what_makes_no_sense_is_refused(blocked: Callable[..., DataFrame]) -> No
 
 
 def test_the_search_ends_at_max_iter(blocked: Callable[..., DataFrame]) -> None:
-    (model,) = fit_minibatch_kmeans(blocked(blobs(1000)), [6], seed=1, batch_size=100, max_iter=1)
+    (model,) = fit_minibatch_kmeans(blocked(uneven_blobs(1000)), [6], seed=1, batch_size=100, max_iter=1)
     assert model.n_steps == 10
     assert not model.converged

@@ -131,6 +131,16 @@ def persist(df: DataFrame) -> DataFrame:
     return df.persist(StorageLevel.MEMORY_AND_DISK)
 
 
+class Tally:
+    """Numbers in an array that add up: the simplest state of a fold."""
+
+    def __init__(self, total: np.ndarray) -> None:
+        self.total = total
+
+    def merge(self, other: Tally) -> None:
+        self.total = self.total + other.total
+
+
 # -- fold --------------------------------------------------------------------------------------------
 
 

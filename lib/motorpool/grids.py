@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -68,31 +68,46 @@ ClusterCount = Annotated[int, Field(ge=2, le=10_000)]
 Counts = Annotated[tuple[ClusterCount, ...], BeforeValidator(parse_counts)]
 #: Rows within a radius, or of a cluster: 512 is the largest that published studies ask for.
 Neighbours = Annotated[int, Field(ge=1, le=100_000)]
-MetricName = Literal["euclidean", "cosine"]
+# As the modules that fit them name them, which load compilers that reading a config does not need.
+Metric = Literal["euclidean", "cosine"]
 CovarianceType = Literal["full", "tied", "diag", "spherical"]
-LinkageName = Literal["ward", "average", "complete", "single"]
+Linkage = Literal["ward", "average", "complete", "single"]
 Params = dict[str, str]
 
 
 class _Grid(Section):
     features: list[Name] | None = None
 
+    #: Fields that hold lists: there is a model for every combination of their values.
+    crossed: ClassVar[tuple[str, ...]]
+    #: Fields that all models of the grid share and that are part of what a model is.
+    shared: ClassVar[tuple[str, ...]] = ()
+    #: Whether the run's seed is part of what a model is.
+    seeded: ClassVar[bool] = True
+    #: The crossed field that says how many clusters a model must find; None where the data decide.
+    count: ClassVar[str | None] = None
+
     def variants(self, seed: int) -> Iterator[Params]:
         """The parameters of each model, as text: what its id is a hash of, and ``models.params`` shows."""
-        raise NotImplementedError
+        shared = {name: getattr(self, name) for name in self.shared} | ({"seed": seed} if self.seeded else {})
+        yield from _combined(shared, {name: getattr(self, name) for name in self.crossed})
 
     def asked(self, params: Params) -> int | None:
         """How many clusters a model must find, None where the data decide."""
-        return None
+        return int(params[self.count]) if self.count else None
 
 
-def _crossed(shared: dict[str, Any], **lists: Sequence[Any]) -> Iterator[Params]:
+def _combined(shared: dict[str, Any], lists: dict[str, Sequence[Any]]) -> Iterator[Params]:
     for values in product(*lists.values()):
         yield {key: str(value) for key, value in {**dict(zip(lists, values, strict=True)), **shared}.items()}
 
 
 class KMeansGrid(_Grid):
     """KMeans for every k, each from ``n_init`` starts, on the named feature sets (all by default)."""
+
+    crossed = ("k",)
+    shared = ("n_init", "max_iter", "tol")
+    count = "k"
 
     algorithm: Literal["kmeans"]
     k: Counts
@@ -101,16 +116,13 @@ class KMeansGrid(_Grid):
     #: A model is done when a pass over all images lowers its inertia by less than this share.
     tol: float = Field(default=1e-4, ge=0)
 
-    def variants(self, seed: int) -> Iterator[Params]:
-        shared = {"n_init": self.n_init, "max_iter": self.max_iter, "tol": self.tol, "seed": seed}
-        yield from _crossed(shared, k=self.k)
-
-    def asked(self, params: Params) -> int | None:
-        return int(params["k"])
-
 
 class MiniBatchGrid(_Grid):
     """Mini-batch KMeans for every k, on a sample of 64 batches."""
+
+    crossed = ("k",)
+    shared = ("batch_size", "n_init", "max_iter")
+    count = "k"
 
     algorithm: Literal["minibatch_kmeans"]
     k: Counts
@@ -118,16 +130,14 @@ class MiniBatchGrid(_Grid):
     n_init: int = Field(default=1, ge=1, le=100)
     max_iter: int = Field(default=100, ge=1)
 
-    def variants(self, seed: int) -> Iterator[Params]:
-        shared = {"batch_size": self.batch_size, "n_init": self.n_init, "max_iter": self.max_iter, "seed": seed}
-        yield from _crossed(shared, k=self.k)
-
-    def asked(self, params: Params) -> int | None:
-        return int(params["k"])
-
 
 class BisectingGrid(_Grid):
     """Bisecting KMeans for every k, all from one tree; every split is the best of ``n_init``."""
+
+    # A larger k leaves the splits of the smaller ones alone, so a model does not depend on the grid's other k.
+    crossed = ("k",)
+    shared = ("n_init", "max_iter", "tol")
+    count = "k"
 
     algorithm: Literal["bisecting_kmeans"]
     k: Counts
@@ -135,21 +145,17 @@ class BisectingGrid(_Grid):
     max_iter: int = Field(default=100, ge=1)
     tol: float = Field(default=1e-4, ge=0)
 
-    def variants(self, seed: int) -> Iterator[Params]:
-        # A larger k leaves the splits of the smaller ones alone, so a model does not depend on the grid's other k.
-        shared = {"n_init": self.n_init, "max_iter": self.max_iter, "tol": self.tol, "seed": seed}
-        yield from _crossed(shared, k=self.k)
-
-    def asked(self, params: Params) -> int | None:
-        return int(params["k"])
-
 
 class AgglomerativeGrid(_Grid):
     """Agglomerative clustering for every linkage and n_clusters, through weighted micro-clusters."""
 
+    crossed = ("linkage", "n_clusters")
+    shared = ("micro_clusters",)
+    count = "n_clusters"
+
     algorithm: Literal["agglomerative"]
     n_clusters: Counts
-    linkage: Annotated[tuple[LinkageName, ...], BeforeValidator(_as_list)] = ("ward",)
+    linkage: Annotated[tuple[Linkage, ...], BeforeValidator(_as_list)] = ("ward",)
     micro_clusters: int = Field(default=4096, ge=2, le=16_384)
 
     @model_validator(mode="after")
@@ -158,21 +164,18 @@ class AgglomerativeGrid(_Grid):
             raise ValueError(f"n_clusters: {max(self.n_clusters)} is above micro_clusters = {self.micro_clusters}")
         return self
 
-    def variants(self, seed: int) -> Iterator[Params]:
-        shared = {"micro_clusters": self.micro_clusters, "seed": seed}
-        yield from _crossed(shared, linkage=self.linkage, n_clusters=self.n_clusters)
-
-    def asked(self, params: Params) -> int | None:
-        return int(params["n_clusters"])
-
 
 class DbscanGrid(_Grid):
     """DBSCAN for every eps and min_samples; ``eps: auto`` takes eight quantiles of the k-distances."""
 
+    crossed = ("eps", "min_samples")
+    shared = ("metric",)
+    seeded = False
+
     algorithm: Literal["dbscan"]
     eps: Annotated[Literal["auto"] | tuple[float, ...], BeforeValidator(_parse_eps)]
     min_samples: Annotated[tuple[Neighbours, ...], BeforeValidator(parse_counts)]
-    metric: MetricName = "euclidean"
+    metric: Metric = "euclidean"
 
     @model_validator(mode="after")
     def _check(self) -> DbscanGrid:
@@ -185,28 +188,32 @@ class DbscanGrid(_Grid):
     def variants(self, seed: int) -> Iterator[Params]:
         if self.eps == "auto":
             shared = {"eps": "auto", "metric": self.metric, "seed": seed}
-            yield from _crossed(shared, quantile=AUTO_QUANTILES, min_samples=self.min_samples)
+            yield from _combined(shared, {"quantile": AUTO_QUANTILES, "min_samples": self.min_samples})
         else:
-            yield from _crossed({"metric": self.metric}, eps=self.eps, min_samples=self.min_samples)
+            yield from super().variants(seed)
 
 
 class HdbscanGrid(_Grid):
     """HDBSCAN for every min_cluster_size, from one spanning tree."""
+
+    crossed = ("min_cluster_size",)
+    shared = ("min_samples", "method", "metric")
+    seeded = False
 
     algorithm: Literal["hdbscan"]
     min_cluster_size: Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(parse_counts)]
     #: The image itself included, as scikit-learn counts it.
     min_samples: int = Field(default=5, ge=1, le=256)
     method: Literal["eom", "leaf"] = "eom"
-    metric: MetricName = "euclidean"
-
-    def variants(self, seed: int) -> Iterator[Params]:
-        shared = {"min_samples": self.min_samples, "method": self.method, "metric": self.metric}
-        yield from _crossed(shared, min_cluster_size=self.min_cluster_size)
+    metric: Metric = "euclidean"
 
 
 class MixtureGrid(_Grid):
     """Gaussian mixtures for every number of components and covariance type."""
+
+    crossed = ("n_components", "covariance_type")
+    shared = ("n_init", "max_iter", "tol", "reg_covar")
+    count = "n_components"
 
     algorithm: Literal["gaussian_mixture"]
     n_components: Counts
@@ -215,14 +222,6 @@ class MixtureGrid(_Grid):
     max_iter: int = Field(default=100, ge=1)
     tol: float = Field(default=1e-3, ge=0)
     reg_covar: float = Field(default=1e-6, ge=0)
-
-    def variants(self, seed: int) -> Iterator[Params]:
-        shared = {"n_init": self.n_init, "max_iter": self.max_iter, "tol": self.tol, "reg_covar": self.reg_covar}
-        lists = {"n_components": self.n_components, "covariance_type": self.covariance_type}
-        yield from _crossed({**shared, "seed": seed}, **lists)
-
-    def asked(self, params: Params) -> int | None:
-        return int(params["n_components"])
 
 
 #: The quantiles of the k-distances that ``eps: auto`` stands for.

@@ -109,6 +109,6 @@ def by_micro_clusters(block_df: DataFrame, micro: MicroClusters, cuts: Sequence[
         for ids, x in blocks.block_arrays(batch):
             found, squared = nearest.find(x)
             distances = np.repeat(np.sqrt(squared).astype(np.float32)[:, None], n_models, axis=1)
-            yield LabelledBlock(ids, x, clusters[found], distances, np.full(distances.shape, np.nan, np.float32))
+            yield LabelledBlock(ids, x, clusters[found], distances)
 
     return Labelled(block_df, label, tuple(int(c.max()) + 1 for c in cuts), origin)

@@ -107,6 +107,6 @@ def by_tree(block_df: DataFrame, tree: BisectingTree, ks: Sequence[int]) -> Labe
             nodes = np.stack([leaf[labels[:, i]] for i, leaf in enumerate(leaves)], axis=1)
             squared = np.take_along_axis(metrics.squared_distances(x, factors), nodes, axis=1)
             distances = np.sqrt(np.maximum(squared, 0.0)).astype(np.float32)
-            yield LabelledBlock(ids, raw, labels, distances, np.full(distances.shape, np.nan, np.float32))
+            yield LabelledBlock(ids, raw, labels, distances)
 
     return Labelled(block_df, label, tuple(len(leaf) for leaf in leaves), origin)

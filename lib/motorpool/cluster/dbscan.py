@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from motorpool import blocks
 from motorpool.cluster.labelled import LABELLED_SCHEMA, Labelled, LabelledBlock, packed, stored_labels
 from motorpool.neighbours import kernels
-from motorpool.neighbours.geometry import Rows, to_distance, to_gap
+from motorpool.neighbours.geometry import Metric, Rows, to_distance, to_gap
 from motorpool.neighbours.search import COUNTS
 from motorpool.neighbours.strips import Arranged, Strip, load, over_pairs, over_strips, pairs_between
 from motorpool.neighbours.tiles import tiles_of
@@ -30,8 +30,8 @@ _ROOTS, _NEAR, _BORDER, _PARTS, _LINKS = "roots", "near", "border", "parts", "li
 _BORDER_DTYPE = np.dtype(
     [("row", "i4"), ("cell", "i2"), ("gap", "f4"), ("core_id", "i8"), ("strip", "i4"), ("root", "i4")]
 )
-#: A component of a strip's core rows: the cell, its root, its first image and the number of its core rows.
-_PART_DTYPE = np.dtype([("cell", "i2"), ("strip", "i4"), ("root", "i4"), ("first", "i8"), ("size", "i4")])
+#: A component of a strip's core rows: the cell, its root and its first image.
+_PART_DTYPE = np.dtype([("cell", "i2"), ("strip", "i4"), ("root", "i4"), ("first", "i8")])
 #: Two components that a pair of strips has joined.
 _LINK_DTYPE = np.dtype([("cell", "i2"), ("strip_a", "i4"), ("root_a", "i4"), ("strip_b", "i4"), ("root_b", "i4")])
 
@@ -61,15 +61,14 @@ def fit_dbscan(
     """All models of a grid; their labels are persisted.
 
     ``counted`` comes from `search` with these ``radii``, the grid's eps among them, counted up to its largest
-    min_samples or farther. Core
-    rows, their partition into clusters and noise are those of the definition. A row that is not core but within
-    eps of core rows joins the cluster of the nearest of them (the definition leaves it open; scikit-learn takes
-    the cluster that it happens to reach first). Clusters are numbered by the smallest image_id among their core
-    rows, so scikit-learn's labels of core rows come out the same when its rows are in that order. ``distance`` is
-    that to the nearest core row: 0 for core rows and for no others, NaN for noise.
+    min_samples or farther. Core rows, their partition into clusters and noise are those of the definition. A row
+    that is not core but within eps of core rows joins the cluster of the nearest of them (the definition leaves it
+    open; scikit-learn takes the cluster that it happens to reach first). Clusters are numbered by the smallest
+    image_id among their core rows, so scikit-learn's labels of core rows come out the same when its rows are in
+    that order. ``distance`` is that to the nearest core row: 0 for core rows and for no others, NaN for noise.
 
     Cost: n^2/2 products of d numbers, less what is joined already. Memory of a task: two strips, and 12 bytes for each
-    of their rows and models. Memory of the driver: 22 bytes for each component of a strip's core rows, over all
+    of their rows and models. Memory of the driver: 18 bytes for each component of a strip's core rows, over all
     models: they are what clusters are merged from.
     """
     levels = to_gap(np.array(grid.eps), arranged.metric)
@@ -109,12 +108,11 @@ def fit_dbscan(
             partial = own.unionByName(others)
         numbers = _number(_fetch(partial, _PARTS, _PART_DTYPE), _fetch(partial, _LINKS, _LINK_DTYPE))
         progress("clusters merged over all strips")
-        wanted = partial.where(F.col("kind").isin(_ROOTS, _BORDER)).unionByName(counted)
-        labelled = blocks.persist(
-            over_strips(arranged, wanted, _labeller(numbers, arranged.metric), LABELLED_SCHEMA, with_rows=True)
-        )
+        found = partial.where(F.col("kind").isin(_ROOTS, _BORDER))
+        work = _labeller(numbers, arranged.metric)
+        labelled = blocks.persist(over_strips(arranged, found, work, LABELLED_SCHEMA, with_rows=True))
         labelled.count()
-        return stored_labels(labelled, _sizes(numbers, grid.n_models), arranged.mean)
+        return stored_labels(labelled, numbers.sizes(grid.n_models), arranged.mean)
     finally:
         own.unpersist()
         if others is not None:
@@ -163,8 +161,8 @@ class _Forest:
     def sweep(self, cosine: bool, *, same: bool) -> None:
         """Look at all pairs within the one strip, or between the two."""
         rows, n_ranks = self.rows, self.n_ranks
-        far = np.append(self.levels, -np.inf).astype(np.float32)
-        reach = far[self.open_top]
+        # Set for the rows and columns of every tile before it is looked at.
+        reach = np.empty(len(rows), np.float32)
         low = _part(rows, 0, self.edges[1])
         high = low if same else _part(rows, self.edges[1], self.edges[2])
         offset = 0 if same else self.edges[1]
@@ -174,9 +172,9 @@ class _Forest:
             nonlocal chosen
             columns = slice(j.start + offset, j.stop + offset)
             joined = (self.parents, self.ranks)
-            chosen = kernels.representatives(*joined, columns.start, columns.stop - columns.start, n_ranks)
+            chosen = kernels.representatives(*joined, columns.start, columns.stop, n_ranks)
             for span in (i, columns):
-                kernels.set_reach(*joined, self.open_top, chosen, n_ranks, far, reach, span.start, span.stop)
+                kernels.set_reach(*joined, self.open_top, chosen, n_ranks, self.levels, reach, span.start, span.stop)
             return max(float(reach[i].max()), float(reach[columns].max()))
 
         for i0, j0, products in tiles_of(low).products(tiles_of(high), widest, same):
@@ -222,11 +220,11 @@ def _parts(strip: Strip, roots: np.ndarray) -> np.ndarray:
     found = []
     for cell in range(roots.shape[1]):
         core = np.flatnonzero(roots[:, cell] >= 0)
-        root, where, size = np.unique(roots[core, cell], return_inverse=True, return_counts=True)
+        root, where = np.unique(roots[core, cell], return_inverse=True)
         first = np.full(len(root), np.iinfo(np.int64).max)
         np.minimum.at(first, where, strip.rows.ids[core])
         part = np.empty(len(root), _PART_DTYPE)
-        part["cell"], part["strip"], part["root"], part["first"], part["size"] = cell, strip.index, root, first, size
+        part["cell"], part["strip"], part["root"], part["first"] = cell, strip.index, root, first
         found.append(part)
     return np.concatenate(found).view(np.uint8)
 
@@ -256,73 +254,68 @@ def _fetch(state: DataFrame, kind: str, dtype: np.dtype) -> np.ndarray:
     return np.concatenate([np.empty(0, dtype), *(load(r["data"]).view(dtype) for r in rows)])
 
 
-def _number(parts: np.ndarray, links: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """For each strip its components (cell << 32 | root), ascending, and their cluster numbers."""
-    key = (parts["cell"].astype(np.int64), parts["strip"], parts["root"])
-    order = np.lexsort(key[::-1])
-    parts = parts[order]
-    code = _code(parts["cell"], parts["strip"], parts["root"])
-    left = np.searchsorted(code, _code(links["cell"], links["strip_a"], links["root_a"]))
-    right = np.searchsorted(code, _code(links["cell"], links["strip_b"], links["root_b"]))
+@dataclass(frozen=True)
+class _Numbers:
+    """The cluster int32 of every component, by ascending code int64 (see `_code`)."""
+
+    codes: np.ndarray
+    clusters: np.ndarray
+
+    def sizes(self, n_models: int) -> np.ndarray:
+        """int64[models]: how many clusters each has."""
+        sizes = np.zeros(n_models, np.int64)
+        np.maximum.at(sizes, self.codes >> 48, self.clusters + 1)
+        return sizes
+
+    def of(self, cell: np.ndarray, strip: np.ndarray | int, root: np.ndarray) -> np.ndarray:
+        return self.clusters[np.searchsorted(self.codes, _code(cell, strip, root))]
+
+
+def _code(cell: np.ndarray, strip: np.ndarray | int, root: np.ndarray) -> np.ndarray:
+    """One sortable number: 15 bits of cell, 24 of strip and 24 of root (strips hold far fewer rows)."""
+    return (np.asarray(cell, np.int64) << 48) | (np.asarray(strip, np.int64) << 24) | np.asarray(root, np.int64)
+
+
+def _number(parts: np.ndarray, links: np.ndarray) -> _Numbers:
+    """Merge the components that are linked; within each cell clusters count from 0, by their first core row."""
+    codes = _code(parts["cell"], parts["strip"], parts["root"])
+    order = np.argsort(codes)
+    codes, parts = codes[order], parts[order]
+    left = np.searchsorted(codes, _code(links["cell"], links["strip_a"], links["root_a"]))
+    right = np.searchsorted(codes, _code(links["cell"], links["strip_b"], links["root_b"]))
+    if not len(parts):
+        return _Numbers(codes, np.empty(0, np.int32))
     graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(len(parts), len(parts)))
-    _, cluster = connected_components(graph, directed=False) if len(parts) else (0, np.empty(0, np.int32))
-    n_clusters = int(cluster.max(initial=-1)) + 1
+    n_clusters, cluster = connected_components(graph, directed=False)
     first, cell = np.full(n_clusters, np.iinfo(np.int64).max), np.zeros(n_clusters, np.int64)
     np.minimum.at(first, cluster, parts["first"])
     cell[cluster] = parts["cell"]
-    # Within each cell clusters count from 0, by their first core row.
     by_first = np.lexsort((first, cell))
     starts = np.searchsorted(cell[by_first], cell[by_first])
     number = np.empty(n_clusters, np.int32)
     number[by_first] = np.arange(n_clusters) - starts
-    numbers = {}
-    for strip in np.unique(parts["strip"]):
-        of = np.flatnonzero(parts["strip"] == strip)
-        codes = (parts["cell"][of].astype(np.int64) << 32) | parts["root"][of]
-        at = np.argsort(codes)
-        numbers[int(strip)] = (codes[at], number[cluster[of[at]]])
-    return numbers
-
-
-def _code(cell: np.ndarray, strip: np.ndarray, root: np.ndarray) -> np.ndarray:
-    """One sortable number: 15 bits of cell, 24 of strip and 24 of root (strips hold far fewer rows)."""
-    return (cell.astype(np.int64) << 48) | (strip.astype(np.int64) << 24) | root.astype(np.int64)
-
-
-def _sizes(numbers: dict[int, tuple[np.ndarray, np.ndarray]], n_models: int) -> np.ndarray:
-    sizes = np.zeros(n_models, np.int64)
-    for codes, cluster in numbers.values():
-        np.maximum.at(sizes, codes >> 32, cluster + 1)
-    return sizes
+    return _Numbers(codes, number[cluster])
 
 
 def _labeller(
-    numbers: dict[int, tuple[np.ndarray, np.ndarray]], metric: str
+    numbers: _Numbers, metric: Metric
 ) -> Callable[[Strip, dict[str, list[np.ndarray]]], Iterator[pa.RecordBatch]]:
-    def look_up(strip: int, cell: np.ndarray, root: np.ndarray) -> np.ndarray:
-        codes, cluster = numbers[strip]
-        return cluster[np.searchsorted(codes, (cell.astype(np.int64) << 32) | root)]
-
     def work(strip: Strip, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
         (roots,) = found[_ROOTS]
         cells, n = roots.shape
         labels = np.full((n, cells), -1, np.int32)
         distances = np.full((n, cells), np.nan, np.float32)
-        for cell in range(cells):
-            core = np.flatnonzero(roots[cell] >= 0)
-            if len(core):
-                labels[core, cell] = look_up(strip.index, np.full(len(core), cell), roots[cell, core])
-                distances[core, cell] = 0.0
+        cell, core = np.nonzero(roots >= 0)
+        labels[core, cell] = numbers.of(cell, strip.index, roots[cell, core])
+        distances[core, cell] = 0.0
         border = np.concatenate([f.view(_BORDER_DTYPE) for f in found[_BORDER]])
         # The nearest of what several tasks have found, ties to the lower image_id.
         border = border[np.lexsort((border["core_id"], border["gap"], border["cell"], border["row"]))]
         new = np.ones(len(border), bool)
         new[1:] = (border["row"][1:] != border["row"][:-1]) | (border["cell"][1:] != border["cell"][:-1])
         border = border[new]
-        for other in np.unique(border["strip"]):
-            of = border[border["strip"] == other]
-            labels[of["row"], of["cell"]] = look_up(int(other), of["cell"], of["root"])
-            distances[of["row"], of["cell"]] = to_distance(of["gap"], metric)  # type: ignore[arg-type]
+        labels[border["row"], border["cell"]] = numbers.of(border["cell"], border["strip"], border["root"])
+        distances[border["row"], border["cell"]] = to_distance(border["gap"], metric)
         yield from packed(LabelledBlock(strip.rows.ids, strip.rows.raw, labels, distances))
 
     return work

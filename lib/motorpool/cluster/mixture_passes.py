@@ -37,14 +37,6 @@ class ModelSums:
                 mine.merge(theirs)
 
 
-class _Scatter:
-    def __init__(self, width: int) -> None:
-        self.total = np.zeros((width, width))
-
-    def merge(self, other: _Scatter) -> None:
-        self.total += other.total
-
-
 def em_pass(block_df: DataFrame, densities: Sequence[Density], moving: Sequence[bool], mean: np.ndarray) -> ModelSums:
     """The E-step of every density, and the sums for the M-step of those that still move.
 
@@ -102,12 +94,12 @@ def total_scatter(block_df: DataFrame, mean: np.ndarray) -> np.ndarray:
     """float64[d, d] scatter of all rows about ``mean``: what tied covariances are made of."""
     width = len(mean)
 
-    def add(state: _Scatter, batch: pa.RecordBatch) -> None:
+    def add(state: blocks.Tally, batch: pa.RecordBatch) -> None:
         for x in _centred(batch, mean):
             state.total += x.T @ x
 
     large = 8 * width * width > _LARGE_STATE
-    return blocks.fold(block_df, lambda: _Scatter(width), add, merge_on_cluster=large).total
+    return blocks.fold(block_df, lambda: blocks.Tally(np.zeros((width, width))), add, merge_on_cluster=large).total
 
 
 def _centred(batch: pa.RecordBatch, mean: np.ndarray) -> Iterator[np.ndarray]:

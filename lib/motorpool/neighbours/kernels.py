@@ -33,6 +33,23 @@ def _near(products, low_columns, reach_columns, low_row, reach_row):
 
 
 @_jit
+def _near_columns(products, low_columns, reach_columns, low_row, reach_row, first, found):
+    """Put the positions of a row's columns from ``first`` on that may matter into int32 ``found``; their number."""
+    if _near(products, low_columns, reach_columns, low_row, reach_row) == 0:
+        return 0
+    n = 0
+    for start in range(first - first % _RUN, len(products), _RUN):
+        run = slice(start, start + _RUN)
+        if _near(products[run], low_columns[run], reach_columns[run], low_row, reach_row) == 0:
+            continue
+        for c in range(max(start, first), min(start + _RUN, len(products))):
+            if low_row + low_columns[c] - products[c] <= max(reach_columns[c], reach_row):
+                found[n] = c
+                n += 1
+    return n
+
+
+@_jit
 def count_tile(
     products, i0, j0, same, a_raw, b_raw, a_half, b_half, slack, cosine, levels, enough, a_counts, b_counts,
     a_top, b_top, a_reach, b_reach,
@@ -46,38 +63,33 @@ def count_tile(
     shrink = np.float32(1.0 - slack)
     low = b_half[j0 : j0 + columns] * shrink
     reaches = b_reach[j0 : j0 + columns]
+    near = np.empty(columns, np.int32)
     for r in range(rows):
         i = i0 + r
         half_i = a_half[i]
         low_i = half_i * shrink
-        row = products[r]
-        if _near(row, low, reaches, low_i, a_reach[i]) == 0:
-            continue
         first = max(0, i + 1 - j0) if same else 0
-        for start in range(first - first % _RUN, columns, _RUN):
-            stop = min(start + _RUN, columns)
-            if _near(row[start:stop], low[start:stop], reaches[start:stop], low_i, a_reach[i]) == 0:
+        for at in range(_near_columns(products[r], low, reaches, low_i, a_reach[i], first, near)):
+            c = near[at]
+            j = j0 + c
+            top = max(a_top[i], b_top[j])
+            if top < 0:
                 continue
-            for c in range(max(start, first), stop):
-                j = j0 + c
-                top = max(a_top[i], b_top[j])
-                if top < 0:
-                    continue
-                gap = np.float64(half_i) + np.float64(b_half[j]) - np.float64(products[r, c])
-                band = slack * (np.float64(half_i) + np.float64(b_half[j]))
-                if gap > levels[top] + band:
-                    continue
-                known = False
-                level = top + 1
-                while level > 0:
-                    if not known and abs(gap - levels[level - 1]) <= band:
-                        gap = exact_gap(a_raw[i], b_raw[j], cosine)
-                        known = True
-                    if gap > levels[level - 1]:
-                        break
-                    level -= 1
-                a_top[i], a_reach[i] = _count(a_counts, i, level, a_top[i], enough, levels, a_reach[i])
-                b_top[j], b_reach[j] = _count(b_counts, j, level, b_top[j], enough, levels, b_reach[j])
+            gap = np.float64(half_i) + np.float64(b_half[j]) - np.float64(products[r, c])
+            band = slack * (np.float64(half_i) + np.float64(b_half[j]))
+            if gap > levels[top] + band:
+                continue
+            known = False
+            level = top + 1
+            while level > 0:
+                if not known and abs(gap - levels[level - 1]) <= band:
+                    gap = exact_gap(a_raw[i], b_raw[j], cosine)
+                    known = True
+                if gap > levels[level - 1]:
+                    break
+                level -= 1
+            a_top[i], a_reach[i] = _count(a_counts, i, level, a_top[i], enough, levels, a_reach[i])
+            b_top[j], b_reach[j] = _count(b_counts, j, level, b_top[j], enough, levels, b_reach[j])
 
 
 @_jit
@@ -102,26 +114,21 @@ def nearest_tile(
     shrink = np.float32(1.0 - slack)
     low = b_half[j0 : j0 + columns] * shrink
     reaches = b_reach[j0 : j0 + columns]
+    near = np.empty(columns, np.int32)
     for r in range(rows):
         i = i0 + r
         half_i = a_half[i]
         low_i = half_i * shrink
-        row = products[r]
-        if _near(row, low, reaches, low_i, a_reach[i]) == 0:
-            continue
         first = max(0, i + 1 - j0) if same else 0
-        for start in range(first - first % _RUN, columns, _RUN):
-            stop = min(start + _RUN, columns)
-            if _near(row[start:stop], low[start:stop], reaches[start:stop], low_i, a_reach[i]) == 0:
+        for at in range(_near_columns(products[r], low, reaches, low_i, a_reach[i], first, near)):
+            c = near[at]
+            j = j0 + c
+            bound = np.float64(low_i) + np.float64(b_half[j]) * shrink - np.float64(products[r, c])
+            if bound > max(a_reach[i], b_reach[j]):
                 continue
-            for c in range(max(start, first), stop):
-                j = j0 + c
-                bound = np.float64(low_i) + np.float64(b_half[j]) * shrink - np.float64(products[r, c])
-                if bound > max(a_reach[i], b_reach[j]):
-                    continue
-                gap = exact_gap(a_raw[i], b_raw[j], cosine)
-                a_reach[i] = _insert(a_gaps[i], a_found[i], gap, b_ids[j], a_reach[i])
-                b_reach[j] = _insert(b_gaps[j], b_found[j], gap, a_ids[i], b_reach[j])
+            gap = exact_gap(a_raw[i], b_raw[j], cosine)
+            a_reach[i] = _insert(a_gaps[i], a_found[i], gap, b_ids[j], a_reach[i])
+            b_reach[j] = _insert(b_gaps[j], b_found[j], gap, a_ids[i], b_reach[j])
 
 
 @_jit
@@ -159,20 +166,20 @@ def _union(parents, left, right, cell):
 
 
 @_jit
-def representatives(parents, ranks, at, n, n_ranks):
-    """For each level the row that stands for rows [at, at + n): a core row of the largest component among those
+def representatives(parents, ranks, start, stop, n_ranks):
+    """For each level the row that stands for rows [start, stop): a core row of the largest component among those
     of the highest rank (Boyer & Moore's majority vote), or -1. int32[E]."""
     n_levels = ranks.shape[1]
     chosen = np.full(n_levels, -1, np.int32)
     for e in range(n_levels):
         best = 0
-        for i in range(at, at + n):
+        for i in range(start, stop):
             best = max(best, ranks[i, e])
         if best == 0:
             continue
         cell = e * n_ranks + best - 1
         votes = 0
-        for i in range(at, at + n):
+        for i in range(start, stop):
             if ranks[i, e] != best:
                 continue
             if votes == 0:
@@ -199,6 +206,14 @@ def join_top(parents, ranks, row, chosen, n_ranks):
 
 
 @_jit
+def set_reach(parents, ranks, open_top, chosen, n_ranks, levels, reach, start, stop):
+    """Reaches of rows [start, stop) for `join_tile`: how far rows are not core or not joined to the chosen."""
+    for row in range(start, stop):
+        top = max(join_top(parents, ranks, row, chosen, n_ranks), open_top[row])
+        reach[row] = np.float32(levels[top]) if top >= 0 else np.float32(-np.inf)
+
+
+@_jit
 def join_tile(
     products, i0, j0, same, raw, half, slack, cosine, ids, levels, n_ranks, ranks, open_top, parents,
     near_gap, near_row, reach, chosen,
@@ -219,46 +234,40 @@ def join_tile(
     shrink = np.float32(1.0 - slack)
     low = half[j0 : j0 + n_columns] * shrink
     reaches = reach[j0 : j0 + n_columns]
+    near = np.empty(n_columns, np.int32)
     for r in range(n_rows):
         i = i0 + r
         half_i = half[i]
         low_i = half_i * shrink
-        row = products[r]
-        if _near(row, low, reaches, low_i, reach[i]) == 0:
-            continue
         first = max(0, i + 1 - j0) if same else 0
-        for start in range(first - first % _RUN, n_columns, _RUN):
-            stop = min(start + _RUN, n_columns)
-            if _near(row[start:stop], low[start:stop], reaches[start:stop], low_i, reach[i]) == 0:
+        for at in range(_near_columns(products[r], low, reaches, low_i, reach[i], first, near)):
+            c = near[at]
+            j = j0 + c
+            gap = np.float64(half_i) + np.float64(half[j]) - np.float64(products[r, c])
+            band = slack * (np.float64(half_i) + np.float64(half[j]))
+            if gap > np.float64(max(reach[i], reach[j])) + band:
                 continue
-            for c in range(max(start, first), stop):
-                j = j0 + c
-                gap = np.float64(half_i) + np.float64(half[j]) - np.float64(products[r, c])
-                band = slack * (np.float64(half_i) + np.float64(half[j]))
-                if gap > np.float64(max(reach[i], reach[j])) + band:
+            known = False
+            level = n_levels
+            while level > 0:
+                if not known and abs(gap - levels[level - 1]) <= band:
+                    gap = exact_gap(raw[i], raw[j], cosine)
+                    known = True
+                if gap > levels[level - 1]:
+                    break
+                level -= 1
+            if level == n_levels:
+                continue
+            if _join(parents, ranks, i, j, level, n_ranks):
+                set_reach(parents, ranks, open_top, chosen, n_ranks, levels, reach, i, i + 1)
+                set_reach(parents, ranks, open_top, chosen, n_ranks, levels, reach, j, j + 1)
+            if level <= open_top[i] or level <= open_top[j]:
+                if not known and not _may_improve(ranks, near_gap, i, j, level, n_ranks, gap - band):
                     continue
-                known = False
-                level = n_levels
-                while level > 0:
-                    if not known and abs(gap - levels[level - 1]) <= band:
-                        gap = exact_gap(raw[i], raw[j], cosine)
-                        known = True
-                    if gap > levels[level - 1]:
-                        break
-                    level -= 1
-                if level == n_levels:
-                    continue
-                if _join(parents, ranks, i, j, level, n_ranks):
-                    for one in (i, j):
-                        top = max(join_top(parents, ranks, one, chosen, n_ranks), open_top[one])
-                        reach[one] = np.float32(levels[top]) if top >= 0 else np.float32(-np.inf)
-                if level <= open_top[i] or level <= open_top[j]:
-                    if not known and not _may_improve(ranks, near_gap, i, j, level, n_ranks, gap - band):
-                        continue
-                    if not known:
-                        gap = exact_gap(raw[i], raw[j], cosine)
-                    _offer(ranks, near_gap, near_row, ids, i, j, level, n_ranks, gap)
-                    _offer(ranks, near_gap, near_row, ids, j, i, level, n_ranks, gap)
+                if not known:
+                    gap = exact_gap(raw[i], raw[j], cosine)
+                _offer(ranks, near_gap, near_row, ids, i, j, level, n_ranks, gap)
+                _offer(ranks, near_gap, near_row, ids, j, i, level, n_ranks, gap)
 
 
 @_jit
@@ -354,17 +363,6 @@ def outgoing_tile(
                     best_gap[part] = gap
                     best_from[part] = a_ids[i]
                     best_to[part] = b_ids[j]
-
-
-@_jit
-def set_reach(parents, ranks, open_top, chosen, n_ranks, far, reach, start, stop):
-    """Reaches of rows [start, stop) for `join_tile`: they are not joined to the chosen rows, or not core, up to there.
-
-    far float32[E + 1]: the levels' gaps, and minus infinity behind them.
-    """
-    for row in range(start, stop):
-        top = max(join_top(parents, ranks, row, chosen, n_ranks), open_top[row])
-        reach[row] = far[top]
 
 
 @_jit

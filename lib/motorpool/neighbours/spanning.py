@@ -72,7 +72,7 @@ def spanning_tree(
         chosen = _choose(forest, best)
         searches += 1
         progress(f"search {searches}: {int(chosen.sum()):,} of {forest.n_parts:,} parts of the tree look farther")
-        _search(arranged, forest, best, chosen, ids, order, core, gaps)
+        _search(arranged, forest, best, chosen, ids, order, core)
         forest.add(best, chosen)
     left, right, weight = forest.edges()
     return SpanningTree(ids, left, right, to_distance(weight, arranged.metric), order, searches)
@@ -229,7 +229,6 @@ def _search(
     ids: np.ndarray,
     order: dict[int, np.ndarray],
     core: np.ndarray,
-    gaps: np.ndarray,
 ) -> None:
     """Put into ``best`` the lightest edges of the chosen parts among all rows."""
     active = chosen[forest.part] & (best.bound < best.gap[forest.part])
@@ -254,10 +253,11 @@ def _search(
     edges = np.concatenate([np.empty(0, _BEST_DTYPE), *lists])
     left, right = np.searchsorted(ids, edges["from"]), np.searchsorted(ids, edges["to"])
     low, high = np.minimum(left, right), np.maximum(left, right)
-    for at in np.lexsort((high, low, edges["gap"])):
-        p = edges["part"][at]
-        if edges["gap"][at] < best.gap[p]:
-            best.gap[p], best.left[p], best.right[p] = edges["gap"][at], low[at], high[at]
+    by_weight = np.lexsort((high, low, edges["gap"], edges["part"]))
+    parts, first = np.unique(edges["part"][by_weight], return_index=True)
+    lightest = by_weight[first]
+    # Tasks have yielded only what is lighter than the part's best known edge.
+    best.gap[parts], best.left[parts], best.right[parts] = edges["gap"][lightest], low[lightest], high[lightest]
 
 
 def _outgoing(a: Strip, b: Strip, cosine: bool) -> np.ndarray:

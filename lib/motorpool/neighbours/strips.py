@@ -22,6 +22,7 @@ from sklearn.cluster import KMeans
 from motorpool import blocks
 from motorpool.blocks import Batches
 from motorpool.cluster.coreset import draw_coreset, spread
+from motorpool.cluster.nearest import NearestPoint
 from motorpool.neighbours.geometry import Metric, Rows, prepare, worthwhile_shift
 from motorpool.sampling import uniform_hash
 
@@ -78,13 +79,14 @@ def arrange(block_df: DataFrame, metric: Metric, seed: int) -> Arranged:
     width = len(known.mean)
     shift = worthwhile_shift(known.mean, known.total / known.n) if metric == "euclidean" else None
     centres = _cells(draw_coreset(block_df, known, seed).rows, metric, known.n, seed)
-    sizes = _cell_sizes(block_df, centres, metric)
+    nearest = NearestPoint(centres)
+    sizes = _cell_sizes(block_df, nearest, len(centres), metric)
     first_strip, parts, n_strips = _plan(sizes, _strip_rows(known.n, width, blocks.parallelism(block_df.sparkSession)))
 
     def split(batches: Batches) -> Batches:
         for batch in batches:
             for ids, x in blocks.block_arrays(batch):
-                cell = _nearest_cell(x, centres, metric)
+                cell = _find_cell(nearest, x, metric)
                 part = (uniform_hash(ids, seed) * parts[cell]).astype(np.int64)
                 strip = first_strip[cell] + part
                 order = np.lexsort((cell, strip))
@@ -130,28 +132,17 @@ def _cells(rows: np.ndarray, metric: Metric, n: int, seed: int) -> np.ndarray:
     return centres[order]
 
 
-def _nearest_cell(x: np.ndarray, centres: np.ndarray, metric: Metric) -> np.ndarray:
-    points = prepare(np.arange(len(x)), x, metric).x
-    middle = centres.mean(axis=0)
-    c = (centres - middle).astype(np.float32)
-    closeness = (points - middle.astype(np.float32)) @ c.T - 0.5 * np.square(c).sum(axis=1)
-    return closeness.argmax(axis=1)
+def _find_cell(nearest: NearestPoint, x: np.ndarray, metric: Metric) -> np.ndarray:
+    """int64[n]: the nearest cell of float32[n, d] vectors."""
+    return nearest.find(prepare(np.arange(len(x)), x, metric).x)[0]
 
 
-@dataclass
-class _Sizes:
-    counts: np.ndarray
-
-    def merge(self, other: _Sizes) -> None:
-        self.counts = self.counts + other.counts
-
-
-def _cell_sizes(block_df: DataFrame, centres: np.ndarray, metric: Metric) -> np.ndarray:
-    def add(state: _Sizes, batch: pa.RecordBatch) -> None:
+def _cell_sizes(block_df: DataFrame, nearest: NearestPoint, n_cells: int, metric: Metric) -> np.ndarray:
+    def add(state: blocks.Tally, batch: pa.RecordBatch) -> None:
         for _, x in blocks.block_arrays(batch):
-            state.counts = state.counts + np.bincount(_nearest_cell(x, centres, metric), minlength=len(centres))
+            state.total += np.bincount(_find_cell(nearest, x, metric), minlength=n_cells)
 
-    return blocks.fold(block_df, lambda: _Sizes(np.zeros(len(centres), np.int64)), add).counts
+    return blocks.fold(block_df, lambda: blocks.Tally(np.zeros(n_cells, np.int64)), add).total
 
 
 def _plan(sizes: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, int]:

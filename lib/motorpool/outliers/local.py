@@ -16,13 +16,11 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from motorpool.blocks import Batches
 from motorpool.neighbours.geometry import to_distance
-from motorpool.neighbours.search import FOUND, GAPS
-from motorpool.neighbours.strips import STATE, Arranged, Strip, load, over_strips, pack_state
+from motorpool.neighbours.search import FOUND, GAPS, IDS
+from motorpool.neighbours.strips import Arranged, Strip, load, over_strips
 from motorpool.outliers.scores import SCORES, pack_scores
 
-_IDS = "ids"
 #: Keeps densities finite where more than k rows are equal; scikit-learn's number, so that scores agree there too.
 _LEAST_REACH = 1e-10
 
@@ -111,24 +109,8 @@ def _score(arranged: Arranged, state: DataFrame, k: int, score: _Score) -> DataF
     metric = arranged.metric
 
     def work(_: Strip, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
-        (ids,), (gaps,), (others,) = found[_IDS], found[GAPS], found[FOUND]
+        (ids,), (gaps,), (others,) = found[IDS], found[GAPS], found[FOUND]
         yield pack_scores(ids, score(ids, to_distance(gaps[:, :k], metric), others[:, :k]))
 
-    kept = state.where(F.col("kind").isin(GAPS, FOUND)).unionByName(_strip_ids(arranged))
+    kept = state.where(F.col("kind").isin(IDS, GAPS, FOUND))
     return over_strips(arranged, kept, work, SCORES, with_rows=False)
-
-
-def _strip_ids(arranged: Arranged) -> DataFrame:
-    """The ids of every strip's rows, in their order, as STATE rows: int64[n]."""
-
-    def run(batches: Batches) -> Batches:
-        # All chunks of a strip lie in one partition.
-        chunks: dict[int, dict[int, np.ndarray]] = {}
-        for batch in batches:
-            strips, numbers = (batch.column(c).to_pylist() for c in ("strip", "chunk"))
-            for strip, number, ids in zip(strips, numbers, batch.column("ids"), strict=True):
-                chunks.setdefault(strip, {})[number] = np.frombuffer(ids.as_buffer(), np.int64)
-        for strip, parts in chunks.items():
-            yield pack_state(strip, _IDS, np.concatenate([ids for _, ids in sorted(parts.items())]))
-
-    return arranged.pieces.select("strip", "chunk", "ids").mapInArrow(run, STATE)

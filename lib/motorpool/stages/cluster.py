@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -43,27 +44,53 @@ def run_cluster(ctx: Context) -> None:
     done = set()
     if ctx.lake.exists("models"):
         done = {r["model_id"] for r in ctx.lake.read("models").select("model_id").collect()}
-    fitted = 0
+    study: list[tuple[FeatureSet, list[Job]]] = []
     for features in ctx.config.feature_sets:
         jobs = []
         for grid in ctx.config.cluster.models:
             if grid.features is None or features.name in grid.features:
                 specs = [s for s in _specs(features, grid, ctx.config.seed) if s.model_id not in done]
                 done |= {s.model_id for s in specs}
-                fitted += len(specs)
                 jobs += [Job(grid, specs)] if specs else []
         if jobs:
-            with explained():
-                _run_jobs(ctx, features, jobs)
-    if not fitted:
+            study.append((features, jobs))
+    if not study:
         log.info("cluster: all models of the study are in the lake, nothing to do")
+        return
+    pace = _Pace(sum(len(job.specs) for _, jobs in study for job in jobs))
+    for features, jobs in study:
+        with explained():
+            _run_jobs(ctx, features, jobs, pace)
+
+
+@dataclass
+class _Pace:
+    """How much of a study is done, and how long the rest takes if it goes on like that."""
+
+    models: int
+    done: int = 0
+    began: float = field(default_factory=time.monotonic)
+
+    def count(self, models: int) -> None:
+        self.done += models
+        if self.done < self.models:
+            elapsed = time.monotonic() - self.began
+            left = elapsed / self.done * (self.models - self.done)
+            log.info(
+                "cluster: %d of %d models in %s, about %s left at this pace",
+                self.done, self.models, _minutes(elapsed), _minutes(left),
+            )  # fmt: skip
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
 def _specs(features: FeatureSet, grid: Grid, seed: int) -> list[ModelSpec]:
     return [ModelSpec(features, grid.algorithm, tuple(params.items())) for params in grid.variants(seed)]
 
 
-def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job]) -> None:
+def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], pace: _Pace) -> None:
     vectors = ctx.lake.read("features", features=features.name)
     n = vectors.count()
     possible = []
@@ -73,6 +100,7 @@ def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job]) -> None:
         if refused:
             reasons = [f"it asks for {asked[s]:,} clusters of {n:,} images" for s in refused]
             write_models(ctx, [model_row(s, "failed", r) for s, r in zip(refused, reasons, strict=True)])
+            pace.count(len(refused))
         specs = [s for s in job.specs if s not in refused]
         possible += [Job(job.grid, specs)] if specs else []
     if not possible:
@@ -81,39 +109,35 @@ def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job]) -> None:
     try:
 
         def progress(text: str) -> None:
-            log.debug("cluster: %s: %s", features.name, text)
+            ctx.doing = f"{features.name}: {text}"
+            log.debug("cluster: %s", ctx.doing)
 
         with Fitting(block_df, possible, ctx.config.seed, progress) as fitting:
             for job in possible:
                 with timed(f"cluster: {job.grid.algorithm} on {features.name}, {len(job.specs)} models"):
                     fitted = fitting.fit(job)
                 try:
+                    progress(f"scoring and labelling {len(fitted.specs)} models")
                     with timed(f"cluster: scoring and labelling {len(fitted.specs)} models of {features.name}"):
                         _score_and_write(ctx, fitted, n)
                 finally:
                     fitted.release()
+                pace.count(len(job.specs))
             _write_curves(ctx, features, fitting)
     finally:
+        ctx.doing = ""
         block_df.unpersist()
-
-
-@dataclass
-class _Noise:
-    counts: np.ndarray
-
-    def merge(self, other: _Noise) -> None:
-        self.counts = self.counts + other.counts
 
 
 def _noise(labelled: Labelled) -> np.ndarray:
     """int64[models]: rows without a cluster."""
     blocks_of, models = labelled.blocks_of, len(labelled.sizes)
 
-    def add(state: _Noise, batch: pa.RecordBatch) -> None:
+    def add(state: blocks.Tally, batch: pa.RecordBatch) -> None:
         for block in blocks_of(batch):
-            state.counts = state.counts + (block.labels < 0).sum(axis=0)
+            state.total += (block.labels < 0).sum(axis=0)
 
-    return blocks.fold(labelled.df, lambda: _Noise(np.zeros(models, np.int64)), add).counts
+    return blocks.fold(labelled.df, lambda: blocks.Tally(np.zeros(models, np.int64)), add).total
 
 
 def _score_and_write(ctx: Context, fitted: FittedGrid, n: int) -> None:

@@ -31,6 +31,8 @@ class Context:
     config: Config
     spark: SparkSession
     lake: Lake
+    #: What is going on, for whoever shows the progress.
+    doing: str = ""
 
     @classmethod
     def start(cls, config: Config, *, verbose: bool = False) -> Context:

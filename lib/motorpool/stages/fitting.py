@@ -15,9 +15,9 @@ from motorpool.cluster.assign import by_centroids
 from motorpool.cluster.bisecting import by_tree, fit_bisecting
 from motorpool.cluster.dbscan import DbscanGrid, fit_dbscan
 from motorpool.cluster.hdbscan import HdbscanGrid, fit_hdbscan
-from motorpool.cluster.kmeans import fit_kmeans
+from motorpool.cluster.kmeans import KMeansModel, fit_kmeans
 from motorpool.cluster.labelled import Labelled
-from motorpool.cluster.minibatch import fit_minibatch_kmeans
+from motorpool.cluster.minibatch import MiniBatchModel, fit_minibatch_kmeans
 from motorpool.cluster.mixture import Mixture, fit_mixtures
 from motorpool.cluster.mixture_labels import by_mixtures
 from motorpool.neighbours.curve import k_distances
@@ -93,40 +93,42 @@ class Fitting:
     # -- centroids and mixtures --------------------------------------------------------------------
 
     def _kmeans(self, grid: grids.KMeansGrid, specs: list[ModelSpec]) -> FittedGrid:
-        ks = [int(dict(s.params)["k"]) for s in specs]
-        settings = {"n_init": grid.n_init, "max_iter": grid.max_iter, "tol": grid.tol}
-        models = fit_kmeans(self.block_df, ks, seed=self.seed, progress=self.progress, **settings)  # type: ignore[arg-type]
-        facts = [
-            Facts(
-                m.seconds, m.n_iter, m.converged, m.inertia, centres=m.centroids, parameters={"centroids": m.centroids}
-            )
-            for m in models
-        ]
+        models = fit_kmeans(
+            self.block_df,
+            _numbers(specs, "k"),
+            n_init=grid.n_init,
+            max_iter=grid.max_iter,
+            tol=grid.tol,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        facts = [_centroid_facts(m, m.n_iter) for m in models]
         return FittedGrid(specs, by_centroids(self.block_df, [m.centroids for m in models]), facts)
 
     def _minibatch(self, grid: grids.MiniBatchGrid, specs: list[ModelSpec]) -> FittedGrid:
-        ks = [int(dict(s.params)["k"]) for s in specs]
         models = fit_minibatch_kmeans(
             self.block_df,
-            ks,
+            _numbers(specs, "k"),
             seed=self.seed,
             batch_size=grid.batch_size,
             n_init=grid.n_init,
             max_iter=grid.max_iter,
             progress=self.progress,
         )
-        facts = [
-            Facts(
-                m.seconds, m.n_steps, m.converged, m.inertia, centres=m.centroids, parameters={"centroids": m.centroids}
-            )
-            for m in models
-        ]
+        facts = [_centroid_facts(m, m.n_steps) for m in models]
         return FittedGrid(specs, by_centroids(self.block_df, [m.centroids for m in models]), facts)
 
     def _bisecting(self, grid: grids.BisectingGrid, specs: list[ModelSpec]) -> FittedGrid:
-        ks = [int(dict(s.params)["k"]) for s in specs]
-        settings = {"n_init": grid.n_init, "max_iter": grid.max_iter, "tol": grid.tol}
-        tree = fit_bisecting(self.block_df, ks, seed=self.seed, progress=self.progress, **settings)  # type: ignore[arg-type]
+        ks = _numbers(specs, "k")
+        tree = fit_bisecting(
+            self.block_df,
+            ks,
+            n_init=grid.n_init,
+            max_iter=grid.max_iter,
+            tol=grid.tol,
+            seed=self.seed,
+            progress=self.progress,
+        )
         facts = [
             Facts(
                 tree.seconds / len(ks),
@@ -141,7 +143,7 @@ class Fitting:
         return FittedGrid(specs, by_tree(self.block_df, tree, ks), facts)
 
     def _agglomerative(self, grid: grids.AgglomerativeGrid, specs: list[ModelSpec]) -> FittedGrid:
-        wanted = [(dict(s.params)["linkage"], int(dict(s.params)["n_clusters"])) for s in specs]
+        wanted = [(s.param("linkage"), int(s.param("n_clusters"))) for s in specs]
         linkages = list(dict.fromkeys(method for method, _ in wanted))
         found = fit_agglomerative(
             self.block_df,
@@ -167,7 +169,7 @@ class Fitting:
         return FittedGrid(specs, by_micro_clusters(self.block_df, found.micro, cuts), facts)
 
     def _mixtures(self, grid: grids.MixtureGrid, specs: list[ModelSpec]) -> FittedGrid:
-        wanted = [(int(dict(s.params)["n_components"]), dict(s.params)["covariance_type"]) for s in specs]
+        wanted = [(int(s.param("n_components")), s.param("covariance_type")) for s in specs]
         mixtures = fit_mixtures(
             self.block_df,
             wanted,  # type: ignore[arg-type]
@@ -189,13 +191,12 @@ class Fitting:
         near = self._neighbourhood(grid.metric)
         began = time.monotonic()
         eps_of = [self._eps_of(grid, s) for s in specs]
-        cells = DbscanGrid(
-            tuple(sorted(set(eps_of))), tuple(sorted({int(dict(s.params)["min_samples"]) for s in specs}))
-        )
+        least = _numbers(specs, "min_samples")
+        cells = DbscanGrid(tuple(sorted(set(eps_of))), tuple(sorted(set(least))))
         labelled = fit_dbscan(near.arranged, near.state, near.radii, cells, self.progress)
         at = [
-            cells.eps.index(eps) * len(cells.min_samples) + cells.min_samples.index(int(dict(s.params)["min_samples"]))
-            for eps, s in zip(eps_of, specs, strict=True)
+            cells.eps.index(eps) * len(cells.min_samples) + cells.min_samples.index(m)
+            for eps, m in zip(eps_of, least, strict=True)
         ]
         seconds = near.seconds_each + (time.monotonic() - began) / len(specs)
         facts = [
@@ -212,10 +213,8 @@ class Fitting:
     def _hdbscan(self, grid: grids.HdbscanGrid, specs: list[ModelSpec]) -> FittedGrid:
         near = self._neighbourhood(grid.metric)
         began = time.monotonic()
-        sizes = tuple(int(dict(s.params)["min_cluster_size"]) for s in specs)
-        models = fit_hdbscan(
-            near.arranged, near.state, HdbscanGrid(sizes, grid.min_samples, grid.method), self.progress
-        )
+        cells = HdbscanGrid(tuple(_numbers(specs, "min_cluster_size")), grid.min_samples, grid.method)
+        models = fit_hdbscan(near.arranged, near.state, cells, self.progress)
         seconds = near.seconds_each + (time.monotonic() - began) / len(specs)
         facts = [
             Facts(seconds, by_density=True, parameters={"births": f.births, "deaths": f.deaths}) for f in models.flat
@@ -232,7 +231,7 @@ class Fitting:
             dbscan = [(j.grid, s) for j in jobs if isinstance(j.grid, grids.DbscanGrid) for s in j.specs]
             hdbscan = [j.grid for j in jobs if isinstance(j.grid, grids.HdbscanGrid)]
             radii = tuple(sorted({self._eps_of(grid, s) for grid, s in dbscan}))
-            enough = max((int(dict(s.params)["min_samples"]) for _, s in dbscan), default=1)
+            enough = max(_numbers([s for _, s in dbscan], "min_samples"), default=1)
             k = max((max(g.min_samples - 1, _LISTED) for g in hdbscan), default=0)
             self.progress(f"{arranged.n:,} rows in {arranged.n_strips} strips: looking at all pairs")
             state = search(arranged, Wanted(radii, enough, k), self.progress)
@@ -247,8 +246,11 @@ class Fitting:
         return self.curves[key]
 
     def _eps_of(self, grid: grids.DbscanGrid, spec: ModelSpec) -> float:
-        curve, params = self._curve(grid), dict(spec.params)
-        return float(np.quantile(curve, float(params["quantile"]))) if grid.eps == "auto" else float(params["eps"])
+        # The curve is worth a table of its own where it chooses nothing.
+        curve = self._curve(grid)
+        return (
+            float(np.quantile(curve, float(spec.param("quantile")))) if grid.eps == "auto" else float(spec.param("eps"))
+        )
 
 
 @dataclass
@@ -257,6 +259,21 @@ class _Neighbours:
     state: DataFrame
     radii: tuple[float, ...]
     seconds_each: float
+
+
+def _numbers(specs: Sequence[ModelSpec], name: str) -> list[int]:
+    return [int(s.param(name)) for s in specs]
+
+
+def _centroid_facts(model: KMeansModel | MiniBatchModel, n_iter: int) -> Facts:
+    return Facts(
+        model.seconds,
+        n_iter,
+        model.converged,
+        model.inertia,
+        centres=model.centroids,
+        parameters={"centroids": model.centroids},
+    )
 
 
 def _mixture_facts(mixture: Mixture) -> Facts:

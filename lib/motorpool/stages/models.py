@@ -29,6 +29,9 @@ class ModelSpec:
     algorithm: str
     params: tuple[tuple[str, str], ...]
 
+    def param(self, name: str) -> str:
+        return dict(self.params)[name]
+
     @property
     def model_id(self) -> str:
         content = [self.features.name, self.features.definition, self.algorithm, sorted(self.params)]
