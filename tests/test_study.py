@@ -80,7 +80,10 @@ def labels(ctx: Context, model: Any) -> np.ndarray:
     return np.array([r["cluster"] for r in rows])
 
 
-@pytest.mark.parametrize("table", [t for t in TABLES.values() if t.name != "bad_rows"], ids=lambda t: t.name)
+WRITTEN = [t for t in TABLES.values() if t.name not in ("bad_rows", "agreement")]
+
+
+@pytest.mark.parametrize("table", WRITTEN, ids=lambda t: t.name)
 def test_columns_and_types(done: Context, table: Table) -> None:
     found = [(f.name, f.dataType.simpleString()) for f in done.lake.read(table.name).schema]
     assert found == [(f.name, f.dataType.simpleString()) for f in table.schema]
@@ -105,6 +108,22 @@ def test_dbscan_is_scikit_learns(done: Context, x: np.ndarray) -> None:
     (model,) = models(done, "dbscan", metric="cosine")
     theirs = DBSCAN(eps=0.05, min_samples=5, metric="cosine").fit(x)
     assert adjusted_rand_score(theirs.labels_, labels(done, model)) > 0.99
+
+
+def test_dbscan_by_cells_writes_the_same_tables(spark: SparkSession, done: Context, case: Path, tmp_path: Path) -> None:
+    grid = {"algorithm": "dbscan", "eps": [0.001, 3, 1000], "min_samples": [4, 8], "way": "cells"}
+    other = run_of(spark, case, tmp_path / "lake", "parquet", features=STUDY["features"], cluster={"models": [grid]})
+    run_pipeline(other)
+    pairs = {m["model_id"]: m for m in done.lake.read("models").collect()}
+    cells = other.lake.read("models").collect()
+    assert len(cells) == 6
+    for model in cells:
+        same = ("n_clusters", "n_noise", "calinski_harabasz", "davies_bouldin", "silhouette", "vehicle_agreement")
+        assert [model[c] for c in same] == pytest.approx([pairs[model["model_id"]][c] for c in same])
+        rows = [
+            ctx.lake.read("labels", model_id=model["model_id"]).orderBy("image_id").collect() for ctx in (done, other)
+        ]
+        assert rows[0] == rows[1]
 
 
 def test_what_every_image_shares_is_told_without_labels(done: Context) -> None:

@@ -176,6 +176,9 @@ class DbscanGrid(_Grid):
     eps: Annotated[Literal["auto"] | tuple[float, ...], BeforeValidator(_parse_eps)]
     min_samples: Annotated[tuple[Neighbours, ...], BeforeValidator(parse_counts)]
     metric: Metric = "euclidean"
+    #: Two ways to the same labels, so no part of what a model is: `pairs` shares two passes over all pairs of images
+    #: between all models; `cells` hands one part of the images at a time, with a halo, to an engine for each model.
+    way: Literal["pairs", "cells"] = "pairs"
 
     @model_validator(mode="after")
     def _check(self) -> DbscanGrid:

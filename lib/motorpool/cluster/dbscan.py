@@ -13,14 +13,13 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from motorpool import blocks
+from motorpool.cluster.components import LINK_DTYPE, PART_DTYPE, ClusterNumbers, number, parts_of
 from motorpool.cluster.labelled import LABELLED_SCHEMA, Labelled, LabelledBlock, packed, stored_labels
 from motorpool.neighbours import kernels
 from motorpool.neighbours.geometry import Metric, Rows, to_distance, to_gap
-from motorpool.neighbours.search import COUNTS
+from motorpool.neighbours.search import COUNTS, WHERE, strip_bit
 from motorpool.neighbours.strips import Arranged, Strip, load, over_pairs, over_strips, pairs_between
 from motorpool.neighbours.tiles import tiles_of
 
@@ -30,10 +29,6 @@ _ROOTS, _NEAR, _BORDER, _PARTS, _LINKS = "roots", "near", "border", "parts", "li
 _BORDER_DTYPE = np.dtype(
     [("row", "i4"), ("cell", "i2"), ("gap", "f4"), ("core_id", "i8"), ("strip", "i4"), ("root", "i4")]
 )
-#: A component of a strip's core rows: the cell, its root and its first image.
-_PART_DTYPE = np.dtype([("cell", "i2"), ("strip", "i4"), ("root", "i4"), ("first", "i8")])
-#: Two components that a pair of strips has joined.
-_LINK_DTYPE = np.dtype([("cell", "i2"), ("strip_a", "i4"), ("root_a", "i4"), ("strip_b", "i4"), ("root_b", "i4")])
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,7 @@ def fit_dbscan(
     levels = to_gap(np.array(grid.eps), arranged.metric)
     cosine, least = arranged.metric == "cosine", np.array(grid.min_samples)
     columns = [list(radii).index(eps) for eps in grid.eps]
-    counted = counted.where(F.col("kind") == COUNTS)
+    counted = counted.where(F.col("kind").isin(COUNTS, WHERE))
 
     def within(a: Strip, _: Strip | None) -> Iterable[tuple[int, str, np.ndarray]]:
         forest = _Forest.start([a], [None], columns, least, levels)
@@ -82,7 +77,7 @@ def fit_dbscan(
         roots = forest.roots()
         yield a.index, _ROOTS, np.ascontiguousarray(roots.T)
         yield a.index, _NEAR, np.ascontiguousarray(forest.near_gap.T)
-        yield a.index, _PARTS, _parts(a, roots)
+        yield a.index, _PARTS, parts_of(a.index, a.rows.ids, roots).view(np.uint8)
         yield from forest.borders([a], roots)
 
     def between(a: Strip, b: Strip | None) -> Iterable[tuple[int, str, np.ndarray]]:
@@ -96,18 +91,19 @@ def fit_dbscan(
         yield a.index, _LINKS, _links(forest, a, b, known)
         yield from forest.borders([a, b], np.concatenate(known))
 
+    progress(f"joining core rows within {arranged.n_strips} strips")
     own = blocks.persist(over_pairs(arranged, [(s, s) for s in range(arranged.n_strips)], within, counted))
     others = None
     try:
         own.count()
-        progress(f"joined within {arranged.n_strips} strips")
+        progress(f"joining core rows of all pairs of {arranged.n_strips} strips")
         partial = own
         if arranged.n_strips > 1:
             state = counted.unionByName(own.where(F.col("kind").isin(_ROOTS, _NEAR)))
             others = blocks.persist(over_pairs(arranged, pairs_between(arranged.n_strips), between, state))
             partial = own.unionByName(others)
-        numbers = _number(_fetch(partial, _PARTS, _PART_DTYPE), _fetch(partial, _LINKS, _LINK_DTYPE))
-        progress("clusters merged over all strips")
+        numbers = number(_fetch(partial, _PARTS, PART_DTYPE), _fetch(partial, _LINKS, LINK_DTYPE))
+        progress("labelling rows")
         found = partial.where(F.col("kind").isin(_ROOTS, _BORDER))
         work = _labeller(numbers, arranged.metric)
         labelled = blocks.persist(over_strips(arranged, found, work, LABELLED_SCHEMA, with_rows=True))
@@ -126,6 +122,7 @@ class _Forest:
     rows: Rows
     edges: list[int]
     ranks: np.ndarray
+    may: np.ndarray
     open_top: np.ndarray
     parents: np.ndarray
     near_gap: np.ndarray
@@ -145,6 +142,10 @@ class _Forest:
         rows, n_ranks = _stack([s.rows for s in strips]), len(least)
         counts = np.concatenate([s.state[COUNTS][:, columns] for s in strips])
         ranks = np.searchsorted(least, counts, side="right").astype(np.int8)
+        # Counts below the largest min_samples are exact, and tell which strips need not be looked at.
+        others = [strip_bit(s.index) for s in reversed(strips)]
+        where = np.concatenate([s.state[WHERE][:, columns] & bit for s, bit in zip(strips, others, strict=True)])
+        may = (ranks == n_ranks) | (where != 0)
         n, cells = len(rows), len(levels) * n_ranks
         parents = np.repeat(np.arange(n, dtype=np.int32)[:, None], cells, axis=1)
         edges, at = [0], 0
@@ -154,9 +155,10 @@ class _Forest:
                 np.copyto(span, known + np.int32(at), where=known >= 0)
             at += len(strip.rows)
             edges.append(at)
-        open_top = ((ranks < n_ranks).sum(axis=1) - 1).astype(np.int8)
+        open_ = (ranks < n_ranks) & may
+        open_top = np.where(open_, np.arange(len(levels)), -1).max(axis=1).astype(np.int8)
         near_gap, near_row = np.full((n, cells), np.inf, np.float32), np.full((n, cells), -1, np.int32)
-        return cls(rows, edges, ranks, open_top, parents, near_gap, near_row, levels, n_ranks)
+        return cls(rows, edges, ranks, may, open_top, parents, near_gap, near_row, levels, n_ranks)
 
     def sweep(self, cosine: bool, *, same: bool) -> None:
         """Look at all pairs within the one strip, or between the two."""
@@ -174,13 +176,15 @@ class _Forest:
             joined = (self.parents, self.ranks)
             chosen = kernels.representatives(*joined, columns.start, columns.stop, n_ranks)
             for span in (i, columns):
-                kernels.set_reach(*joined, self.open_top, chosen, n_ranks, self.levels, reach, span.start, span.stop)
+                kernels.set_reach(
+                    *joined, self.may, self.open_top, chosen, n_ranks, self.levels, reach, span.start, span.stop
+                )
             return max(float(reach[i].max()), float(reach[columns].max()))
 
         for i0, j0, products in tiles_of(low).products(tiles_of(high), widest, same):
             kernels.join_tile(
                 products, i0, j0 + offset, same and i0 == j0, rows.raw, rows.half, rows.slack, cosine, rows.ids,
-                self.levels, n_ranks, self.ranks, self.open_top, self.parents, self.near_gap, self.near_row,
+                self.levels, n_ranks, self.ranks, self.may, self.open_top, self.parents, self.near_gap, self.near_row,
                 reach, chosen,
             )  # fmt: skip
 
@@ -216,19 +220,6 @@ def _part(rows: Rows, start: int, stop: int) -> Rows:
     return Rows(rows.ids[start:stop], rows.raw[start:stop], rows.x[start:stop], rows.half[start:stop], rows.slack)
 
 
-def _parts(strip: Strip, roots: np.ndarray) -> np.ndarray:
-    found = []
-    for cell in range(roots.shape[1]):
-        core = np.flatnonzero(roots[:, cell] >= 0)
-        root, where = np.unique(roots[core, cell], return_inverse=True)
-        first = np.full(len(root), np.iinfo(np.int64).max)
-        np.minimum.at(first, where, strip.rows.ids[core])
-        part = np.empty(len(root), _PART_DTYPE)
-        part["cell"], part["strip"], part["root"], part["first"] = cell, strip.index, root, first
-        found.append(part)
-    return np.concatenate(found).view(np.uint8)
-
-
 def _links(forest: _Forest, a: Strip, b: Strip, known: Sequence[np.ndarray]) -> np.ndarray:
     """Which components of the two strips have become one: for each, the first of those it is joined with."""
     found = []
@@ -241,10 +232,10 @@ def _links(forest: _Forest, a: Strip, b: Strip, known: Sequence[np.ndarray]) -> 
         _, first, where = np.unique(final, return_index=True, return_inverse=True)
         lead = first[where]
         joined = np.flatnonzero(lead != np.arange(len(local)))
-        link = np.empty(len(joined), _LINK_DTYPE)
-        link["cell"] = cell
-        link["strip_a"], link["root_a"] = strips[side[lead[joined]]], local[lead[joined]]
-        link["strip_b"], link["root_b"] = strips[side[joined]], local[joined]
+        link = np.empty(len(joined), LINK_DTYPE)
+        link["model"] = cell
+        link["place_a"], link["root_a"] = strips[side[lead[joined]]], local[lead[joined]]
+        link["place_b"], link["root_b"] = strips[side[joined]], local[joined]
         found.append(link)
     return np.concatenate(found).view(np.uint8)
 
@@ -254,51 +245,8 @@ def _fetch(state: DataFrame, kind: str, dtype: np.dtype) -> np.ndarray:
     return np.concatenate([np.empty(0, dtype), *(load(r["data"]).view(dtype) for r in rows)])
 
 
-@dataclass(frozen=True)
-class _Numbers:
-    """The cluster int32 of every component, by ascending code int64 (see `_code`)."""
-
-    codes: np.ndarray
-    clusters: np.ndarray
-
-    def sizes(self, n_models: int) -> np.ndarray:
-        """int64[models]: how many clusters each has."""
-        sizes = np.zeros(n_models, np.int64)
-        np.maximum.at(sizes, self.codes >> 48, self.clusters + 1)
-        return sizes
-
-    def of(self, cell: np.ndarray, strip: np.ndarray | int, root: np.ndarray) -> np.ndarray:
-        return self.clusters[np.searchsorted(self.codes, _code(cell, strip, root))]
-
-
-def _code(cell: np.ndarray, strip: np.ndarray | int, root: np.ndarray) -> np.ndarray:
-    """One sortable number: 15 bits of cell, 24 of strip and 24 of root (strips hold far fewer rows)."""
-    return (np.asarray(cell, np.int64) << 48) | (np.asarray(strip, np.int64) << 24) | np.asarray(root, np.int64)
-
-
-def _number(parts: np.ndarray, links: np.ndarray) -> _Numbers:
-    """Merge the components that are linked; within each cell clusters count from 0, by their first core row."""
-    codes = _code(parts["cell"], parts["strip"], parts["root"])
-    order = np.argsort(codes)
-    codes, parts = codes[order], parts[order]
-    left = np.searchsorted(codes, _code(links["cell"], links["strip_a"], links["root_a"]))
-    right = np.searchsorted(codes, _code(links["cell"], links["strip_b"], links["root_b"]))
-    if not len(parts):
-        return _Numbers(codes, np.empty(0, np.int32))
-    graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(len(parts), len(parts)))
-    n_clusters, cluster = connected_components(graph, directed=False)
-    first, cell = np.full(n_clusters, np.iinfo(np.int64).max), np.zeros(n_clusters, np.int64)
-    np.minimum.at(first, cluster, parts["first"])
-    cell[cluster] = parts["cell"]
-    by_first = np.lexsort((first, cell))
-    starts = np.searchsorted(cell[by_first], cell[by_first])
-    number = np.empty(n_clusters, np.int32)
-    number[by_first] = np.arange(n_clusters) - starts
-    return _Numbers(codes, number[cluster])
-
-
 def _labeller(
-    numbers: _Numbers, metric: Metric
+    numbers: ClusterNumbers, metric: Metric
 ) -> Callable[[Strip, dict[str, list[np.ndarray]]], Iterator[pa.RecordBatch]]:
     def work(strip: Strip, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
         (roots,) = found[_ROOTS]

@@ -193,11 +193,11 @@ def representatives(parents, ranks, start, stop, n_ranks):
 
 
 @_jit
-def join_top(parents, ranks, row, chosen, n_ranks):
-    """The largest level at which a row is core and not yet joined to the chosen rows, -1 where there is none."""
+def join_top(parents, ranks, may, row, chosen, n_ranks):
+    """The largest level at which a row is core, may have neighbours and is not yet joined to the chosen rows, or -1."""
     for e in range(ranks.shape[1] - 1, -1, -1):
         other = chosen[e]
-        if other < 0 or ranks[row, e] == 0:
+        if other < 0 or ranks[row, e] == 0 or not may[row, e]:
             continue
         cell = e * n_ranks + min(ranks[row, e], ranks[other, e]) - 1
         if find(parents, row, cell) != find(parents, other, cell):
@@ -206,23 +206,24 @@ def join_top(parents, ranks, row, chosen, n_ranks):
 
 
 @_jit
-def set_reach(parents, ranks, open_top, chosen, n_ranks, levels, reach, start, stop):
+def set_reach(parents, ranks, may, open_top, chosen, n_ranks, levels, reach, start, stop):
     """Reaches of rows [start, stop) for `join_tile`: how far rows are not core or not joined to the chosen."""
     for row in range(start, stop):
-        top = max(join_top(parents, ranks, row, chosen, n_ranks), open_top[row])
+        top = max(join_top(parents, ranks, may, row, chosen, n_ranks), open_top[row])
         reach[row] = np.float32(levels[top]) if top >= 0 else np.float32(-np.inf)
 
 
 @_jit
 def join_tile(
-    products, i0, j0, same, raw, half, slack, cosine, ids, levels, n_ranks, ranks, open_top, parents,
+    products, i0, j0, same, raw, half, slack, cosine, ids, levels, n_ranks, ranks, may, open_top, parents,
     near_gap, near_row, reach, chosen,
 ):  # fmt: skip
     """Join core rows within each level, and remember every other row's nearest core row.
 
     Rows of both sides are stacked in one numbering. A *cell* is a level e with a rank q (the q-th smallest
     min_samples): e * n_ranks + q. ranks int8[n, E]: a row is core in the cells (e, q < ranks[row, e]).
-    open_top int8[n]: the largest level at which a row is not core for every rank. parents int32[n, cells]:
+    may bool[n, E]: whether a row may have neighbours among the rows of the other side. open_top int8[n]: the largest
+    level at which it may and is not core for every rank. parents int32[n, cells]:
     union-find; near_gap float32[n, cells] and near_row int32[n, cells] (-1: none here): nearest core rows of rows
     that are not core. chosen int32[E]: see `representatives`, for the columns. Reaches as in `count_tile`.
 
@@ -259,8 +260,8 @@ def join_tile(
             if level == n_levels:
                 continue
             if _join(parents, ranks, i, j, level, n_ranks):
-                set_reach(parents, ranks, open_top, chosen, n_ranks, levels, reach, i, i + 1)
-                set_reach(parents, ranks, open_top, chosen, n_ranks, levels, reach, j, j + 1)
+                set_reach(parents, ranks, may, open_top, chosen, n_ranks, levels, reach, i, i + 1)
+                set_reach(parents, ranks, may, open_top, chosen, n_ranks, levels, reach, j, j + 1)
             if level <= open_top[i] or level <= open_top[j]:
                 if not known and not _may_improve(ranks, near_gap, i, j, level, n_ranks, gap - band):
                     continue

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from motorpool import blocks
 from motorpool.neighbours import kernels
@@ -16,7 +17,7 @@ from motorpool.neighbours.strips import STATE, Arranged, Strip, over_pairs, over
 from motorpool.neighbours.tiles import Tiling, tiles_of
 
 #: Kinds of the arrays that a search leaves for every strip.
-IDS, COUNTS, GAPS, FOUND = "ids", "counts", "gaps", "found"
+IDS, COUNTS, WHERE, GAPS, FOUND = "ids", "counts", "where", "gaps", "found"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ def search(arranged: Arranged, wanted: Wanted, progress: Callable[[str], None] =
     """Counts and nearest neighbours of all rows, exact (see `geometry`), as STATE rows, persisted.
 
     For every strip, in the order of its rows (``ids`` int64[n]): ``counts`` int32[n, radii] of rows within each
-    radius, the row itself included, exact below ``enough`` and at least that otherwise; ``gaps`` float64[n, k] (see
+    radius, the row itself included, exact below ``enough`` and at least that otherwise; ``where`` uint64[n, radii],
+    the strips that hold others of them (bits, see `strip_bit`), where the count is exact; ``gaps`` float64[n, k] (see
     `to_distance`) and ``found`` int64[n, k], the nearest other rows, nearest first, ties to the lower id; where there
     are fewer than k other rows, infinite gaps and the id -1.
 
@@ -46,29 +48,33 @@ def search(arranged: Arranged, wanted: Wanted, progress: Callable[[str], None] =
         side = _Side.fresh(a, levels, wanted)
         _sweep(side, side, levels, wanted, cosine)
         yield a.index, IDS, a.rows.ids
-        yield from side.found(a.index, side.counts)
+        # Every row is its own neighbour.
+        yield from side.found(a.index, side.counts, side.counts > 1, a.index)
 
     def between(a: Strip, b: Strip | None) -> Iterable[tuple[int, str, np.ndarray]]:
         assert b is not None
         sides = [_Side.known(strip, levels, wanted) for strip in (a, b)]
         before = [side.counts.copy() for side in sides]
         _sweep(sides[0], sides[1], levels, wanted, cosine)
-        for strip, side, counts in zip((a, b), sides, before, strict=True):
-            yield from side.found(strip.index, side.counts - counts)
+        for strip, other, side, counts in zip((a, b), (b, a), sides, before, strict=True):
+            more = side.counts - counts
+            yield from side.found(strip.index, more, more > 0, other.index)
 
+    progress(f"neighbours of {arranged.n:,} rows: all pairs of {arranged.n_strips} strips")
     own = blocks.persist(over_pairs(arranged, [(s, s) for s in range(arranged.n_strips)], within))
     try:
         if arranged.n_strips == 1:
             own.count()
             return own
-        progress(f"{arranged.n_strips} strips met themselves")
-        others = over_pairs(arranged, pairs_between(arranged.n_strips), between, own)
+        known = own.where(F.col("kind").isin(COUNTS, GAPS, FOUND))
+        others = over_pairs(arranged, pairs_between(arranged.n_strips), between, known)
 
         def merge(strip: Strip, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
             yield pack_state(strip.index, IDS, found[IDS][0])
             if COUNTS in found:
                 counts = np.minimum(np.sum(found[COUNTS], axis=0, dtype=np.int64), max(wanted.enough, 1))
                 yield pack_state(strip.index, COUNTS, counts.astype(np.int32))
+                yield pack_state(strip.index, WHERE, np.bitwise_or.reduce(found[WHERE]))
             if GAPS in found:
                 gaps, ids = _nearest_of(found[GAPS], found[FOUND], wanted.k)
                 yield pack_state(strip.index, GAPS, gaps)
@@ -81,6 +87,11 @@ def search(arranged: Arranged, wanted: Wanted, progress: Callable[[str], None] =
     finally:
         if arranged.n_strips > 1:
             own.unpersist()
+
+
+def strip_bit(strip: int) -> np.uint64:
+    """A strip's bit in ``where``. Beyond 64 strips some share one: only a bit that is not set is sure."""
+    return np.uint64(1) << np.uint64(strip % 64)
 
 
 @dataclass
@@ -126,9 +137,12 @@ class _Side:
     def widest(self, rows: slice) -> float:
         return max(float(self.count_reach[rows].max()), float(self.near_reach[rows].max()))
 
-    def found(self, strip: int, counts: np.ndarray) -> Iterator[tuple[int, str, np.ndarray]]:
+    def found(
+        self, strip: int, counts: np.ndarray, any_there: np.ndarray, other: int
+    ) -> Iterator[tuple[int, str, np.ndarray]]:
         if self.counts.shape[1]:
             yield strip, COUNTS, counts
+            yield strip, WHERE, np.where(any_there, strip_bit(other), np.uint64(0))
         if self.gaps.shape[1]:
             yield strip, GAPS, self.gaps
             yield strip, FOUND, self.ids

@@ -78,7 +78,8 @@ def arrange(block_df: DataFrame, metric: Metric, seed: int) -> Arranged:
         raise ValueError("there are no rows to compare")
     width = len(known.mean)
     shift = worthwhile_shift(known.mean, known.total / known.n) if metric == "euclidean" else None
-    centres = _cells(draw_coreset(block_df, known, seed).rows, metric, known.n, seed)
+    n_cells = max(1, min(_MAX_CELLS, known.n // _ROWS_PER_CELL))
+    centres = rough_cells(draw_coreset(block_df, known, seed).rows, metric, n_cells, seed)
     nearest = NearestPoint(centres)
     sizes = _cell_sizes(block_df, nearest, len(centres), metric)
     first_strip, parts, n_strips = _plan(sizes, _strip_rows(known.n, width, blocks.parallelism(block_df.sparkSession)))
@@ -109,7 +110,7 @@ def arrange(block_df: DataFrame, metric: Metric, seed: int) -> Arranged:
                 rows = order[start : start + blocks.BLOCK_ROWS]
                 yield _piece(strip, "rows", chunk, ids[rows].tobytes(), x[rows].tobytes())
 
-    pieces = _place(block_df.mapInArrow(split, _PIECE), "strip", n_strips).mapInArrow(collect, _PIECE)
+    pieces = place(block_df.mapInArrow(split, _PIECE), "strip", n_strips).mapInArrow(collect, _PIECE)
     return Arranged(blocks.persist(pieces), known.n, width, n_strips, metric, known.mean, shift)
 
 
@@ -119,9 +120,9 @@ def _strip_rows(n: int, width: int, slots: int) -> int:
     return min(most, math.ceil(n / math.ceil(math.sqrt(16 * slots)))) if n > 8192 else most
 
 
-def _cells(rows: np.ndarray, metric: Metric, n: int, seed: int) -> np.ndarray:
-    """float64[cells, d] centres, near ones side by side."""
-    n_cells = max(1, min(_MAX_CELLS, n // _ROWS_PER_CELL, len(rows)))
+def rough_cells(rows: np.ndarray, metric: Metric, n_cells: int, seed: int) -> np.ndarray:
+    """float64[cells, d] centres from float32[n, d] rows, near ones side by side: n_cells, or n where that is less."""
+    n_cells = min(n_cells, len(rows))
     points = prepare(np.arange(len(rows)), rows, metric).x.astype(np.float32)
     if n_cells == 1:
         return points.mean(axis=0, keepdims=True, dtype=np.float64)
@@ -193,7 +194,7 @@ def over_pairs(
             for strip, kind, array in work(a, b if b is not a else None):
                 yield pack_state(strip, kind, array)
 
-    placed = _place(pieces.join(tasks, "strip").select("task", *_columns()), "task", len(pairs))
+    placed = place(pieces.join(tasks, "strip").select("task", *_columns()), "task", len(pairs))
     return placed.drop("task").mapInArrow(run, STATE)
 
 
@@ -216,7 +217,7 @@ def over_strips(
         for strip, found, rows in _grouped(_fields(batches), width, metric, shift):
             yield from work(Strip(strip, rows), found)
 
-    return _place(pieces, "strip", arranged.n_strips).mapInArrow(run, schema)
+    return place(pieces, "strip", arranged.n_strips).mapInArrow(run, schema)
 
 
 def _columns() -> list[str]:
@@ -232,7 +233,7 @@ def _with_state(arranged: Arranged, state: DataFrame | None) -> DataFrame:
     return arranged.pieces if state is None else arranged.pieces.unionByName(_as_pieces(state))
 
 
-def _place(df: DataFrame, key: str, n: int) -> DataFrame:
+def place(df: DataFrame, key: str, n: int) -> DataFrame:
     """Exactly one value of ``key`` (0..n-1) in each of ``n`` partitions.
 
     A shuffle by the key's own hash would put several values in one task and none in another, so each value is

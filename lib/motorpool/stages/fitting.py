@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 import numpy as np
 from pyspark.sql import DataFrame
@@ -13,7 +14,9 @@ from motorpool import grids
 from motorpool.cluster.agglomerative import by_micro_clusters, fit_agglomerative
 from motorpool.cluster.assign import by_centroids
 from motorpool.cluster.bisecting import by_tree, fit_bisecting
+from motorpool.cluster.cells import fit_dbscan_cells
 from motorpool.cluster.dbscan import DbscanGrid, fit_dbscan
+from motorpool.cluster.engines import SklearnEngine
 from motorpool.cluster.hdbscan import HdbscanGrid, fit_hdbscan
 from motorpool.cluster.kmeans import KMeansModel, fit_kmeans
 from motorpool.cluster.labelled import Labelled
@@ -29,7 +32,7 @@ from motorpool.stages.models import Facts, ModelSpec
 Progress = Callable[[str], None]
 
 #: Lists of this many neighbours hold the first rounds of a spanning tree: each round that they miss is a search.
-_LISTED = 16
+LISTED = 16
 
 
 @dataclass
@@ -188,17 +191,27 @@ class Fitting:
     # -- density -----------------------------------------------------------------------------------
 
     def _dbscan(self, grid: grids.DbscanGrid, specs: list[ModelSpec]) -> FittedGrid:
-        near = self._neighbourhood(grid.metric)
-        began = time.monotonic()
         eps_of = [self._eps_of(grid, s) for s in specs]
         least = _numbers(specs, "min_samples")
         cells = DbscanGrid(tuple(sorted(set(eps_of))), tuple(sorted(set(least))))
-        labelled = fit_dbscan(near.arranged, near.state, near.radii, cells, self.progress)
+        near = self._neighbourhood(grid.metric) if grid.way == "pairs" else None
+        began = time.monotonic()
+        if near is not None:
+            labelled = fit_dbscan(near.arranged, near.state, near.radii, cells, self.progress)
+        else:
+            labelled = fit_dbscan_cells(
+                self.block_df,
+                cells,
+                metric=grid.metric,
+                seed=self.seed,
+                engine=SklearnEngine(),
+                progress=self.progress,
+            )
         at = [
             cells.eps.index(eps) * len(cells.min_samples) + cells.min_samples.index(m)
             for eps, m in zip(eps_of, least, strict=True)
         ]
-        seconds = near.seconds_each + (time.monotonic() - began) / len(specs)
+        seconds = (near.seconds_each if near else 0.0) + (time.monotonic() - began) / len(specs)
         facts = [
             Facts(
                 seconds,
@@ -227,13 +240,12 @@ class Fitting:
             began = time.monotonic()
             self.progress(f"arranging rows for {metric} distances")
             arranged = arrange(self.block_df, metric, self.seed)
-            jobs = [j for j in self.jobs if getattr(j.grid, "metric", None) == metric]
+            jobs = [j for j in self.jobs if _by_pairs(j.grid) and j.grid.metric == metric]
             dbscan = [(j.grid, s) for j in jobs if isinstance(j.grid, grids.DbscanGrid) for s in j.specs]
             hdbscan = [j.grid for j in jobs if isinstance(j.grid, grids.HdbscanGrid)]
             radii = tuple(sorted({self._eps_of(grid, s) for grid, s in dbscan}))
             enough = max(_numbers([s for _, s in dbscan], "min_samples"), default=1)
-            k = max((max(g.min_samples - 1, _LISTED) for g in hdbscan), default=0)
-            self.progress(f"{arranged.n:,} rows in {arranged.n_strips} strips: looking at all pairs")
+            k = max((max(g.min_samples - 1, LISTED) for g in hdbscan), default=0)
             state = search(arranged, Wanted(radii, enough, k), self.progress)
             seconds = (time.monotonic() - began) / max(1, sum(len(j.specs) for j in jobs))
             self._neighbours[metric] = _Neighbours(arranged, state, radii, seconds)
@@ -259,6 +271,11 @@ class _Neighbours:
     state: DataFrame
     radii: tuple[float, ...]
     seconds_each: float
+
+
+def _by_pairs(grid: grids.Grid) -> TypeGuard[grids.DbscanGrid | grids.HdbscanGrid]:
+    """Whether a grid takes its part of the pass over all pairs."""
+    return isinstance(grid, grids.HdbscanGrid) or (isinstance(grid, grids.DbscanGrid) and grid.way == "pairs")
 
 
 def _numbers(specs: Sequence[ModelSpec], name: str) -> list[int]:
