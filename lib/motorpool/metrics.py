@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
+
+from motorpool import metric_loops
 
 #: Images kept per cluster as those nearest its centre.
 EXEMPLARS = 12
@@ -46,9 +48,7 @@ class ClusterSums:
 
     def update(self, x: np.ndarray, labels: np.ndarray) -> None:
         """Add float64[n, d] rows with int[n, models] labels."""
-        member = _membership(labels, self.edges)
-        self.counts += member.sum(axis=0).astype(np.int64)
-        self.sums += member.T @ x
+        metric_loops.add_rows(x, labels, self.edges, self.counts, self.sums)
 
     def merge(self, other: ClusterSums) -> None:
         self.counts += other.counts
@@ -58,33 +58,6 @@ class ClusterSums:
     def means(self) -> np.ndarray:
         """float64[K, d]; zero rows for empty clusters."""
         return self.sums / np.maximum(self.counts, 1)[:, None]
-
-
-def _membership(labels: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """float64[n, K], 1 where a row belongs to a cluster."""
-    member = np.zeros((len(labels), edges[-1]))
-    for model in range(labels.shape[1]):
-        rows = np.flatnonzero(labels[:, model] >= 0)
-        member[rows, edges[model] + labels[rows, model]] = 1.0
-    return member
-
-
-@dataclass
-class _Exemplars:
-    """The EXEMPLARS nearest rows of one cluster: squared distance and image_id, nearest first."""
-
-    squared: np.ndarray = field(default_factory=lambda: np.empty(0))
-    ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-
-    def offer(self, squared: np.ndarray, ids: np.ndarray) -> None:
-        if len(self.squared) == EXEMPLARS:
-            keep = squared < self.squared[-1]
-            squared, ids = squared[keep], ids[keep]
-        if not len(squared):
-            return
-        both, both_ids = np.concatenate([self.squared, squared]), np.concatenate([self.ids, ids])
-        order = np.lexsort((both_ids, both))[:EXEMPLARS]
-        self.squared, self.ids = both[order], both_ids[order]
 
 
 class ClusterSpread:
@@ -100,37 +73,23 @@ class ClusterSpread:
         self.squared = np.zeros(total)
         self.distance = np.zeros(total)
         self.silhouette = np.zeros(self.n_models)
-        self.exemplars = [_Exemplars() for _ in range(total)]
+        # Of every cluster the EXEMPLARS rows nearest its mean, nearest first, ties to the lower id.
+        self.kept_squared = np.full((total, EXEMPLARS), np.inf)
+        self.kept_ids = np.full((total, EXEMPLARS), -1)
 
     def update(self, ids: np.ndarray, x: np.ndarray, labels: np.ndarray) -> None:
         """Add int64[n] ids, float64[n, d] rows and int[n, models] labels, the same as in the first pass."""
-        d2 = squared_distances(x, self._factors)
-        np.maximum(d2, 0.0, out=d2)
-        d2[:, self.counts == 0] = np.inf
-        for model in range(self.n_models):
-            low, high = self.edges[model], self.edges[model + 1]
-            rows = np.flatnonzero(labels[:, model] >= 0)
-            label = labels[rows, model]
-            near = d2[rows, low:high]
-            own = near[np.arange(len(rows)), label]
-            self.squared[low:high] += np.bincount(label, own, high - low)
-            a = np.sqrt(own)
-            self.distance[low:high] += np.bincount(label, a, high - low)
-            near[np.arange(len(rows)), label] = np.inf
-            b = np.sqrt(near.min(axis=1, initial=np.inf))
-            # As for the silhouette itself, a row alone in its cluster scores 0.
-            fits = (self.counts[low:high][label] > 1) & np.isfinite(b) & (np.maximum(a, b) > 0)
-            self.silhouette[model] += ((b[fits] - a[fits]) / np.maximum(a[fits], b[fits])).sum()
-            for cluster in np.unique(label):
-                of = label == cluster
-                self.exemplars[low + cluster].offer(own[of], ids[rows[of]])
+        rows = (labels >= 0).any(axis=1)
+        metric_loops.add_distances(
+            ids[rows], labels[rows], squared_distances(x[rows], self._factors), self.edges, self.counts,
+            self.squared, self.distance, self.silhouette, self.kept_squared, self.kept_ids,
+        )  # fmt: skip
 
     def merge(self, other: ClusterSpread) -> None:
         self.squared += other.squared
         self.distance += other.distance
         self.silhouette += other.silhouette
-        for mine, theirs in zip(self.exemplars, other.exemplars, strict=True):
-            mine.offer(theirs.squared, theirs.ids)
+        metric_loops.merge_kept(self.kept_squared, self.kept_ids, other.kept_squared, other.kept_ids)
 
     def scores(self) -> list[Scores]:
         return [self._score(model) for model in range(self.n_models)]
@@ -138,7 +97,7 @@ class ClusterSpread:
     def _score(self, model: int) -> Scores:
         span = slice(self.edges[model], self.edges[model + 1])
         counts, means = self.counts[span], self.means[span]
-        exemplars = [e.ids.tolist() for e in self.exemplars[span]]
+        exemplars = [ids[ids >= 0].tolist() for ids in self.kept_ids[span]]
         held = counts > 0
         n, k = int(counts.sum()), int(held.sum())
         within = float(self.squared[span].sum())

@@ -1,0 +1,76 @@
+"""Compiled loops of the scores: rows to the sums of their clusters, and distances to what is kept of each cluster.
+
+Labels below zero are noise and count nowhere. Clusters of all models are stacked: cluster c of model m is row
+``edges[m] + c``. A model costs the same however many clusters it has, as density-based models have by the hundred.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+
+@_jit
+def add_rows(x, labels, edges, counts, sums):
+    """Add float64[n, d] rows with int32[n, models] labels to counts int64[K] and sums float64[K, d]."""
+    for i in range(len(x)):
+        for m in range(labels.shape[1]):
+            if labels[i, m] >= 0:
+                at = edges[m] + labels[i, m]
+                counts[at] += 1
+                for j in range(x.shape[1]):
+                    sums[at, j] += x[i, j]
+
+
+@_jit
+def offer(squared, image_id, kept_squared, kept_ids):
+    """Put a row among a cluster's kept ones, nearest first and ties to the lower id, if it is near enough."""
+    last = len(kept_squared) - 1
+    if (squared, image_id) >= (kept_squared[last], kept_ids[last]):
+        return
+    at = last
+    while at > 0 and (squared, image_id) < (kept_squared[at - 1], kept_ids[at - 1]):
+        kept_squared[at] = kept_squared[at - 1]
+        kept_ids[at] = kept_ids[at - 1]
+        at -= 1
+    kept_squared[at] = squared
+    kept_ids[at] = image_id
+
+
+@_jit
+def add_distances(ids, labels, d2, edges, counts, squared, distance, silhouette, kept_squared, kept_ids):
+    """Add int32[n, models] labels with float64[n, K] squared distances to all means; see `ClusterSpread`.
+
+    squared and distance float64[K] sum those of a cluster's rows to its mean, silhouette float64[models] the rows'
+    simplified silhouettes; kept float64[K, E] and int64[K, E] are the nearest rows.
+    """
+    for i in range(len(ids)):
+        for m in range(labels.shape[1]):
+            if labels[i, m] < 0:
+                continue
+            at = edges[m] + labels[i, m]
+            own = max(d2[i, at], 0.0)
+            squared[at] += own
+            a = np.sqrt(own)
+            distance[at] += a
+            offer(own, ids[i], kept_squared[at], kept_ids[at])
+            nearest = np.inf
+            for other in range(edges[m], edges[m + 1]):
+                if other != at and counts[other] > 0 and d2[i, other] < nearest:
+                    nearest = d2[i, other]
+            b = np.sqrt(max(nearest, 0.0))
+            # As for the silhouette itself, a row alone in its cluster scores 0.
+            if counts[at] > 1 and np.isfinite(b) and max(a, b) > 0:
+                silhouette[m] += (b - a) / max(a, b)
+
+
+@_jit
+def merge_kept(kept_squared, kept_ids, more_squared, more_ids):
+    """Offer every cluster the rows that another task has kept of it."""
+    for at in range(len(kept_squared)):
+        for e in range(more_squared.shape[1]):
+            if more_ids[at, e] < 0:
+                break
+            offer(more_squared[at, e], more_ids[at, e], kept_squared[at], kept_ids[at])
