@@ -200,11 +200,11 @@ def write_components(folder: Path, images: int, columns: int) -> None:
     from motorpool.features.fit import Fitter
     from motorpool.features.spec import FeatureSet, Part, Step
     from motorpool.session import build_session
-    from motorpool.stages.ingest import _vectors
+    from motorpool.stages.ingest import read_vectors
 
     spark = build_session(delta=False)
     array = open_array(str(full_case(images) / "descriptors" / "vdc_type.pickle"))
-    wide = _vectors(spark, {"x": array}, refuse=True).select("image_id", F.col("vector").alias("x"))
+    wide = read_vectors(spark, {"x": array}, refuse=True).select("image_id", F.col("vector").alias("x"))
     spec = FeatureSet("f", (Part("x"),), (Step("pca", columns), Step("standard")))
     with Fitter(wide, [spec], 0) as fitter:
         (fitted,) = fitter.fit()

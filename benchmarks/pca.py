@@ -28,11 +28,11 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     """Parquet files of the first rows of a descriptor, as ingest would write them."""
     from motorpool.case.arrays import open_array
     from motorpool.session import build_session
-    from motorpool.stages.ingest import _vectors
+    from motorpool.stages.ingest import read_vectors
 
     spark = build_session(delta=False)
     array = open_array(str(full_case(args.images) / "descriptors" / f"{args.descriptor}.pickle"))
-    vectors = _vectors(spark, {args.descriptor: array}, refuse=True).where(f"image_id < {args.rows}")
+    vectors = read_vectors(spark, {args.descriptor: array}, refuse=True).where(f"image_id < {args.rows}")
     vectors.select("image_id", "vector").write.mode("overwrite").parquet(_source(args))
     return {}
 

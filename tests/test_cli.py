@@ -65,10 +65,10 @@ class TestHelp:
     def test_every_command_is_listed(self, capsys: pytest.CaptureFixture[str]) -> None:
         status, out, err = call(capsys, "--help")
         assert (status, err) == (0, "")
-        for name in ("run", *STAGES, "sample", "sql", "export"):
+        for name in ("run", *STAGES, "sample", "sql", "export", "assign"):
             assert f"\n  {name} " in out
 
-    @pytest.mark.parametrize("command", ["run", *STAGES, "sample", "sql", "export"])
+    @pytest.mark.parametrize("command", ["run", *STAGES, "sample", "sql", "export", "assign"])
     def test_every_command_explains_itself(self, capsys: pytest.CaptureFixture[str], command: str) -> None:
         status, out, _ = call(capsys, command, "--help")
         assert status == 0
@@ -114,6 +114,7 @@ class TestMistakes:
             (["sql", "--lake", "x"], "Missing argument 'QUERY'"),
             (["sql", "--lake", "x", "--output", "xml", "SELECT 1"], "'xml' is not one of"),
             (["export", "--lake", "x"], "Missing option '--out'"),
+            (["assign", "--lake", "x", "--out", "x.csv"], "Missing option '--case'"),
             (["sample", "x", "--images", "0"], "0 is not in the range"),
         ],
     )
@@ -131,7 +132,9 @@ class TestMistakes:
         assert err.startswith("motorpool: ")
         assert [w for w in ("case: is missing", "features: names", "cluster.models: is empty") if w not in err] == []
 
-    @pytest.mark.parametrize("command", [["sql", "SELECT 1"], ["export", "--out", "x.csv"]])
+    @pytest.mark.parametrize(
+        "command", [["sql", "SELECT 1"], ["export", "--out", "x.csv"], ["assign", "--case", "x", "--out", "x.csv"]]
+    )
     def test_a_missing_lake(self, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: list[str]) -> None:
         args = [command[0], "--lake", tmp_path / "none", *command[1:]]
         assert f"--lake {tmp_path / 'none'}: there is no such folder" in refused(capsys, 1, *args)

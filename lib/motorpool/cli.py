@@ -1,4 +1,4 @@
-"""The command line: ``motorpool run``, each stage alone, ``sample``, ``sql`` and ``export``."""
+"""The command line: ``motorpool run``, each stage alone, ``sample``, ``sql``, ``export`` and ``assign``."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from motorpool import __version__
-from motorpool.config import LakeConfig, load_config
+from motorpool.config import CaseConfig, LakeConfig, load_config
 from motorpool.errors import ConfigError, LakeError, MotorpoolError
 from motorpool.lake import Lake
 from motorpool.progress import SparkProgress
 from motorpool.session import build_session
+from motorpool.stages.assign import run_assign
 from motorpool.stages.context import Context
 from motorpool.stages.export import best_model, run_export
 from motorpool.stages.pipeline import STAGES, check_config, run_pipeline
@@ -232,6 +233,34 @@ def export(ctx: click.Context, lake_path: str | None, conf: str | None, out: Pat
     click.echo(f"{out}: {n_lines:,} images, clusters of model {chosen}")
 
 
+@cli.command()
+@_LAKE_OPTION
+@_CONF_OPTION
+@click.option(
+    "--case",
+    "case_path",
+    required=True,
+    metavar="DIR",
+    help="The new images' case folder, or a YAML file whose section `case` names its parts.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The CSV or .parquet file to write.")
+@click.option("--model", "model_id", metavar="ID", help="A model_id; the leaderboard's best by default.")
+@click.pass_context
+def assign(
+    ctx: click.Context, lake_path: str | None, conf: str | None, case_path: str, out: Path, model_id: str | None
+) -> None:
+    """Label the images of a new case by a model of the lake: path, cluster, distance and strength."""
+    is_config = case_path.lower().endswith((".yaml", ".yml"))
+    case = load_config(case_path).require_case() if is_config else CaseConfig(path=case_path)
+    lake = _open_lake(ctx, lake_path, conf)
+    with SparkProgress(lake.spark, _ERR):
+        done = run_assign(lake, case, model_id, out)
+    click.echo(
+        f"{out}: {done.n_images:,} images in {done.n_clusters:,} clusters, {done.n_noise:,} of them noise, by model "
+        f"{done.model_id} ({done.algorithm})"
+    )
+
+
 def summarise(lake: Lake, seconds: float) -> None:
     """What a run found, and what to type next."""
     best = best_model(lake)
@@ -248,16 +277,16 @@ def summarise(lake: Lake, seconds: float) -> None:
     for name in ("rank", "features", "clusters", "Cal.-Har.", "Dav.-Bou.", "silhouette", "vehicle agr."):
         table.add_column(name, justify="left" if name == "features" else "right")
     board = lake.spark.table(lake.sql_name("leaderboard")).where("rank_in_features = 1").orderBy("rank").limit(12)
+    criteria = (
+        ("calinski_harabasz", ",.1f"), ("davies_bouldin", ".3f"), ("silhouette", ".3f"), ("vehicle_agreement", ".3f")
+    )  # fmt: skip
     for row in board.collect():
-        agreement = "-" if row["vehicle_agreement"] is None else f"{row['vehicle_agreement']:.3f}"
         table.add_row(
             str(row["rank"]),
             row["features"],
             str(row["n_clusters"]),
-            f"{row['calinski_harabasz']:,.1f}",
-            f"{row['davies_bouldin']:.3f}",
-            f"{row['silhouette']:.3f}",
-            agreement,
+            # A consensus has no vectors to be scored in.
+            *("-" if row[c] is None else f"{row[c]:{form}}" for c, form in criteria),
         )
     _show(table)
     _OUT.print(

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from motorpool.errors import ConfigError
 from motorpool.features.spec import FeatureSet, Part, Step, default_name, parse_step
-from motorpool.grids import ALGORITHMS, Grid, Name, Section, check_name
+from motorpool.grids import ALGORITHMS, Counts, Grid, Name, Section, check_name
 
 OutlierMethod = Literal[
     "isolation_forest", "knn_distance", "lof", "pca_error", "dbscan_noise", "glosh", "mixture_density"
@@ -129,6 +129,27 @@ class ClusterConfig(Section):
     max_clusters: int = Field(default=1000, ge=2, le=10_000)
 
 
+class ConsensusConfig(Section):
+    """Clusterings that the best models of several feature sets agree on."""
+
+    #: The feature sets whose best models take part: all by default.
+    features: list[Name] | None = None
+    #: Models of each feature set, the first of its ranking.
+    models_per_features: int = Field(default=1, ge=1, le=100)
+    n_clusters: Counts = tuple(range(2, 16))
+    linkage: Literal["average", "complete", "single"] = "average"
+    #: The most frequent tuples of labels that the tree is made of: 8 bytes for each pair of them on the driver.
+    max_tuples: int = Field(default=4096, ge=2, le=16_384)
+
+    @model_validator(mode="after")
+    def _check(self) -> ConsensusConfig:
+        if max(self.n_clusters) > self.max_tuples:
+            raise ValueError(f"n_clusters: {max(self.n_clusters)} is above max_tuples = {self.max_tuples}")
+        if self.features is not None and len(set(self.features)) < len(self.features):
+            raise ValueError("`features` names a feature set twice")
+        return self
+
+
 class OutlierConfig(Section):
     """Which images fit in nowhere: methods by name, on the named feature sets (all by default)."""
 
@@ -163,6 +184,7 @@ class Config(Section):
     lake: LakeConfig
     features: list[FeatureSetConfig] = Field(default_factory=list)
     cluster: ClusterConfig = ClusterConfig()
+    consensus: ConsensusConfig | None = None
     outliers: OutlierConfig | None = None
     accelerator: Literal["auto", "cpu"] = "auto"
     seed: int = Field(default=42, ge=0, lt=2**31)
@@ -182,13 +204,25 @@ class Config(Section):
         if twice:
             raise ValueError(f"features: the name {twice[0]!r} is used twice, give each feature set its own")
         if CONSENSUS in names:
-            raise ValueError(f"features: the name {CONSENSUS!r} is taken by the table of outliers, choose another")
-        asked = {f"cluster.models[{i}]": grid.features for i, grid in enumerate(self.cluster.models)}
-        for key, wanted in {**asked, "outliers": self.outliers and self.outliers.features}.items():
+            raise ValueError(f"features: the name {CONSENSUS!r} is taken by what all agree on, choose another")
+        asked: dict[str, list[str] | None] = {
+            f"cluster.models[{i}]": grid.features for i, grid in enumerate(self.cluster.models)
+        }
+        asked["consensus"] = self.consensus.features if self.consensus else None
+        asked["outliers"] = self.outliers.features if self.outliers else None
+        for key, wanted in asked.items():
             unknown = [n for n in wanted or [] if n not in names]
             if unknown:
                 raise ValueError(
                     f"{key}.features: {unknown[0]!r} is no feature set of this config: {', '.join(names) or 'none'}"
+                )
+        if self.consensus is not None:
+            sets = self.consensus.features if self.consensus.features is not None else names
+            if len(sets) * self.consensus.models_per_features < 2:
+                raise ValueError(
+                    f"consensus: {len(sets)} feature sets with models_per_features = "
+                    f"{self.consensus.models_per_features} are less than the two models that a consensus takes: "
+                    "name more feature sets, or raise consensus.models_per_features"
                 )
         return self
 

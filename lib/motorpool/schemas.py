@@ -120,7 +120,15 @@ _OUTLIERS = (
     ),
 )
 
-TABLES: dict[str, Table] = {table.name: table for table in (*_ALL, *_OUTLIERS)}
+# Each pair of the consensus's member models once, and of the best consensus model with each of them: a before b by
+# features, then by id. Both measures count noise as a cluster of its own.
+_AGREEMENT = Table(
+    "agreement",
+    "model_a STRING, model_b STRING, features_a STRING, features_b STRING, ari DOUBLE, nmi DOUBLE, n_images BIGINT",
+    "consensus",
+)
+
+TABLES: dict[str, Table] = {table.name: table for table in (*_ALL, _AGREEMENT, *_OUTLIERS)}
 
 #: Views over the tables; ``{images}`` and the like stand for the table's quoted name.
 VIEWS: dict[str, str] = {
@@ -132,24 +140,38 @@ VIEWS: dict[str, str] = {
         INNER JOIN {images} AS i ON l.image_id = i.image_id
         LEFT JOIN {clusters} AS c ON l.model_id = c.model_id AND l.cluster = c.cluster
     """,
-    # Rank aggregation (Borda): every criterion becomes a fractional rank in (0, 1), 0.5 for a lone model,
-    # and the ranks are averaged. Calinski-Harabasz and Davies-Bouldin depend on a feature set's width and
-    # scale, so they are only ever ranked within it; vehicle agreement is ranked over all models.
+    # Rank aggregation (Borda): every criterion becomes a fractional rank in (0, 1), 0.5 for a lone model, and the ranks
+    # of the criteria that a model has are averaged; a model that has none cannot be ranked. Calinski-Harabasz and
+    # Davies-Bouldin depend on a feature set's width and scale, so they are only ever ranked within it; vehicle
+    # agreement is ranked over all models. There a consensus takes its place among the others but moves none of them:
+    # it is made of the best, which must stay the best. Rounding keeps ties that sums in another order would break.
     "leaderboard": """
-        WITH scored AS (
+        WITH ok AS (
+            SELECT *, features <> 'consensus' AS ordinary FROM {models} WHERE status = 'ok'
+        ), placed AS (
             SELECT *,
-                   rank() OVER (PARTITION BY features ORDER BY calinski_harabasz DESC) AS by_ch,
-                   rank() OVER (PARTITION BY features ORDER BY davies_bouldin ASC) AS by_db,
-                   rank() OVER (ORDER BY vehicle_agreement DESC NULLS LAST) AS by_va,
-                   count(*) OVER (PARTITION BY features) AS n,
-                   count(*) OVER () AS n_of_all
-            FROM {models}
-            WHERE status = 'ok'
+                   rank() OVER (PARTITION BY features ORDER BY calinski_harabasz DESC NULLS LAST) - 1 AS above_ch,
+                   count(calinski_harabasz) OVER (PARTITION BY features) AS n_ch,
+                   rank() OVER (PARTITION BY features ORDER BY davies_bouldin ASC NULLS LAST) - 1 AS above_db,
+                   count(davies_bouldin) OVER (PARTITION BY features) AS n_db,
+                   count_if(ordinary) OVER (
+                       ORDER BY vehicle_agreement DESC NULLS LAST RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
+                   ) - count_if(ordinary) OVER (PARTITION BY vehicle_agreement) AS above_va,
+                   count_if(ordinary AND vehicle_agreement IS NOT NULL) OVER () + IF(ordinary, 0, 1) AS n_va
+            FROM ok
+        ), criteria AS (
+            SELECT *,
+                   IF(calinski_harabasz IS NULL, NULL, (above_ch + 0.5D) / n_ch) AS by_ch,
+                   IF(davies_bouldin IS NULL, NULL, (above_db + 0.5D) / n_db) AS by_db,
+                   IF(vehicle_agreement IS NULL, NULL, (above_va + 0.5D) / n_va) AS by_va
+            FROM placed
         ), merged AS (
             SELECT *,
-                   CASE WHEN vehicle_agreement IS NULL THEN (by_ch + by_db - 1) / (2 * n)
-                        ELSE ((by_ch + by_db - 1) / n + (by_va - 0.5) / n_of_all) / 3 END AS score
-            FROM scored
+                   round(
+                       (coalesce(by_ch, 0D) + coalesce(by_db, 0D) + coalesce(by_va, 0D))
+                       / nullif(INT(by_ch IS NOT NULL) + INT(by_db IS NOT NULL) + INT(by_va IS NOT NULL), 0), 12
+                   ) AS score
+            FROM criteria
         )
         SELECT CAST(row_number() OVER (ORDER BY score, features, n_clusters, model_id) AS INT) AS rank,
                CAST(row_number() OVER (
@@ -158,6 +180,7 @@ VIEWS: dict[str, str] = {
                CAST(round(score, 4) AS DOUBLE) AS score, model_id, features, algorithm, params, n_clusters, n_noise,
                calinski_harabasz, davies_bouldin, silhouette, vehicle_agreement, inertia
         FROM merged
+        WHERE score IS NOT NULL
         ORDER BY rank
     """,
 }

@@ -15,7 +15,7 @@ from motorpool.cluster.condense import number_by_first_row, single_linkage
 
 Method = Literal["ward", "average", "complete", "single"]
 #: How the distance to a merged cluster follows from those to its two parts; the numbers are _chain's.
-_UPDATES = {"ward": 0, "average": 1, "complete": 2}
+_UPDATES = {"ward": 0, "average": 1, "complete": 2, "single": 3}
 
 
 def linkage(points: np.ndarray, weights: np.ndarray, method: Method) -> np.ndarray:
@@ -41,8 +41,7 @@ def linkage(points: np.ndarray, weights: np.ndarray, method: Method) -> np.ndarr
     weights = np.asarray(weights, np.float64)
     if points.ndim != 2 or not len(points) or weights.shape != (len(points),):
         raise ValueError(f"points {points.shape}, weights {weights.shape}: expected (m, d) and (m,), m of 1 or more")
-    if not (weights > 0).all() or not np.isfinite(weights.sum()):
-        raise ValueError("weights must be positive and finite")
+    _check_weights(weights)
     with np.errstate(over="ignore", invalid="ignore"):
         # The squared diagonal of the box around all points bounds every squared distance.
         if not np.isfinite(np.square(np.ptp(points, axis=0)).sum()):
@@ -59,7 +58,42 @@ def linkage(points: np.ndarray, weights: np.ndarray, method: Method) -> np.ndarr
         a, b, heights = _chain(distance, weights, _UPDATES[method])
         if method == "ward":
             heights = np.sqrt(heights)
-    tree = single_linkage(a, b, heights, len(points))
+    return _ordered(a, b, heights, weights)
+
+
+def linkage_of(distance: np.ndarray, weights: np.ndarray, method: Method) -> np.ndarray:
+    """As `linkage`, of points known by their distances float64[m, m], which are **overwritten**.
+
+    Exact, O(m^2) and no memory besides the matrix. Not for ``ward``, which needs means. ValueError for another
+    method, for no points, for weights that are not positive, and for distances that are negative, not finite, not
+    symmetric or not 0 on the diagonal.
+    """
+    if method == "ward" or method not in _UPDATES:
+        raise ValueError(f"method = {method!r}: distances take 'average', 'complete' or 'single'")
+    weights = np.asarray(weights, np.float64)
+    m = len(distance)
+    if distance.dtype != np.float64 or distance.shape != (m, m) or not m or weights.shape != (m,):
+        raise ValueError(
+            f"distance {distance.dtype}{distance.shape}, weights {weights.shape}: expected float64 (m, m) and (m,), "
+            "m of 1 or more"
+        )
+    _check_weights(weights)
+    # A value that is not finite makes an extreme one; the other comparisons take a byte for each pair.
+    if not (distance.min() >= 0 and np.isfinite(distance.max())):
+        raise ValueError("distances must be finite and not negative")
+    if np.diagonal(distance).any() or not np.array_equal(distance, distance.T):
+        raise ValueError("distances must be symmetric, and 0 from each point to itself")
+    return _ordered(*_chain(distance, weights, _UPDATES[method]), weights)
+
+
+def _check_weights(weights: np.ndarray) -> None:
+    if not (weights > 0).all() or not np.isfinite(weights.sum()):
+        raise ValueError("weights must be positive and finite")
+
+
+def _ordered(a: np.ndarray, b: np.ndarray, heights: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Merges float64[m - 1, 4] by ascending height, from one point of each side and the height of every merge."""
+    tree = single_linkage(a, b, heights, len(weights))
     return np.column_stack([tree.left, tree.right, tree.height, _totals(tree.left, tree.right, weights)])
 
 
@@ -172,8 +206,10 @@ def _chain(distance: np.ndarray, weights: np.ndarray, update: int) -> tuple[np.n
                 merged = ((wx + wk) * to_x + (wy + wk) * to_y - wk * closest) / (wx + wy + wk)
             elif update == 1:
                 merged = (wx * to_x + wy * to_y) / (wx + wy)
-            else:
+            elif update == 2:
                 merged = max(to_x, to_y)
+            else:
+                merged = min(to_x, to_y)
             # Not below either cluster's own height, where only rounding can put it: merges stay in order.
             distance[y, k] = distance[k, y] = max(merged, closest, grown[k])
     return a, b, heights

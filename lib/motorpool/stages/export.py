@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import errno
-import io
 import logging
-import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import TextIO
 
-import pyarrow as pa
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
-from motorpool.blocks import Batches
 from motorpool.config import CONSENSUS
 from motorpool.errors import ConfigError, LakeError
 from motorpool.lake import Lake
+from motorpool.stages.files_out import whole_file, write_csv
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ("path", "cluster", "outlier")
 
 
-def best_model(lake: Lake) -> Row:
-    """The leaderboard's first row; LakeError when no model can be ranked."""
+def best_model(lake: Lake, algorithms: Collection[str] | None = None) -> Row:
+    """The leaderboard's first row, of all ``algorithms`` or some; LakeError when no such model can be ranked."""
     lake.read("models")
     lake.register()
-    row = lake.spark.table(lake.sql_name("leaderboard")).orderBy("rank").first()
+    board = lake.spark.table(lake.sql_name("leaderboard"))
+    if algorithms is not None:
+        board = board.where(F.col("algorithm").isin(list(algorithms)))
+    row = board.orderBy("rank").first()
     if row is None:
         raise LakeError(
             f"no model in the lake {lake} can be ranked; see `motorpool sql --lake {lake} "  # noqa: S608 (shown)
@@ -52,10 +49,11 @@ def run_export(lake: Lake, out: Path, model_id: str | None = None) -> tuple[str,
     rows = (
         _with_outliers(lake, labels)
         .join(lake.read("images").select("image_id", "path"), on="image_id", how="inner")
-        .select("image_id", "path", "cluster", "outlier")
         .orderBy("image_id")
+        .select(*COLUMNS)
     )
-    return chosen, _write_csv(rows, out)
+    with whole_file(out) as f:
+        return chosen, write_csv(rows, f)
 
 
 def _with_outliers(lake: Lake, labels: DataFrame) -> DataFrame:
@@ -66,37 +64,3 @@ def _with_outliers(lake: Lake, labels: DataFrame) -> DataFrame:
             return labels.join(flags, on="image_id", how="left")
     noise = F.when(F.col("cluster") < 0, F.lit("1")).otherwise(F.lit(""))
     return labels.withColumn("outlier", noise)
-
-
-def _write_csv(rows: DataFrame, out: Path) -> int:
-    def run(batches: Batches) -> Batches:
-        for batch in batches:
-            text = io.StringIO()
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerows(zip(*(batch.column(c).to_pylist() for c in COLUMNS), strict=True))
-            yield pa.RecordBatch.from_arrays([pa.array([len(batch)]), pa.array([text.getvalue()])], names=["n", "text"])
-
-    draft = out.with_name(f".{out.name}.part")
-    n_lines = 0
-    try:
-        with _open_draft(draft, out) as f:
-            f.write(",".join(COLUMNS) + "\n")
-            for piece in rows.mapInArrow(run, "n BIGINT, text STRING").toLocalIterator(prefetchPartitions=True):
-                f.write(piece["text"])
-                n_lines += piece["n"]
-        os.replace(draft, out)
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-    return n_lines
-
-
-def _open_draft(draft: Path, out: Path) -> TextIO:
-    """The file to write; ConfigError, before any work, where it cannot become ``out``."""
-    try:
-        if out.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(out))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return draft.open("w", encoding="utf-8", newline="")
-    except OSError as exc:
-        raise ConfigError(f"--out {out}: cannot be written: {exc.strerror or exc}") from exc

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -43,12 +43,18 @@ def run_features(ctx: Context) -> None:
 
 
 def wide_descriptors(lake: Lake, names: Sequence[str]) -> DataFrame:
-    """``image_id`` and one ARRAY<FLOAT> column per descriptor; several are joined by image (a shuffle)."""
-    frames = [
-        lake.read("descriptors", descriptor=name).select("image_id", F.col("vector").alias(name)) for name in names
-    ]
-    wide = frames[0]
-    for frame in frames[1:]:
+    """`side_by_side` of some of the lake's descriptors."""
+    return side_by_side({name: lake.read("descriptors", descriptor=name) for name in names})
+
+
+def side_by_side(frames: Mapping[str, DataFrame]) -> DataFrame:
+    """``image_id`` and one ARRAY<FLOAT> column per descriptor, from ``image_id, vector`` of each.
+
+    Several are joined by image (a shuffle): images that one of them lacks are left out.
+    """
+    named = [frame.select("image_id", F.col("vector").alias(name)) for name, frame in frames.items()]
+    wide = named[0]
+    for frame in named[1:]:
         wide = wide.join(frame, on="image_id", how="inner")
     return wide
 

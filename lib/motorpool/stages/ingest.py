@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +46,7 @@ def run_ingest(ctx: Context) -> None:
         try:
             with timed(f"ingest: checking {redact(case.images_paths)}"):
                 n_images, fingerprint = check_paths(paths, case.images_paths)
-            _check_shapes(arrays, n_images, case)
+            check_lengths(arrays, n_images, case)
             new = _not_yet_in_lake(ctx, arrays, fingerprint)
             if not new:
                 log.info("ingest: the lake already holds these %s images, nothing to do", f"{n_images:,}")
@@ -55,7 +56,8 @@ def run_ingest(ctx: Context) -> None:
             paths.unpersist()
 
 
-def _check_shapes(arrays: dict[str, ArrayFile], n_images: int, case: Case) -> None:
+def check_lengths(arrays: dict[str, ArrayFile], n_images: int, case: Case) -> None:
+    """CaseError where a descriptor has more or fewer rows than the case has images."""
     wrong = {name: a for name, a in arrays.items() if a.shape[0] != n_images}
     if wrong:
         counts = "; ".join(f"{a.name}: {a.shape[0]:,} rows" for a in arrays.values())
@@ -92,15 +94,17 @@ def _write(
     images = read_images(paths, case, ctx.config.require_case().vehicle_pattern)
     # Images that an earlier descriptor lost are lost to later ones too.
     lost = lake.read_or_empty("bad_rows").select("image_id") if added else None
-    with _rows_to_drop(ctx, arrays, n_images, lost) as bad_rows:
+    on_bad_rows = ctx.config.require_case().on_bad_rows
+    with rows_to_drop(ctx.spark, arrays, n_images, on_bad_rows, lost) as bad_rows:
         if bad_rows is not None:
             lost = bad_rows.select("image_id").distinct()
+            log.info("ingest: the table bad_rows lists what is left out")
         total = sum(a.shape[0] * a.shape[1] * 4 for a in arrays.values())
         with timed(f"ingest: converting {len(arrays)} descriptors of {n_images:,} images ({total / 2**30:.2f} GiB)"):
             _write_vectors(ctx, arrays, lost)
         if not added:
             with timed("ingest: writing images"):
-                lake.overwrite("images", _without(images, lost))
+                lake.overwrite("images", without(images, lost))
                 lake.overwrite("bad_rows", _listed(ctx.spark, bad_rows, paths))
         n_dropped = lost.count() if lost is not None else 0
     rows = [(n, a.name, *a.shape, str(a.dtype), n_dropped, fingerprint) for n, a in arrays.items()]
@@ -109,19 +113,23 @@ def _write(
 
 
 @contextmanager
-def _rows_to_drop(
-    ctx: Context, arrays: dict[str, ArrayFile], n_images: int, lost: DataFrame | None
+def rows_to_drop(
+    spark: SparkSession,
+    arrays: dict[str, ArrayFile],
+    n_images: int,
+    on_bad_rows: Literal["refuse", "drop"],
+    lost: DataFrame | None = None,
 ) -> Iterator[DataFrame | None]:
     """``image_id, descriptor`` of the bad rows beyond those already `lost`, persisted until the end; None for none.
 
-    Always None where bad rows are refused, which happens while vectors are converted.
+    Always None where bad rows are refused, which happens while vectors are converted (`refusing_bad_rows`).
     """
-    if ctx.config.require_case().on_bad_rows == "refuse":
+    if on_bad_rows == "refuse":
         yield None
         return
-    bad_rows = blocks.persist(_without(_bad_rows(ctx.spark, arrays), lost))
+    bad_rows = blocks.persist(without(_bad_rows(spark, arrays), lost))
     try:
-        with timed("ingest: looking for rows with NaN or infinity"):
+        with timed("looking for rows with NaN or infinity"):
             n_bad = bad_rows.select("image_id").distinct().count()
         if n_bad and lost is not None:
             raise LakeError(
@@ -129,8 +137,8 @@ def _rows_to_drop(
                 "with these rows: ingest all descriptors together into a new lake"
             )
         if n_bad == n_images:
-            raise CaseError("every row holds NaN or infinity: nothing is left to ingest")
-        log.info("ingest: dropping %s of %s rows, listed in the table bad_rows", f"{n_bad:,}", f"{n_images:,}")
+            raise CaseError("every row holds NaN or infinity: nothing is left to work with")
+        log.info("dropping %s of %s rows, which hold NaN or infinity", f"{n_bad:,}", f"{n_images:,}")
         yield bad_rows if n_bad else None
     finally:
         bad_rows.unpersist()
@@ -138,13 +146,20 @@ def _rows_to_drop(
 
 def _write_vectors(ctx: Context, arrays: dict[str, ArrayFile], lost: DataFrame | None) -> None:
     refuse = ctx.config.require_case().on_bad_rows == "refuse"
-    vectors = _vectors(ctx.spark, arrays, refuse=refuse)
+    vectors = read_vectors(ctx.spark, arrays, refuse=refuse)
+    with refusing_bad_rows(ctx.spark, arrays):
+        ctx.lake.replace("descriptors", without(vectors, lost), {"descriptor": list(arrays)})
+
+
+@contextmanager
+def refusing_bad_rows(spark: SparkSession, arrays: dict[str, ArrayFile]) -> Iterator[None]:
+    """Turn the failure of a task that met a bad row (`read_vectors`) into a CaseError that lists all of them."""
     try:
-        ctx.lake.replace("descriptors", _without(vectors, lost), {"descriptor": list(arrays)})
-    except Exception as exc:  # Which class it is depends on the kind of write.
+        yield
+    except Exception as exc:  # Which class it is depends on what was done with the vectors.
         if _BAD_ROW not in str(exc):
             raise
-        raise CaseError(_describe_bad_rows(ctx.spark, arrays)) from exc
+        raise CaseError(_describe_bad_rows(spark, arrays)) from exc
 
 
 def _listed(spark: SparkSession, bad_rows: DataFrame | None, paths: DataFrame) -> DataFrame:
@@ -155,7 +170,8 @@ def _listed(spark: SparkSession, bad_rows: DataFrame | None, paths: DataFrame) -
     return by_image.join(paths, on="image_id", how="inner")
 
 
-def _without(df: DataFrame, ids: DataFrame | None) -> DataFrame:
+def without(df: DataFrame, ids: DataFrame | None) -> DataFrame:
+    """The rows of other images than those of ``ids`` (few: they are broadcast)."""
     return df if ids is None else df.join(F.broadcast(ids), on="image_id", how="left_anti")
 
 
@@ -165,7 +181,7 @@ _BAD_ROW = "motorpool: a row holds NaN or infinity"
 _Task = tuple[str, ArrayFile, Split]
 
 
-def _vectors(spark: SparkSession, arrays: dict[str, ArrayFile], *, refuse: bool) -> DataFrame:
+def read_vectors(spark: SparkSession, arrays: dict[str, ArrayFile], *, refuse: bool) -> DataFrame:
     """All rows of all files, ``image_id, descriptor, vector``; with ``refuse`` a bad row fails its task."""
     tasks = _tasks(arrays)
 

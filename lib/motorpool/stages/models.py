@@ -60,9 +60,19 @@ class Facts:
 
 
 def judge(
-    n_clusters: int, n_noise: int, scores: Scores | None, facts: Facts, n: int, rules: ClusterConfig
+    n_clusters: int,
+    n_noise: int,
+    scores: Scores | None,
+    facts: Facts,
+    n: int,
+    rules: ClusterConfig,
+    *,
+    sizes: np.ndarray | None = None,
 ) -> str | None:
-    """Why a model cannot be ranked, None where it can."""
+    """Why a model cannot be ranked, None where it can.
+
+    ``sizes`` int64[k] are the clusters' of a model without vectors, which nothing is scored in.
+    """
     if n_clusters == 0:
         return "it leaves every image as noise"
     if n_clusters == 1:
@@ -72,12 +82,14 @@ def judge(
     if n_noise > rules.max_noise_share * n:
         limit = f"cluster.max_noise_share = {rules.max_noise_share:.1%}"
         return f"it leaves {n_noise / n:.1%} of the images as noise, above {limit}"
-    if scores is None or scores.calinski_harabasz is None:
-        return "its scores are not defined: as many clusters as images"
-    sizes = np.sort(scores.sizes[scores.sizes > 0])
-    if len(sizes) < len(scores.sizes):
-        return f"only {len(sizes)} of {len(scores.sizes)} clusters hold images: there are too few distinct vectors"
-    which, size = ("second largest", int(sizes[-2])) if facts.by_density else ("smallest", int(sizes[0]))
+    if sizes is None:
+        if scores is None or scores.calinski_harabasz is None:
+            return "its scores are not defined: as many clusters as images"
+        sizes = scores.sizes
+    held = np.sort(sizes[sizes > 0])
+    if len(held) < len(sizes):
+        return f"only {len(held)} of {len(sizes)} clusters hold images: there are too few distinct vectors"
+    which, size = ("second largest", int(held[-2])) if facts.by_density else ("smallest", int(held[0]))
     if size < rules.min_cluster_share * n:
         return (
             f"the {which} cluster holds {size:,} images ({size / n:.4%}), "

@@ -7,13 +7,20 @@ from collections.abc import Collection
 from motorpool.config import Config
 from motorpool.errors import ConfigError
 from motorpool.stages.cluster import run_cluster
+from motorpool.stages.consensus import run_consensus
 from motorpool.stages.context import Context
 from motorpool.stages.features import run_features
 from motorpool.stages.ingest import run_ingest
 from motorpool.stages.outliers import run_outliers
 
 #: The stages by name, in the order in which they run. The command line and ``jobs/`` take them from here.
-STAGES = {"ingest": run_ingest, "features": run_features, "cluster": run_cluster, "outliers": run_outliers}
+STAGES = {
+    "ingest": run_ingest,
+    "features": run_features,
+    "cluster": run_cluster,
+    "consensus": run_consensus,
+    "outliers": run_outliers,
+}
 
 
 def check_config(config: Config, stages: Collection[str]) -> None:

@@ -1,0 +1,103 @@
+"""The nearest rows of one table for every row of another: what labels new rows by old ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from motorpool import blocks
+from motorpool.neighbours import kernels
+from motorpool.neighbours.geometry import Rows, to_gap
+from motorpool.neighbours.search import FOUND, GAPS, IDS
+from motorpool.neighbours.strips import Arranged, Strip, arrange, over_pairs, over_strips
+from motorpool.neighbours.tiles import tiles_of
+
+#: One row per query: its nearest rows, nearest first, and their gaps (see `geometry.to_distance`).
+NEAREST = "image_id BIGINT, neighbours ARRAY<BIGINT>, gaps ARRAY<DOUBLE>"
+
+#: Stands for "none yet"; larger than every id, so that a row whose gap is exactly the limit is still taken.
+_NONE = np.iinfo(np.int64).max
+
+
+def nearest_rows(
+    study: Arranged,
+    queries: DataFrame,
+    k: int,
+    *,
+    within: float | None = None,
+    seed: int,
+    progress: Callable[[str], None] = lambda text: None,
+) -> DataFrame:
+    """The k nearest rows of ``study`` for every row of ``queries`` (blocks), exact, as NEAREST; persisted.
+
+    Rows are compared as `geometry` says, ties go to the lower id. Arrays are shorter than k where there are fewer
+    rows, or fewer ``within`` that distance (which itself is within). Both tables have ids of their own: a query that
+    is a row of ``study`` too finds itself. ``queries`` is read several times: persist it.
+
+    Queries are arranged in strips like ``study``, and a task compares a strip of each; then every strip of queries
+    merges what its tasks have found. Cost: n m products of d numbers for n queries and m rows, less what the
+    triangle inequality leaves out. Memory of a task: two strips, and 16 k bytes for each query of one, in the last
+    step times the strips of ``study``. Nothing of either table's length reaches the driver.
+    """
+    if k < 1:
+        raise ValueError(f"k = {k}: expected at least one neighbour")
+    limit = np.inf if within is None else float(to_gap(within, study.metric))
+    cosine, first = study.metric == "cosine", study.n_strips
+    asked = arrange(queries, study.metric, seed)
+    try:
+        moved = asked.pieces.withColumn("strip", F.col("strip") + F.lit(first))
+        # Products of the two need the same shift.
+        both = replace(study, pieces=study.pieces.unionByName(moved), n_strips=first + asked.n_strips)
+        pairs = [(a, first + b) for a in range(first) for b in range(asked.n_strips)]
+
+        def work(a: Strip, b: Strip | None) -> Iterable[tuple[int, str, np.ndarray]]:
+            assert b is not None
+            gaps, found = _nearest(b.rows, a.rows, k, limit, cosine)
+            yield b.index - first, GAPS, gaps
+            yield b.index - first, FOUND, found
+            if a.index == 0:
+                yield b.index - first, IDS, b.rows.ids
+
+        def merge(_: Strip, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
+            gaps, ids = np.concatenate(found[GAPS], axis=1), np.concatenate(found[FOUND], axis=1)
+            order = np.lexsort((ids, gaps), axis=1)[:, :k]
+            yield _pack(found[IDS][0], np.take_along_axis(gaps, order, 1), np.take_along_axis(ids, order, 1))
+
+        progress(f"{asked.n:,} rows in {asked.n_strips} strips: looking for their nearest of {study.n:,}")
+        result = blocks.persist(over_strips(asked, over_pairs(both, pairs, work), merge, NEAREST, with_rows=False))
+        result.count()
+        return result
+    finally:
+        asked.release()
+
+
+def _nearest(queries: Rows, rows: Rows, k: int, limit: float, cosine: bool) -> tuple[np.ndarray, np.ndarray]:
+    """gaps float64[n, k] ascending and found int64[n, k] of the nearest ``rows``; _NONE where there are fewer."""
+    gaps, found = np.full((len(queries), k), limit), np.full((len(queries), k), _NONE)
+    # Rounded up: a reach is never too short.
+    reach = np.full(len(queries), limit).astype(np.float32) * np.float32(1.0000002)
+    # The other side keeps no lists: nothing is nearer than minus infinity.
+    no_gaps, no_ids = np.full((len(rows), 1), -np.inf), np.zeros((len(rows), 1), np.int64)
+    no_reach = np.full(len(rows), -np.inf, np.float32)
+
+    def widest(i: slice, _: slice) -> float:
+        return float(reach[i].max())
+
+    for i0, j0, products in tiles_of(queries).products(tiles_of(rows), widest, same=False):
+        kernels.nearest_tile(
+            products, i0, j0, False, queries.raw, rows.raw, queries.half, rows.half, rows.slack, cosine,
+            queries.ids, rows.ids, gaps, no_gaps, found, no_ids, reach, no_reach,
+        )  # fmt: skip
+    return gaps, found
+
+
+def _pack(ids: np.ndarray, gaps: np.ndarray, found: np.ndarray) -> pa.RecordBatch:
+    held = found != _NONE
+    offsets = pa.array(np.cumsum([0, *held.sum(axis=1)]).astype(np.int32))
+    lists = [pa.ListArray.from_arrays(offsets, pa.array(values[held])) for values in (found, gaps)]
+    return pa.RecordBatch.from_arrays([pa.array(ids), *lists], names=["image_id", "neighbours", "gaps"])
