@@ -51,8 +51,8 @@ class FlatClusters:
       lambda in the tree, 0 to 1 (the library's ``cluster_persistence_``).
     - births, deaths float64[k]: lambda at which the cluster appears, and at which its last rows leave or it splits.
       A new point joins the cluster of the row that it is nearest to, by mutual reachability, where its own
-      lambda there is above the cluster's birth (of the root: not below its death); its strength is that lambda over
-      the cluster's death, at most 1.
+      lambda there is above the cluster's birth; its strength is that lambda over the cluster's death, at most that
+      row's own (see `density_labels`).
     """
 
     labels: np.ndarray
