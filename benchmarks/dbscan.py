@@ -61,7 +61,7 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
 
     eps = _eps(args)
     with step("session"):
-        # Less than the default of 4 GiB: what is persisted beyond it goes to the disk.
+        # What is persisted beyond it goes to the disk.
         spark = build_session({"spark.driver.memory": args.heap}, delta=False)
     grid = DbscanGrid(eps, MIN_SAMPLES)
     with step("work"):
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=416_314)
     parser.add_argument("--rows", type=int)
-    parser.add_argument("--heap", default="2g", help="the JVM's heap")
+    parser.add_argument("--heap", default="4g", help="the JVM's heap")
     parser.add_argument("--grid", choices=["study", "quantiles"], default="study")
     parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 30_000])
     parser.add_argument("--growth", type=int, nargs="*", default=[100_000, 200_000, 416_314])

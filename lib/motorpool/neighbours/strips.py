@@ -29,6 +29,7 @@ from motorpool.sampling import uniform_hash
 #: A strip holds at most this many rows and bytes of vectors: a task has two of them, and arrays over their rows.
 STRIP_ROWS = 65_536
 STRIP_BYTES = 64 * 2**20
+_FEWEST_ROWS = 8192
 #: Rows near each other lie side by side: one cell for about this many rows, and never more cells than ...
 _ROWS_PER_CELL = 1024
 _MAX_CELLS = 256
@@ -115,9 +116,10 @@ def arrange(block_df: DataFrame, metric: Metric, seed: int) -> Arranged:
 
 
 def _strip_rows(n: int, width: int, slots: int) -> int:
-    """Rows of a strip: within the bounds, and few enough that there are several tasks for each slot."""
+    """Rows of a strip: within the bounds, and few enough that there are several tasks for each slot of a cluster."""
     most = max(1, min(STRIP_ROWS, STRIP_BYTES // (4 * width)))
-    return min(most, math.ceil(n / math.ceil(math.sqrt(16 * slots)))) if n > 8192 else most
+    # Starting a task costs more than the pairs of two smaller strips.
+    return min(most, max(_FEWEST_ROWS, math.ceil(n / math.ceil(math.sqrt(16 * slots)))))
 
 
 def rough_cells(rows: np.ndarray, metric: Metric, n_cells: int, seed: int) -> np.ndarray:
