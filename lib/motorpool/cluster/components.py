@@ -31,12 +31,12 @@ class ClusterNumbers:
         np.maximum.at(sizes, self.codes >> 48, self.clusters + 1)
         return sizes
 
-    def of(self, model: np.ndarray, place: np.ndarray | int, root: np.ndarray) -> np.ndarray:
+    def of(self, model: np.ndarray | int, place: np.ndarray | int, root: np.ndarray) -> np.ndarray:
         """int32 cluster numbers of components that are known."""
         return self.clusters[np.searchsorted(self.codes, code_of(model, place, root))]
 
 
-def code_of(model: np.ndarray, place: np.ndarray | int, root: np.ndarray) -> np.ndarray:
+def code_of(model: np.ndarray | int, place: np.ndarray | int, root: np.ndarray) -> np.ndarray:
     """One sortable number: 15 bits of model, 24 of place and 24 of root (places hold far fewer rows)."""
     return (np.asarray(model, np.int64) << 48) | (np.asarray(place, np.int64) << 24) | np.asarray(root, np.int64)
 

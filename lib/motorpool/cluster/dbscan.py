@@ -253,9 +253,11 @@ def _labeller(
         cells, n = roots.shape
         labels = np.full((n, cells), -1, np.int32)
         distances = np.full((n, cells), np.nan, np.float32)
-        cell, core = np.nonzero(roots >= 0)
-        labels[core, cell] = numbers.of(cell, strip.index, roots[cell, core])
-        distances[core, cell] = 0.0
+        # One model at a time: positions of all of them at once would take eight times the labels.
+        for cell in range(cells):
+            core = np.flatnonzero(roots[cell] >= 0)
+            labels[core, cell] = numbers.of(cell, strip.index, roots[cell, core])
+            distances[core, cell] = 0.0
         border = np.concatenate([f.view(_BORDER_DTYPE) for f in found[_BORDER]])
         # The nearest of what several tasks have found, ties to the lower image_id.
         border = border[np.lexsort((border["core_id"], border["gap"], border["cell"], border["row"]))]
