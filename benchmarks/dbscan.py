@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import DATA, entry, full_case, run_contender, step, write_components, write_report
+from harness import DATA, entry, full_case, read_components, run_contender, step, write_components, write_report
 
 SOURCE = DATA / "dbscan-features"
 COLUMNS = 100
@@ -31,20 +31,13 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     return {}
 
 
-def _matrix(rows: int) -> np.ndarray:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(SOURCE).sort_by("image_id").slice(0, rows)
-    return table["vector"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
-
-
 def _eps(args: argparse.Namespace) -> tuple[float, ...]:
     if args.grid == "study":
         return STUDY_EPS
     # From a sample: the distance to the 64th neighbour shrinks with the number of rows, so does this grid's use.
     from sklearn.neighbors import NearestNeighbors
 
-    x = _matrix(args.rows)
+    x = read_components(SOURCE, args.rows)
     some = x[np.random.default_rng(0).choice(len(x), min(500, len(x)), replace=False)]
     far = NearestNeighbors(n_neighbors=min(64, len(x)), algorithm="brute").fit(x).kneighbors(some)[0][:, -1]
     return tuple(float(v) for v in np.quantile(far, np.linspace(0.01, 0.6, 12)))
@@ -84,7 +77,7 @@ def sklearn(args: argparse.Namespace) -> dict[str, Any]:
     from sklearn.cluster import DBSCAN
 
     eps = _eps(args)
-    x = _matrix(args.rows)
+    x = read_components(SOURCE, args.rows)
     clusters, noise, cells = [], [], []
     with step("work"):
         for e in eps:

@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 HERE = Path(__file__).parent
@@ -190,6 +191,16 @@ def full_case(images: int, seed: int = 1) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         make_sample_case(folder, images, seed, with_images=False)
     return folder
+
+
+def read_components(folder: Path, rows: int | None = None) -> np.ndarray:
+    """float32[rows, columns] of what `write_components` wrote: the first rows by image, or all as they lie."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(folder)
+    if rows is not None:
+        table = table.sort_by("image_id").slice(0, rows)
+    return table["vector"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
 
 
 def write_components(folder: Path, images: int, columns: int) -> None:

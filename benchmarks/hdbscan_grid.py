@@ -17,7 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from harness import DATA, Outcome, entry, full_case, run_contender, step, write_components, write_report
+from harness import (
+    DATA,
+    Outcome,
+    entry,
+    full_case,
+    read_components,
+    run_contender,
+    step,
+    write_components,
+    write_report,
+)
 
 SOURCE = DATA / "hdbscan-features"
 FOUND = DATA / "hdbscan-found"
@@ -28,13 +38,6 @@ SIZES = tuple(2**i for i in range(3, 10))
 def prepare(args: argparse.Namespace) -> dict[str, Any]:
     write_components(SOURCE, args.images, COLUMNS)
     return {}
-
-
-def _matrix(rows: int) -> np.ndarray:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(SOURCE).sort_by("image_id").slice(0, rows)
-    return table["vector"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
 
 
 def _keep(name: str, labels: list[np.ndarray]) -> None:
@@ -80,7 +83,7 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
 def hdbscan(args: argparse.Namespace) -> dict[str, Any]:
     from hdbscan import HDBSCAN
 
-    x = _matrix(args.rows).astype(np.float64)
+    x = read_components(SOURCE, args.rows).astype(np.float64)
     labels = []
     with step("work"), tempfile.TemporaryDirectory() as cache:
         for size in SIZES:
@@ -96,7 +99,7 @@ def hdbscan(args: argparse.Namespace) -> dict[str, Any]:
 def fast_hdbscan(args: argparse.Namespace) -> dict[str, Any]:
     from fast_hdbscan import HDBSCAN
 
-    x = _matrix(args.rows)
+    x = read_components(SOURCE, args.rows)
     # Its compiler's time is not the algorithm's.
     HDBSCAN(min_cluster_size=8, min_samples=MIN_SAMPLES - 1).fit(x[:1000])
     labels = []

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import DATA, entry, full_case, run_contender, step, write_components, write_report
+from harness import DATA, entry, full_case, read_components, run_contender, step, write_components, write_report
 
 SOURCE = DATA / "kmeans-features"
 COLUMNS = 100
@@ -28,15 +28,8 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     return {}
 
 
-def _matrix() -> np.ndarray:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(SOURCE)
-    return table["vector"].combine_chunks().values.to_numpy().reshape(table.num_rows, -1)
-
-
 def _inertias(centroids: list[np.ndarray]) -> list[float]:
-    x = _matrix()
+    x = read_components(SOURCE)
     totals = [0.0] * len(centroids)
     for start in range(0, len(x), 20_000):
         block = x[start : start + 20_000].astype(np.float64)
@@ -84,7 +77,7 @@ def sklearn(args: argparse.Namespace) -> dict[str, Any]:
     with step("work"):
         import time
 
-        x = _matrix()
+        x = read_components(SOURCE)
         for k in range(2, args.k_max + 1):
             began = time.perf_counter()
             model = KMeans(k, n_init=1, random_state=args.seed).fit(x)

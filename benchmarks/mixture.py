@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import kmeans
-from harness import entry, full_case, run_contender, step, write_report
+from harness import entry, full_case, read_components, run_contender, step, write_report
 
 #: Rows that the common start is taken from.
 START_ROWS = 20_000
@@ -33,7 +33,7 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     from sklearn.cluster import KMeans
 
     kmeans.prepare(args)
-    x = kmeans._matrix()[:START_ROWS].astype(np.float64)
+    x = read_components(kmeans.SOURCE)[:START_ROWS].astype(np.float64)
     labels = KMeans(args.components, n_init=1, random_state=args.seed).fit_predict(x)
     members = [x[labels == c] for c in range(args.components)]
     # A tenth on the diagonal: a cluster of the small modes can hold fewer rows than there are columns.
@@ -54,7 +54,7 @@ def _start() -> dict[str, np.ndarray]:
 
 def _log_likelihood(weights: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> float:
     """Mean log density per row, by solving with the Cholesky factors of the covariances."""
-    x = kmeans._matrix()
+    x = read_components(kmeans.SOURCE)
     total = 0.0
     factors = np.linalg.cholesky(covariances)
     for first in range(0, len(x), 20_000):
@@ -106,7 +106,7 @@ def sklearn(args: argparse.Namespace) -> dict[str, Any]:
     start = {f"{name}_init": array for name, array in _start().items()}
     with step("work"):
         with step("read"):
-            x = kmeans._matrix().astype(np.float64)
+            x = read_components(kmeans.SOURCE).astype(np.float64)
         with step("fit"):
             model = GaussianMixture(args.components, max_iter=args.iterations, tol=0.0, **start).fit(x)
     return _reached(model.weights_, model.means_, model.covariances_, model.n_iter_)

@@ -1,8 +1,8 @@
 """The published study of 870 models (conf/study870.yaml) on all rows of the full-size sample case, by part.
 
-    python benchmarks/study.py [--images 416314] [--conf study870.yaml]
+    python benchmarks/study.py [--images 416314] [--conf study870.yaml] [--keep]
 
-Makes the case (6.2 GB) and the lake under benchmarks/data and removes the lake again.
+Makes the case (6.2 GB) and the lake under benchmarks/data and removes the lake again, unless it is to be kept.
 """
 
 from __future__ import annotations
@@ -92,14 +92,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=416_314)
     parser.add_argument("--conf", default="study870.yaml")
+    parser.add_argument("--keep", action="store_true", help="leave the lake, and go on in one that is there")
     args = entry({"motorpool": motorpool}, parser)
     if args is None:
         return
     full_case(args.images)
-    shutil.rmtree(LAKE, ignore_errors=True)
+    if not args.keep:
+        shutil.rmtree(LAKE, ignore_errors=True)
     command = ["--images", str(args.images), "--conf", args.conf]
     outcome = run_contender(__file__, "motorpool", command, timeout=4 * 3600)
-    shutil.rmtree(LAKE, ignore_errors=True)
+    if not args.keep:
+        shutil.rmtree(LAKE, ignore_errors=True)
     stages: list[list[Any]] = [[name, seconds, peak] for name, (seconds, peak) in outcome.steps.items()]
     stages.append(["everything", outcome.seconds, outcome.peak_gib])
     result = outcome.result

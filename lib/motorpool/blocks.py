@@ -131,6 +131,15 @@ def persist(df: DataFrame) -> DataFrame:
     return df.persist(StorageLevel.MEMORY_AND_DISK)
 
 
+def to_driver(df: DataFrame, column: str) -> Iterator[bytearray]:
+    """The binary values of a table of few rows, on the driver; tasks run side by side.
+
+    `toLocalIterator` runs a job for each partition, one after the other, so rows are gathered in few partitions first.
+    """
+    for row in df.select(column).repartition(parallelism(df.sparkSession)).toLocalIterator():
+        yield row[column]
+
+
 class Tally:
     """Numbers in an array that add up: the simplest state of a fold."""
 

@@ -241,8 +241,8 @@ def _links(forest: _Forest, a: Strip, b: Strip, known: Sequence[np.ndarray]) -> 
 
 
 def _fetch(state: DataFrame, kind: str, dtype: np.dtype) -> np.ndarray:
-    rows = state.where(F.col("kind") == kind).select("data").toLocalIterator()
-    return np.concatenate([np.empty(0, dtype), *(load(r["data"]).view(dtype) for r in rows)])
+    arrays = blocks.to_driver(state.where(F.col("kind") == kind), "data")
+    return np.concatenate([np.empty(0, dtype), *(load(a).view(dtype) for a in arrays)])
 
 
 def _labeller(

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from motorpool import blocks
 from motorpool.neighbours import kernels
 from motorpool.neighbours.geometry import Rows, to_distance
 from motorpool.neighbours.search import FOUND, GAPS, IDS
@@ -249,7 +250,7 @@ def _search(
             found.append(_outgoing(b, a, cosine))
         yield a.index, _BEST, np.concatenate(found).view(np.uint8)
 
-    lists = [load(r["data"]).view(_BEST_DTYPE) for r in over_pairs(arranged, pairs, work, state).toLocalIterator()]
+    lists = [load(a).view(_BEST_DTYPE) for a in blocks.to_driver(over_pairs(arranged, pairs, work, state), "data")]
     edges = np.concatenate([np.empty(0, _BEST_DTYPE), *lists])
     left, right = np.searchsorted(ids, edges["from"]), np.searchsorted(ids, edges["to"])
     low, high = np.minimum(left, right), np.maximum(left, right)

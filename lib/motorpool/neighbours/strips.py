@@ -272,7 +272,7 @@ def _dump(array: np.ndarray) -> bytes:
     return out.getvalue()
 
 
-def load(data: bytes) -> np.ndarray:
+def load(data: bytes | bytearray) -> np.ndarray:
     """An array of a STATE row."""
     loaded: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
     return loaded
