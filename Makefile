@@ -5,16 +5,18 @@ PY := $(VENV)/bin/python
 MOTORPOOL := $(VENV)/bin/motorpool
 DEMO := demo
 IMAGES := 2000
-PYTEST_ARGS ?=
+# Two files at a time: much of a test is waiting for Spark.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help demo test setup check lint package clean
+.PHONY: help demo test notebooks setup check lint package clean
 
 help:
-	@echo "make demo     a sample case through the main job, and where to look"
-	@echo "make test     all tests that this machine can run (GPU tests need a GPU)"
-	@echo "make lint     ruff and mypy"
-	@echo "make package  dist/motorpool.zip for spark-submit --py-files, and a wheel"
-	@echo "make clean    remove the virtual environment, the demo and build products"
+	@echo "make demo       a sample case through the main job, and where to look"
+	@echo "make test       all tests that this machine can run (GPU tests need a GPU)"
+	@echo "make lint       ruff and mypy"
+	@echo "make notebooks  the demo, then the notebooks and the answers in docs/sql.md anew"
+	@echo "make package    dist/motorpool.zip for spark-submit --py-files, and a wheel"
+	@echo "make clean      remove the virtual environment, the demo and build products"
 
 demo: setup
 	rm -rf $(DEMO)
@@ -23,6 +25,10 @@ demo: setup
 
 test: setup
 	$(PY) -m pytest -rs $(PYTEST_ARGS)
+
+notebooks: demo
+	$(MOTORPOOL) run --conf notebooks/study.yaml --set case.path=$(DEMO)/case --set lake.path=$(DEMO)/lake
+	MOTORPOOL_LAKE=$(DEMO)/lake MOTORPOOL_IMAGES=$(DEMO)/case/raw_data $(PY) notebooks/build.py
 
 setup: check $(VENV)/.installed
 

@@ -17,7 +17,7 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "lib"},
     packages=find_packages("lib"),
-    package_data={"motorpool": ["py.typed"]},
+    package_data={"motorpool": ["py.typed", "report/templates/*.j2", "report/static/*"]},
     # Ranges say what the code is written for; constraints.txt pins what is tested.
     install_requires=[
         "click>=8.1",
@@ -37,10 +37,16 @@ setup(
         # Databricks and most clusters bring their own Spark, so it is an extra here.
         "spark": ["pyspark>=4.0.0,<4.1", "delta-spark>=4.0.0,<4.1"],
         "gpu": ["cuml-cu12==26.6.*", "cupy-cuda12x>=13", "spark-rapids-ml==26.6.*"],
-        "report": ["matplotlib>=3.9"],
+        # Maps of the images, and the pages and pictures of the report.
+        "report": ["jinja2>=3.1", "matplotlib>=3.9", "openTSNE>=1.0.2", "plotly>=6.0", "umap-learn>=0.5.7"],
         "dev": [
             "hdbscan>=0.8.40",
+            "impyla>=0.21",
+            "ipykernel>=6.29",
+            "nbclient>=0.10",
+            "playwright>=1.50",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff>=0.6",
             "mypy>=1.11",
             "pandas-stubs",

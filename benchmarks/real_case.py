@@ -32,7 +32,8 @@ GRIDS: list[dict[str, Any]] = [
 def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     from sklearn.metrics import adjusted_rand_score, average_precision_score
 
-    from motorpool.config import OutlierMethod, parse_config
+    from motorpool.config import CONSENSUS, VEHICLE_METHODS, OutlierMethod, parse_config
+    from motorpool.outliers.consensus import consensus
     from motorpool.stages.context import Context
     from motorpool.stages.pipeline import run_pipeline
 
@@ -62,9 +63,20 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     images = ctx.lake.read("images").select("image_id", args.outliers).toPandas().set_index("image_id")
     strange = images[args.outliers].fillna("").str.len() > 0
     precision: dict[str, dict[str, float]] = {}
-    for (features, method), of in ctx.lake.read("outliers").toPandas().groupby(["features", "method"]):
+    outliers = ctx.lake.read("outliers")
+    for (features, method), of in outliers.toPandas().groupby(["features", "method"]):
         scored = of.set_index("image_id")["score"]
         precision.setdefault(method, {})[features] = float(average_precision_score(strange.loc[scored.index], scored))
+    single = outliers.where(outliers["features"] != CONSENSUS)
+    default = [m for m in get_args(OutlierMethod) if m not in ("pca_error", *VEHICLE_METHODS)]
+    for title, methods in (
+        ("consensus of the default methods", default),
+        ("consensus of these and of vehicles", [*default, *VEHICLE_METHODS]),
+        ("consensus of vehicles", VEHICLE_METHODS),
+    ):
+        agreed = consensus(single.where(single["method"].isin(list(methods)))).toPandas()
+        scored = agreed.set_index("image_id")["score"]
+        precision[title] = {CONSENSUS: float(average_precision_score(strange.loc[scored.index], scored))}
     agreement = ctx.spark.sql("SELECT features_a, features_b, ari, nmi FROM agreement ORDER BY 1, 2").collect()
     counts = {"labelled": len(truth), "images": len(images), "outliers": int(strange.sum())}
     return {"rows": rows, "precision": precision, "agreement": [list(r) for r in agreement], **counts}

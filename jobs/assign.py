@@ -11,4 +11,6 @@ import sys
 from motorpool.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["assign", *sys.argv[1:]]))
+    # Only a failure exits: some job runners (Databricks) take status 0 for one too.
+    if status := main(["assign", *sys.argv[1:]]):
+        sys.exit(status)

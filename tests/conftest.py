@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +21,25 @@ from motorpool.blocks import to_list_array
 from motorpool.case.arrays import open_array
 from motorpool.session import build_session
 
+if TYPE_CHECKING:
+    from motorpool.stages.context import Context
+
+#: Two feature sets, density-based models, a model that must fail (300 clusters of 240 images), and every further stage.
+SAMPLE_STUDY: dict[str, Any] = {
+    "features": [
+        {"descriptor": "vdc_type", "steps": [{"pca": 10}]},
+        {"descriptor": "vdc_color", "steps": [{"pca": 10}]},
+    ],
+    "cluster": {
+        "models": [
+            {"algorithm": "kmeans", "k": [3, 5, 300]},
+            {"algorithm": "hdbscan", "min_cluster_size": 8, "features": ["vdc_type-pca10"]},
+            {"algorithm": "dbscan", "eps": "auto", "min_samples": 4, "features": ["vdc_type-pca10"]},
+        ]
+    },
+    "consensus": {"n_clusters": [3, 4]},
+    "outliers": {"methods": ["isolation_forest", "knn_distance"], "share": 0.05},
+}
 CASE = Path(__file__).resolve().parents[2] / "shared" / "case" / "IntelliVision_case"
 
 
@@ -99,6 +121,31 @@ def collect() -> Callable[[DataFrame, str], np.ndarray]:
         return np.array(table.column(column).combine_chunks().flatten()).reshape(table.num_rows, -1)
 
     return fetch
+
+
+@pytest.fixture(scope="session")
+def sample_run(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Context:
+    """A sample case of 240 photos through every stage into a Delta lake; every table has rows, and one model failed.
+
+    For reading only: the tests of a run share it.
+    """
+    # All stages and what they import: most test files need none of it.
+    from cases import run_of
+    from motorpool.case.sample import make_sample_case
+    from motorpool.stages.pipeline import run_pipeline
+
+    folder = tmp_path_factory.mktemp("sample")
+    make_sample_case(folder / "case", images=240, seed=1)
+    ctx = run_of(spark, folder / "case", folder / "lake", **SAMPLE_STUDY)
+    run_pipeline(ctx)
+    return ctx
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With several workers, one process fetches the jars first: two that fill one cache at once spoil it."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        start = "from motorpool.session import build_session; build_session().stop()"
+        subprocess.run([sys.executable, "-c", start], check=True, timeout=600)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

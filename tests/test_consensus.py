@@ -367,16 +367,16 @@ def test_what_the_config_refuses(consensus: dict[str, Any], features: int, parts
 # -- the leaderboard ---------------------------------------------------------------------------------
 
 
-def test_criteria_that_a_model_lacks_are_left_out_of_its_mean(spark: SparkSession, tmp_path: Path) -> None:
+def test_criteria_that_a_model_lacks_count_as_the_middle(spark: SparkSession, tmp_path: Path) -> None:
     """Columns: features, Calinski-Harabasz, Davies-Bouldin, vehicle agreement and the score by hand."""
     models: dict[str, tuple[str, float | None, float | None, float | None, float | None]] = {
         "a1": ("a", 9.0, 0.5, 0.9, (0.25 + 0.25 + 0.5 / 3) / 3),
         "a2": ("a", 5.0, 0.7, 0.1, (0.75 + 0.75 + 2.5 / 3) / 3),
-        "b1": ("b", 3.0, None, 0.5, (0.5 + 1.5 / 3) / 2),
+        "b1": ("b", 3.0, None, 0.5, (0.5 + 0.5 + 1.5 / 3) / 3),
         # Second of four, the others being the three above.
-        "c1": ("consensus", None, None, 0.6, 1.5 / 4),
+        "c1": ("consensus", None, None, 0.6, (0.5 + 0.5 + 1.5 / 4) / 3),
         "c2": ("consensus", None, None, None, None),
-        "c3": ("consensus", None, None, 0.95, 0.5 / 4),
+        "c3": ("consensus", None, None, 0.95, (0.5 + 0.5 + 0.5 / 4) / 3),
     }
     schema = TABLES["models"].schema
     empty: dict[str, Any] = dict.fromkeys(schema.fieldNames())
@@ -397,7 +397,8 @@ def test_criteria_that_a_model_lacks_are_left_out_of_its_mean(spark: SparkSessio
     assert every.keys() == models.keys() - {"c2"}
     for name, (_, _, score) in every.items():
         assert score == pytest.approx(models[name][4], abs=1e-4)
-    assert sorted(every, key=lambda m: every[m][0]) == ["c3", "a1", "c1", "b1", "a2"]
+    # The best agreement alone does not come before what is best by all three.
+    assert sorted(every, key=lambda m: every[m][0]) == ["a1", "c3", "c1", "b1", "a2"]
     assert (every["c3"][1], every["c1"][1]) == (1, 2)
     # Whatever the consensus models are, the others' scores and ranks among themselves stay.
     alone = board(["a1", "a2", "b1"])

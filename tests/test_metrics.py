@@ -14,7 +14,7 @@ from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score
 
 from motorpool import blocks
 from motorpool.cluster.assign import by_centroids
-from motorpool.cluster.score import score_models, vehicle_agreement
+from motorpool.cluster.score import VehicleAgreement, score_models, vehicle_agreement
 from motorpool.metrics import EXEMPLARS, ClusterSpread, ClusterSums, PairCounts, Scores
 
 
@@ -214,10 +214,12 @@ def test_agreement_through_spark_on_any_partitions(spark: SparkSession) -> None:
     try:
         for partitions in (1, 6):
             found = vehicle_agreement(frame.repartition(partitions), images, width)
-            assert found == pytest.approx(expected, abs=1e-12)
+            assert found.by_model == pytest.approx(expected, abs=1e-12)
+            named_twice = np.unique(vehicles[vehicles != None], return_counts=True)[1] > 1  # noqa: E711
+            assert found.n_vehicles == named_twice.sum()
     finally:
         spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", str(before))
-    assert vehicle_agreement(frame, images.where("vehicle_id is null"), width) == [None] * width
+    assert vehicle_agreement(frame, images.where("vehicle_id is null"), width) == VehicleAgreement([None] * width, 0)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -237,6 +239,7 @@ def test_agreement_however_the_rows_are_batched_and_split(seed: int) -> None:
         total.merge(state)
     expected = [brute_agreement(vehicles, column) for column in labels.T]
     assert total.agreement() == pytest.approx(expected, abs=1e-12)
+    assert total.n_vehicles == (np.unique(vehicles, return_counts=True)[1] > 1).sum()
 
 
 def agreement(vehicles: Sequence[str], labels: Sequence[int]) -> float | None:

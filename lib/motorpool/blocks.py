@@ -165,7 +165,8 @@ def fold(
 
     At most ``tasks`` states are made, by default one for each slot: starting a task costs more than
     several blocks. States are merged in the order of their partitions, so a repeated run adds the same
-    numbers in the same order. The driver holds two states at a time of the at most 32 it receives; when
+    numbers in the same order; on a cluster up to the last digits, since there partitions share a task by where
+    their blocks are kept. The driver holds two states at a time of the at most 32 it receives; when
     there are more, or with ``merge_on_cluster`` for large states, one further stage merges them first.
     """
     spark = df.sparkSession

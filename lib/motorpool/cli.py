@@ -1,13 +1,15 @@
-"""The command line: ``motorpool run``, each stage alone, ``sample``, ``sql``, ``export`` and ``assign``."""
+"""The command line: ``motorpool run``, each stage alone, ``sample``, ``sql``, ``export``, ``assign`` and ``serve``."""
 
 from __future__ import annotations
 
 import csv
 import json
 import logging
+import signal
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from motorpool import __version__
-from motorpool.config import CaseConfig, LakeConfig, load_config
+from motorpool.config import CaseConfig, Config, LakeConfig, ReportConfig, load_config
 from motorpool.errors import ConfigError, LakeError, MotorpoolError
 from motorpool.lake import Lake
 from motorpool.progress import SparkProgress
@@ -31,6 +33,7 @@ from motorpool.stages.assign import run_assign
 from motorpool.stages.context import Context
 from motorpool.stages.export import best_model, run_export
 from motorpool.stages.pipeline import STAGES, check_config, run_pipeline
+from motorpool.stages.report import check_report, images_root_of, write_report
 
 _ERR = Console(stderr=True)
 _OUT = Console()
@@ -88,7 +91,9 @@ def run(ctx: click.Context, conf: str, overrides: tuple[str, ...]) -> None:
     """The whole pipeline, picking up where an earlier run was stopped."""
     began = time.monotonic()
     context = _work(ctx, conf, overrides, run_pipeline, STAGES)
-    summarise(context.lake, time.monotonic() - began)
+    config = context.config
+    folder = check_report(config.lake, config.report.out) if config.report is not None else None
+    summarise(context.lake, time.monotonic() - began, folder)
 
 
 def _add_stage(name: str, stage: Callable[[Context], None]) -> None:
@@ -100,7 +105,9 @@ def _add_stage(name: str, stage: Callable[[Context], None]) -> None:
 
 
 for _name, _stage in STAGES.items():
-    _add_stage(_name, _stage)
+    # The report also works on a lake alone, and has its own command below.
+    if _name != "report":
+        _add_stage(_name, _stage)
 
 
 @cli.command()
@@ -133,13 +140,16 @@ _LAKE_OPTION = click.option("--lake", "lake_path", metavar="DIR", help="The lake
 _CONF_OPTION = click.option("--conf", metavar="FILE", help="Take the lake from a config instead (for catalogs).")
 
 
-def _open_lake(ctx: click.Context, lake_path: str | None, conf: str | None) -> Lake:
+def _open_lake(
+    ctx: click.Context, lake_path: str | None, conf: str | None, needed: Mapping[str, str] | None = None
+) -> Lake:
+    """The lake named on the command line; ``needed`` are settings that its session must be started with."""
     if (lake_path is None) == (conf is None):
         raise ConfigError("give either --lake DIR or --conf FILE")
-    settings: dict[str, str] = {}
+    settings = dict(needed or {})
     if conf is not None:
         loaded = load_config(conf)
-        config, settings = loaded.lake, loaded.spark
+        config, settings = loaded.lake, settings | loaded.spark
     else:
         config = LakeConfig(path=lake_path, format=_detect_format(str(lake_path)))
     spark = build_session(settings, delta=config.format == "delta", verbose=ctx.obj["debug"])
@@ -261,8 +271,71 @@ def assign(
     )
 
 
-def summarise(lake: Lake, seconds: float) -> None:
-    """What a run found, and what to type next."""
+@cli.command()
+@_LAKE_OPTION
+@_CONF_OPTION
+@click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="Override any key of the config.")
+@click.option("--out", metavar="DIR", help="The folder to write; `report` beside the lake by default.")
+@click.option("--images", "images_root", metavar="DIR|ZIP", help="Where the photos lie, unless the config says.")
+@click.pass_context
+def report(
+    ctx: click.Context,
+    lake_path: str | None,
+    conf: str | None,
+    overrides: tuple[str, ...],
+    out: str | None,
+    images_root: str | None,
+) -> None:
+    """Write the report as a folder: open its index.html in a browser, no network needed."""
+    if conf is None and overrides:
+        raise ConfigError("--set overrides keys of a config: give --conf FILE too")
+    if (lake_path is None) == (conf is None):
+        raise ConfigError("give either --lake DIR or --conf FILE")
+    config = load_config(conf, overrides) if conf is not None else None
+    lake_config = config.lake if config else LakeConfig(path=lake_path, format=_detect_format(str(lake_path)))
+    settings = (config.report if config else None) or ReportConfig()
+    # Before Spark starts.
+    folder = check_report(lake_config, out if out is not None else settings.out)
+    root = images_root or (images_root_of(config) if config else None)
+    seed = config.seed if config else Config.model_fields["seed"].default
+    spark = build_session(config.spark if config else {}, delta=lake_config.format == "delta", verbose=ctx.obj["debug"])
+    with SparkProgress(spark, _ERR):
+        done = write_report(Lake(spark, lake_config), settings, folder, root, seed)
+    click.echo(
+        f"{folder / 'index.html'}: {done.n_bytes / 1e6:.1f} MB, {done.n_points:,} images on maps, "
+        f"{done.n_photos - done.n_unreadable:,} photos, {done.seconds:.0f} s"
+    )
+
+
+@cli.command()
+@_LAKE_OPTION
+@_CONF_OPTION
+@click.option("--port", type=click.IntRange(1, 65535), default=10000, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Loopback: clients of this machine only.")
+@click.pass_context
+def serve(ctx: click.Context, lake_path: str | None, conf: str | None, port: int, host: str) -> None:
+    """Answer SQL from JDBC and HiveServer2 clients until Ctrl-C. There is no authentication, and clients can write."""
+    from motorpool.serve import check_address, serving, session_settings
+
+    check_address(host, port)
+    # Whoever manages services ends them with this signal; as Ctrl-C it leaves nothing behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="motorpool-serve-", ignore_cleanup_errors=True) as folder:
+        scratch = Path(folder)
+        try:
+            lake = _open_lake(ctx, lake_path, conf, session_settings(scratch))
+            with serving(lake, host, port, scratch) as server:
+                url = server.address.url
+                click.echo(f"{lake}: {', '.join(server.tables)}")
+                click.echo(f"Serving SQL on {url}; Ctrl-C stops it. From another terminal:")
+                click.echo(f'  beeline -u {url} -e "SELECT * FROM leaderboard LIMIT 10"')  # noqa: S608 (shown)
+                server.wait()
+        except KeyboardInterrupt:
+            click.echo("Stopped.", err=True)
+
+
+def summarise(lake: Lake, seconds: float, report_folder: Path | None = None) -> None:
+    """What a run found, what to look at, and what to type next."""
     best = best_model(lake)
     counts = lake.read("models").groupBy("status").count().collect()
     by_status = {r["status"]: r["count"] for r in counts}
@@ -294,6 +367,9 @@ def summarise(lake: Lake, seconds: float) -> None:
         f"{best['features']}.",
         soft_wrap=True,
     )
+    if report_folder is not None:
+        page = report_folder / "index.html"
+        _OUT.print(f"\nOpen in a browser: {page}", soft_wrap=True, highlight=False, markup=False)
     _OUT.print("\nType next:", style="bold")
     counts_by_cluster = (
         "SELECT cluster, count(*) AS photos, count(DISTINCT vehicle_id) AS vehicles FROM assignments "  # noqa: S608 (shown)

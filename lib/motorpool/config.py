@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -11,12 +13,24 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from motorpool.errors import ConfigError
-from motorpool.features.spec import FeatureSet, Part, Step, default_name, parse_step
+from motorpool.features.spec import (
+    FIT_SHARE,
+    FeatureSet,
+    Part,
+    Step,
+    check_vehicle_steps,
+    default_name,
+    parse_step,
+)
 from motorpool.grids import ALGORITHMS, Counts, Grid, Name, Section, check_name
 
 OutlierMethod = Literal[
-    "isolation_forest", "knn_distance", "lof", "pca_error", "dbscan_noise", "glosh", "mixture_density"
-]
+    "isolation_forest", "knn_distance", "lof", "pca_error", "dbscan_noise", "glosh", "mixture_density", "odd_one_out",
+    "stray_groups",
+]  # fmt: skip
+#: Methods that compare a photo with the others of its vehicle.
+VEHICLE_METHODS = ("odd_one_out", "stray_groups")
+ProjectionMethod = Literal["pca", "umap", "tsne"]
 #: Stands for feature set and method where ``outliers`` holds what all of them agree on.
 CONSENSUS = "consensus"
 DEFAULT_VEHICLE_PATTERN = r"^(?:.*/)?veriwild/[^/]+/([^/]+)/[^/]+$"
@@ -31,6 +45,12 @@ def _parse_steps(value: Any) -> Any:
 Steps = Annotated[tuple[Step, ...], BeforeValidator(_parse_steps)]
 
 
+def _count_or_all(value: Any) -> Any:
+    if value != "all" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise ValueError(f"{value!r}: expected how many, 0 or more, or 'all'")
+    return value
+
+
 class CaseConfig(Section):
     """Where the images and descriptors lie: a case folder, or its parts one by one."""
 
@@ -41,7 +61,18 @@ class CaseConfig(Section):
     attributes: str | None = None
     #: Regular expression on the forward-slash path whose first group is the vehicle; null: no vehicles.
     vehicle_pattern: str | None = DEFAULT_VEHICLE_PATTERN
+    #: Instead of the pattern: the column of the attributes file that names what photos show (a vehicle, a track, ...).
+    vehicle_column: str | None = Field(default=None, min_length=1)
     on_bad_rows: Literal["refuse", "drop"] = "refuse"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name_of_vehicles(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("vehicle_column") is None:
+            return data
+        if data.get("vehicle_pattern") is not None:
+            raise ValueError("give either `vehicle_pattern` or `vehicle_column`: one of them names the vehicles")
+        return {**data, "vehicle_pattern": None}
 
     @model_validator(mode="after")
     def _check(self) -> CaseConfig:
@@ -103,6 +134,7 @@ class FeatureSetConfig(Section):
             raise ValueError("give either `descriptor` or `join`")
         if self.join and len({p.descriptor for p in self.join}) < len(self.join):
             raise ValueError("`join` names a descriptor twice")
+        check_vehicle_steps(tuple(Part(p.descriptor, p.steps) for p in self.join or []), self.steps)
         try:
             self.to_feature_set()
         except ValueError as exc:
@@ -116,6 +148,15 @@ class FeatureSetConfig(Section):
             parts = (Part(str(self.descriptor)),)
         name = self.name or default_name(parts, self.steps)
         return FeatureSet(check_name(name), parts, self.steps)
+
+
+class VehiclesConfig(Section):
+    """How the steps `vehicle_whiten`, `vehicle_mean` and `vehicle_residual` of feature sets see vehicles."""
+
+    #: The share of the vehicles, chosen by hash, that steps are fitted on; agreement is then measured on the others.
+    fit_share: float = Field(default=FIT_SHARE, gt=0, lt=1)
+    #: The table `vehicles` has the labels in so many of the best models of each feature set; 0 for no such table.
+    models_per_features: Annotated[int | Literal["all"], BeforeValidator(_count_or_all)] = 3
 
 
 class ClusterConfig(Section):
@@ -153,12 +194,14 @@ class ConsensusConfig(Section):
 class OutlierConfig(Section):
     """Which images fit in nowhere: methods by name, on the named feature sets (all by default)."""
 
-    #: All but pca_error by default: on labelled cases it made the consensus worse.
+    #: By default all but pca_error, which made the consensus worse on labelled cases, and those that need vehicles.
     methods: list[OutlierMethod] = Field(
-        default_factory=lambda: [m for m in get_args(OutlierMethod) if m != "pca_error"], min_length=1
+        default_factory=lambda: [m for m in get_args(OutlierMethod) if m not in ("pca_error", *VEHICLE_METHODS)],
+        min_length=1,
     )
     features: list[Name] | None = None
-    #: Neighbours that knn_distance and lof look at. Outliers come in small groups of their own, so few would do harm.
+    #: Neighbours that knn_distance, lof and stray_groups look at. Outliers come in small groups of their own, so few
+    #: would do harm.
     k: int = Field(default=50, ge=1, le=1000)
     #: The share of images with the highest scores that a method calls outliers.
     share: float = Field(default=0.02, gt=0, lt=1)
@@ -168,6 +211,81 @@ class OutlierConfig(Section):
         if len(set(self.methods)) < len(self.methods):
             raise ValueError("`methods` names a method twice")
         return self
+
+
+class ProjectionConfig(Section):
+    """Maps of all images: methods by name, to two or three dimensions, of the named feature sets (all by default)."""
+
+    methods: list[ProjectionMethod] = Field(default=["pca", "umap"], min_length=1)
+    dims: list[Literal[2, 3]] = Field(default=[2], min_length=1)
+    features: list[Name] | None = None
+    #: Images that umap and tsne lay out: all where there are no more; the others are placed by their neighbours.
+    sample: int = Field(default=20_000, ge=100, le=100_000)
+    #: Neighbours that umap keeps together, the image itself among them.
+    n_neighbors: int = Field(default=15, ge=2, le=200)
+    #: Neighbours that an image has in t-SNE, roughly; it looks at three times as many.
+    perplexity: float = Field(default=30.0, ge=2, le=200)
+
+    @model_validator(mode="after")
+    def _check(self) -> ProjectionConfig:
+        for key in ("methods", "dims", "features"):
+            values = getattr(self, key) or []
+            twice = [v for v in values if values.count(v) > 1]
+            if twice:
+                raise ValueError(f"`{key}` names {twice[0]!r} twice")
+        for key, needed in (("n_neighbors", self.n_neighbors), ("perplexity", math.ceil(3 * self.perplexity))):
+            if needed >= self.sample:
+                raise ValueError(
+                    f"{key} = {getattr(self, key):g} looks at {needed} neighbours, and `sample` is {self.sample}: "
+                    f"lower {key}, or raise the sample above {needed}"
+                )
+        return self
+
+    def check_widths(self, sets: Iterable[FeatureSet]) -> None:
+        """ValueError for a feature set whose last pca or svd keeps fewer columns than a map has dimensions."""
+        for fs in sets:
+            kept = [s.param for s in fs.steps if s.kind in ("pca", "svd") and isinstance(s.param, int)]
+            if kept and kept[-1] < max(self.dims) and (self.features is None or fs.name in self.features):
+                raise ValueError(
+                    f"projections.dims: {max(self.dims)} dimensions of {fs.name!r}, which keeps {kept[-1]} column(s): "
+                    "lower projections.dims, or leave it out of projections.features"
+                )
+
+
+def _ids_or_count(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and value:
+        return tuple(dict.fromkeys(check_name(item) if isinstance(item, str) else _no_id(item) for item in value))
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 100:
+        raise ValueError(f"{value!r}: expected a list of model ids, or how many models, 0 to 100")
+    return value
+
+
+def _no_id(value: Any) -> str:
+    raise ValueError(f"{value!r}: expected the id of a model as text: put it in quotes")
+
+
+class ReportConfig(Section):
+    """What the report shows, and how much of it: the folder stays below some 50 MB whatever the number of images."""
+
+    #: Models whose clusters get titles, descriptions and members: their ids, or so many of the best models, one of each
+    #: feature set.
+    models: Annotated[tuple[str, ...] | int, BeforeValidator(_ids_or_count)] = 12
+    #: Images of each kind (exemplar, typical, borderline) that are kept for each cluster.
+    members: int = Field(default=12, ge=1, le=100)
+    #: Photos of each cluster whose appearance is measured, of all clusters of a model at most 20,000; 0 for none.
+    sample: int = Field(default=200, ge=0, le=5_000)
+    #: A YAML file of titles and descriptions that people give: model_id: {cluster: {title: ..., description: ...}}.
+    titles: str | None = Field(default=None, min_length=1)
+    #: The folder to write: `report` beside the lake by default.
+    out: str | None = Field(default=None, min_length=1)
+    #: Images on the maps, drawn at random.
+    points: int = Field(default=20_000, ge=100, le=50_000)
+    #: Images on the maps whose photo can be seen: 1 to 3 KB each.
+    thumbnails: int = Field(default=8_000, ge=0, le=20_000)
+    #: Clusters with a card, over the best models of all feature sets: up to 60 KB each.
+    cards: int = Field(default=100, ge=1, le=1_000)
+    #: Outliers of the consensus with their photo; of each other method 12 at most.
+    outliers: int = Field(default=48, ge=1, le=500)
 
 
 def _spark_setting(key: Any, value: Any) -> tuple[str, Any]:
@@ -183,9 +301,12 @@ class Config(Section):
     case: CaseConfig | None = None
     lake: LakeConfig
     features: list[FeatureSetConfig] = Field(default_factory=list)
+    vehicles: VehiclesConfig = VehiclesConfig()
     cluster: ClusterConfig = ClusterConfig()
     consensus: ConsensusConfig | None = None
     outliers: OutlierConfig | None = None
+    projections: ProjectionConfig | None = None
+    report: ReportConfig | None = None
     accelerator: Literal["auto", "cpu"] = "auto"
     seed: int = Field(default=42, ge=0, lt=2**31)
     spark: dict[str, str] = Field(default_factory=dict)
@@ -210,14 +331,18 @@ class Config(Section):
         }
         asked["consensus"] = self.consensus.features if self.consensus else None
         asked["outliers"] = self.outliers.features if self.outliers else None
+        asked["projections"] = self.projections.features if self.projections else None
         for key, wanted in asked.items():
             unknown = [n for n in wanted or [] if n not in names]
             if unknown:
                 raise ValueError(
                     f"{key}.features: {unknown[0]!r} is no feature set of this config: {', '.join(names) or 'none'}"
                 )
+        if self.projections is not None:
+            self.projections.check_widths(self.feature_sets)
+        self._check_vehicle_methods()
         if self.consensus is not None:
-            sets = self.consensus.features if self.consensus.features is not None else names
+            sets = self.consensus.features if self.consensus.features is not None else self.consensus_features
             if len(sets) * self.consensus.models_per_features < 2:
                 raise ValueError(
                     f"consensus: {len(sets)} feature sets with models_per_features = "
@@ -226,9 +351,23 @@ class Config(Section):
                 )
         return self
 
+    def _check_vehicle_methods(self) -> None:
+        """ValueError for outlier methods that compare the photos of a vehicle, in a case that names no vehicles."""
+        asked = [m for m in (self.outliers.methods if self.outliers else []) if m in VEHICLE_METHODS]
+        if asked and self.case and self.case.vehicle_pattern is None and self.case.vehicle_column is None:
+            raise ValueError(
+                f"outliers.methods: {asked[0]} needs to know which photos show the same vehicle: give "
+                "case.vehicle_pattern or case.vehicle_column, or leave the method out"
+            )
+
     @property
     def feature_sets(self) -> list[FeatureSet]:
-        return [item.to_feature_set() for item in self.features]
+        return [replace(item.to_feature_set(), fit_share=self.vehicles.fit_share) for item in self.features]
+
+    @property
+    def consensus_features(self) -> list[str]:
+        """The feature sets of a consensus that names none: all but those of what differs within vehicles."""
+        return [features.name for features in self.feature_sets if features.vehicle_part != "within"]
 
     def require_case(self) -> CaseConfig:
         if self.case is None:

@@ -25,3 +25,7 @@ class LakeError(MotorpoolError):
 
 class EnvironmentMissingError(MotorpoolError):
     """Java, a jar or a library is missing or does not fit."""
+
+
+class TaskMemoryError(MotorpoolError):
+    """A task was ended, on every executor that tried it, because memory ran out."""

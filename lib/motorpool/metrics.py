@@ -147,12 +147,14 @@ class PairCounts:
     """How often two photos of one vehicle share a cluster, for several models at once.
 
     Rows must come with all photos of a vehicle in a row; only the vehicle at hand is remembered, as one
-    count per model and cluster, however many photos it has. Noise shares a cluster with nothing.
+    count per model and cluster, however many photos it has. Noise shares a cluster with nothing. ``n_vehicles``
+    counts those with two photos or more, once `agreement` was asked: the only ones that can agree.
     """
 
     def __init__(self, n_models: int) -> None:
         self.n_models = n_models
         self.n = 0
+        self.n_vehicles = 0
         self.vehicle_pairs = 0
         self.same_pairs = np.zeros(n_models, np.int64)
         self.sizes: list[dict[int, int]] = [{} for _ in range(n_models)]
@@ -172,6 +174,7 @@ class PairCounts:
         # The first run may go on from the batch before, and the last one into the batch behind: both pass
         # through the open counts, whatever lies between is counted at once.
         inner = lengths[1:last]
+        self.n_vehicles += int((inner > 1).sum())
         self.vehicle_pairs += int((inner * (inner - 1) // 2).sum())
         for model in range(self.n_models):
             found = labels[:, model] >= 0
@@ -192,6 +195,7 @@ class PairCounts:
             self._open, self._open_n = vehicles[-1], int(lengths[last])
 
     def _close(self) -> None:
+        self.n_vehicles += self._open_n > 1
         self.vehicle_pairs += self._open_n * (self._open_n - 1) // 2
         for model, counts in enumerate(self._open_counts):
             self.same_pairs[model] += sum(c * (c - 1) // 2 for c in counts.values())
@@ -202,6 +206,7 @@ class PairCounts:
         self._close()
         other._close()
         self.n += other.n
+        self.n_vehicles += other.n_vehicles
         self.vehicle_pairs += other.vehicle_pairs
         self.same_pairs += other.same_pairs
         for mine, theirs in zip(self.sizes, other.sizes, strict=True):

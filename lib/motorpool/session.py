@@ -78,7 +78,8 @@ def build_session(
         _check_delta(active, delta)
         return active
     builder = SparkSession.builder.appName(app)
-    submitted = "PYSPARK_GATEWAY_PORT" in os.environ
+    # Databricks starts Spark before a job's program, as spark-submit does.
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ or "DATABRICKS_RUNTIME_VERSION" in os.environ
     defaults = dict(_ALWAYS)
     if not submitted:
         check_java()

@@ -108,6 +108,12 @@ def _split_query(path: str) -> tuple[str, str]:
     return base, mark + query
 
 
+def local_path(path: str) -> str | None:
+    """Where `path` lies on this machine's disks and mounts; None for what lies in a store."""
+    system, inner = _resolve(path)
+    return inner if isinstance(system, fs.LocalFileSystem) else None
+
+
 @lru_cache(maxsize=256)  # finding a bucket's region costs a network round trip
 def _resolve(path: str) -> tuple[fs.FileSystem, str]:
     """The file system `path` lies on, and its path there."""

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from motorpool.case.files import redact
 from motorpool.case.folder import Case
-from motorpool.case.tables import read_attributes
+from motorpool.case.tables import read_attributes, read_header
 from motorpool.errors import CaseError, ConfigError
 
 log = logging.getLogger(__name__)
@@ -44,13 +44,39 @@ def check_paths(paths: DataFrame, images_paths: str) -> tuple[int, str]:
     return int(row["n"]), str(row["sum"])
 
 
-def read_images(paths: DataFrame, case: Case, vehicle_pattern: str | None) -> DataFrame:
+def check_vehicle_column(case: Case, column: str | None) -> None:
+    """CaseError where the attributes file lacks the `column` that is to name the vehicles."""
+    if column is None:
+        return
+    if case.attributes is None:
+        raise CaseError(
+            f"case.vehicle_column {column!r}: the case has no attributes file, where it would be: name one as "
+            "case.attributes"
+        )
+    names = read_header(case.attributes)
+    if column not in names:
+        raise CaseError(
+            f"{redact(case.attributes)}: has no column {column!r}, which case.vehicle_column names; it has "
+            f"{', '.join(names)}"
+        )
+    if column in ("path", "paths"):
+        raise CaseError(
+            f"case.vehicle_column {column!r}: the path names the image, which is no vehicle with several of them; "
+            f"{redact(case.attributes)} has {', '.join(names)}"
+        )
+
+
+def read_images(
+    paths: DataFrame, case: Case, vehicle_pattern: str | None, vehicle_column: str | None = None
+) -> DataFrame:
     """``image_id, path, vehicle_id`` of `paths` (``image_id, path``) and the columns of the attributes file.
 
     A vehicle is the first group of `vehicle_pattern` (a regular expression that Python and Java take) in the path,
-    null where there is none; without a pattern it is what the attributes say. Raises CaseError for attributes that
-    name an image twice or none of the case, ConfigError for a pattern that Java does not take.
+    null where there is none; without a pattern it is what the attributes say in `vehicle_column`, by default in
+    ``vehicle_id``. Raises CaseError for attributes that name an image twice or none of the case, or that lack the
+    column, ConfigError for a pattern that Java does not take.
     """
+    check_vehicle_column(case, vehicle_column)
     attributes = read_attributes(paths.sparkSession, case.attributes) if case.attributes else None
     if vehicle_pattern is not None:
         # Java names a group differently, and only numbers matter here.
@@ -63,7 +89,11 @@ def read_images(paths: DataFrame, case: Case, vehicle_pattern: str | None) -> Da
     if attributes is None:
         return images
     _check_attributes(attributes, paths, str(case.attributes))
-    if "vehicle_id" in attributes.columns:
+    if vehicle_column is not None:
+        # Whatever else is called vehicle_id gives way to the column that was asked for.
+        attributes = attributes.withColumn("vehicle_id", F.col(f"`{vehicle_column}`"))
+        images = images.drop("vehicle_id")
+    elif "vehicle_id" in attributes.columns:
         # The path tells the vehicle where a pattern is set; without one the attributes may.
         if vehicle_pattern is None:
             images = images.drop("vehicle_id")
@@ -71,6 +101,8 @@ def read_images(paths: DataFrame, case: Case, vehicle_pattern: str | None) -> Da
             attributes = attributes.drop("vehicle_id")
     others = [c for c in attributes.columns if c not in ("path", "vehicle_id")]
     joined = images.join(attributes, on="path", how="left")
+    if vehicle_column is not None:
+        _warn_of_missing(joined, f"case.vehicle_column {vehicle_column!r} names")
     return joined.select("image_id", "path", "vehicle_id", *(f"`{c}`" for c in others)).orderBy("image_id")
 
 
@@ -78,17 +110,21 @@ def _report_vehicles(images: DataFrame, pattern: str | None) -> None:
     if pattern is None:
         return
     try:
-        row = images.agg(F.count("vehicle_id").alias("known"), F.count("*").alias("n")).first()
+        _warn_of_missing(images, f"case.vehicle_pattern {pattern!r} finds")
     except PySparkException as exc:
         if "INVALID_PARAMETER_VALUE.PATTERN" not in str(exc):
             raise
         raise ConfigError(
             f"case.vehicle_pattern: {pattern!r}: Spark runs it as a Java regular expression, and Java does not take it"
         ) from exc
+
+
+def _warn_of_missing(images: DataFrame, who: str) -> None:
+    row = images.agg(F.count("vehicle_id").alias("known"), F.count("*").alias("n")).first()
     if row and row["known"] < row["n"]:
         log.warning(
-            "ingest: case.vehicle_pattern %r finds no vehicle in %s of %s paths; their vehicle_id is null",
-            pattern,
+            "ingest: %s no vehicle in %s of %s paths; their vehicle_id is null",
+            who,
             f"{row['n'] - row['known']:,}",
             f"{row['n']:,}",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Generic
 
 import pyarrow as pa
@@ -71,11 +72,22 @@ def _group(sizes: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def vehicle_agreement(wide_labels: DataFrame, images: DataFrame, n_models: int) -> list[float | None]:
-    """Agreement of each model with the vehicles (see PairCounts), over the photos that have one.
+@dataclass(frozen=True)
+class VehicleAgreement:
+    """Agreement of several models with the vehicles (`PairCounts.agreement`), None where it is not defined.
+
+    ``n_vehicles``: how many vehicles with two photos or more it was measured on.
+    """
+
+    by_model: list[float | None]
+    n_vehicles: int
+
+
+def vehicle_agreement(wide_labels: DataFrame, images: DataFrame, n_models: int) -> VehicleAgreement:
+    """Agreement of each model with the vehicles (see PairCounts), over the photos of ``images`` that have one.
 
     ``wide_labels`` has image_id and ``clusters`` (one element per model), ``images`` has a unique image_id
-    and vehicle_id. One shuffle of the labels, none of the vectors.
+    and vehicle_id; images that either lacks count nowhere. One shuffle of the labels, none of the vectors.
     """
     vehicles = images.where(F.col("vehicle_id").isNotNull()).select("image_id", "vehicle_id")
     by_vehicle = (
@@ -91,4 +103,6 @@ def vehicle_agreement(wide_labels: DataFrame, images: DataFrame, n_models: int) 
             labels = batch.column("clusters").flatten().to_numpy(zero_copy_only=False).reshape(len(batch), -1)
             state.update(batch.column("vehicle_id").to_numpy(zero_copy_only=False), labels)
 
-    return blocks.fold(by_vehicle, lambda: PairCounts(n_models), add).agreement()
+    counts = blocks.fold(by_vehicle, lambda: PairCounts(n_models), add)
+    by_model = counts.agreement()
+    return VehicleAgreement(by_model, counts.n_vehicles)

@@ -10,13 +10,17 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
 from motorpool import blocks
 from motorpool.blocks import Batches
+from motorpool.features.holdout import seen
 from motorpool.features.moments import Moments, Stats
 from motorpool.features.program import FittedPart, Op, Program, apply_ops
+from motorpool.features.scatter import Scatter
 from motorpool.features.spec import FeatureSet, Step
 from motorpool.features.steps import Spectrum, fit_step, needs
+from motorpool.features.vehicles import Vehicles, apply_group, scatter
 from motorpool.sampling import RowSample
 
 log = logging.getLogger(__name__)
@@ -32,7 +36,7 @@ Rows = Iterator[tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A feature set with its numbers; ``spectrum`` is that of its last pca or svd step."""
+    """A feature set with its numbers; ``spectrum`` is that of its last pca, svd or vehicle_whiten step."""
 
     spec: FeatureSet
     program: Program
@@ -48,6 +52,7 @@ class _Chain:
     source: str
     parts: tuple[FittedPart, ...]
     steps: tuple[Step, ...]
+    fit_share: float
     stats: Stats | None = None
     ops: list[Op] = field(default_factory=list)
     sample: np.ndarray | None = None
@@ -59,7 +64,13 @@ class _Chain:
 
     def key(self, n_steps: int) -> str:
         """Names the output of the first steps: equal keys mean equal numbers."""
-        return " | ".join([self.source, *map(str, self.steps[:n_steps])])
+        names = [f"{s} on {self.fit_share!r}" if s.kind == "vehicle_whiten" else str(s) for s in self.steps[:n_steps]]
+        return " | ".join([self.source, *names])
+
+    @property
+    def keys(self) -> list[str]:
+        """The names of the outputs of the operations fitted so far, the chain's input first."""
+        return [self.key(n) for n in range(len(self.ops) + 1)]
 
 
 class Fitter:
@@ -70,23 +81,30 @@ class Fitter:
     the raw columns hold all they need. ``clip`` and ``robust`` take one more pass each (a sample), and so
     does the first step that needs moments after ``clip``, ``l2`` or a join of such parts; chains that begin
     alike share these. What follows a projection is fitted on the projected vectors, which are kept on the
-    executors and computed once.
+    executors and computed once. ``vehicle_whiten`` takes a pass over the vehicles that are `seen`, and what follows
+    ``vehicle_mean`` or ``vehicle_residual`` is fitted on their result, kept likewise; best behind a projection, since
+    these steps pass twice over their input.
 
-    Driver memory: a few float64 matrices of d x d, d being the columns of all descriptors together, and one
-    sample of at most 128 MiB. Use as a context manager: leaving it drops what was kept.
+    ``vehicles`` says which vehicle each image shows; sets that use vehicles need it. Driver memory: a few float64
+    matrices of d x d, d being the columns of all descriptors together, and one sample of at most 128 MiB. Use as a
+    context manager: leaving it drops what was kept.
     """
 
-    def __init__(self, wide: DataFrame, sets: Sequence[FeatureSet], seed: int) -> None:
+    def __init__(
+        self, wide: DataFrame, sets: Sequence[FeatureSet], seed: int, vehicles: Vehicles | None = None
+    ) -> None:
         self.wide = wide
         self.sets = list(sets)
         self.seed = seed
+        self.vehicles = vehicles
         self.descriptors = tuple(c for c in wide.columns if c != "image_id")
         self.n_passes = 0
         self._raw: Stats | None = None
         self._widths: dict[str, int] = {}
         self._fits: dict[str, tuple[Op, Spectrum | None]] = {}
         self._measured: dict[str, Stats] = {}
-        self._bases: dict[str, str] = {}
+        self._scatters: dict[tuple[str, float], Scatter] = {}
+        self._keys: dict[str, list[str]] = {}
         self._kept: dict[str, DataFrame] = {}
 
     def __enter__(self) -> Fitter:
@@ -100,7 +118,14 @@ class Fitter:
     # -- fitting -----------------------------------------------------------------------------------
 
     def fit(self) -> list[Fitted]:
-        """Fit every set. Raises CaseError when a step asks for more components than the data have."""
+        """Fit every set.
+
+        Raises CaseError when a step asks for more components than the data have, or vehicles do not tell what a step
+        wants to know; ValueError without rows, or without vehicles where a set uses them.
+        """
+        asking = [s.name for s in self.sets if s.uses_vehicles]
+        if asking and self.vehicles is None:
+            raise ValueError(f"feature set {asking[0]} looks at vehicles, and none are given")
         row = self.wide.first()
         if row is None:
             raise ValueError("there are no rows to fit on")
@@ -120,6 +145,7 @@ class Fitter:
                 part.descriptor,
                 raw,
                 part.steps,
+                spec.fit_share,
                 self._select([part.descriptor]),
             )
             self._run(chain)
@@ -127,26 +153,28 @@ class Fitter:
             sources.append(f"({chain.key(len(part.steps))}) x {part.weight!r}")
             spectrum = chain.spectrum
         joined = tuple(parts)
-        tail = _Chain(f"feature set {spec.name}", " + ".join(sources), joined, spec.steps, self._join(joined))
+        where, source = f"feature set {spec.name}", " + ".join(sources)
+        tail = _Chain(where, source, joined, spec.steps, spec.fit_share, self._join(joined))
         self._run(tail)
         if tail.spectrum or len(parts) > 1:
             spectrum = tail.spectrum
-        projections = [i for i, op in enumerate(tail.ops) if op.kind == "project"]
-        self._bases[spec.name] = tail.key(projections[0] + 1) if projections else ""
-        zeros = [np.zeros((1, self._widths[d]), np.float32) for d in tail.program.descriptors]
-        return Fitted(spec, tail.program, tail.program.apply(zeros).shape[1], spectrum)
+        self._keys[spec.name] = tail.keys
+        n_features = tail.program.width([self._widths[d] for d in tail.program.descriptors])
+        return Fitted(spec, tail.program, n_features, spectrum)
 
     def _run(self, chain: _Chain) -> None:
         """Fit step by step, with a pass for each thing that the statistics at hand do not tell."""
         for index, step in enumerate(chain.steps):
             key = chain.key(index + 1)
             if key not in self._fits:
-                need = needs(step)
+                need, spread = needs(step), None
                 if need == "sample":
                     chain.sample = self._sample(chain)
+                elif need == "vehicles":
+                    spread = self._scatter(chain)
                 elif need != "nothing" and (chain.stats is None or (need == "range" and chain.stats.min is None)):
                     chain.stats = self._measure(chain, chain.key(index))
-                self._fits[key] = fit_step(step, chain.stats, chain.sample, chain.where)
+                self._fits[key] = fit_step(step, chain.stats, chain.sample, chain.where, spread)
             op, spectrum = self._fits[key]
             chain.ops.append(op)
             chain.stats, chain.sample = op.push(chain.stats), None
@@ -188,6 +216,17 @@ class Fitter:
 
         return self._fold(program, chain, Moments, update).stats()
 
+    def _scatter(self, chain: _Chain) -> Scatter:
+        """The scatter of the vehicles that the chain's steps are fitted on, taken once for all chains alike."""
+        key = chain.key(len(chain.ops)), chain.fit_share
+        if key not in self._scatters:
+            assert self.vehicles is not None
+            self.n_passes += 1
+            chosen = self.vehicles.df.where(seen(F.col("vehicle_id"), chain.fit_share))
+            vectors = self._stream(chain.program, chain.keys)
+            self._scatters[key] = scatter(self.vehicles.attach(vectors, chosen))
+        return self._scatters[key]
+
     def _sample(self, chain: _Chain) -> np.ndarray:
         width = sum(self._widths[p.descriptor] for p in chain.parts)
         size, seed = min(SAMPLE_ROWS, SAMPLE_VALUES // width), self.seed
@@ -205,9 +244,7 @@ class Fitter:
         update: Callable[[S, np.ndarray, np.ndarray], None],
     ) -> S:
         self.n_passes += 1
-        done = [i for i, op in enumerate(program.ops) if op.kind == "project"]
-        base = chain.key(done[0] + 1) if chain and done else ""
-        df, rows = self._source(program, base)
+        df, rows = self._source(program, chain.keys if chain else [""])
 
         def add(state: S, batch: pa.RecordBatch) -> None:
             for ids, x in rows(batch):
@@ -215,59 +252,98 @@ class Fitter:
 
         return blocks.fold(df, start, add, merge_on_cluster=True)
 
-    def _source(self, program: Program, base: str) -> tuple[DataFrame, Callable[[pa.RecordBatch], Rows]]:
-        """Where a program's output comes from: the raw columns, or a projection that is kept as ``base``."""
-        if not base:
-            names = program.descriptors
+    def _source(
+        self, program: Program, keys: Sequence[str], *, keep: bool = True
+    ) -> tuple[DataFrame, Callable[[pa.RecordBatch], Rows]]:
+        """Where a program's output comes from: the raw columns, or what some of its operations have left.
 
-            def from_raw(batch: pa.RecordBatch) -> Rows:
-                raw = [blocks.to_matrix(batch.column(name)) for name in names]
-                yield blocks.batch_ids(batch), program.apply(raw)
-
-            return self.wide.select("image_id", *(f"`{d}`" for d in names)), from_raw
-        projections = [i for i, op in enumerate(program.ops) if op.kind == "project"]
-        cut = projections[0] + 1
-        if base not in self._kept:
-            projected = self._stream(Program(program.parts, program.ops[:cut]), "")
-            self._kept[base] = blocks.persist(blocks.gather(projected))
-        rest = program.ops[cut:]
+        ``keys`` names the output after each number of operations. With ``keep`` what is passed over again is kept
+        under its name; without, only what is kept already is used, and the result of a vehicle operation, which no row
+        has for itself.
+        """
+        cut = _kept_until(program.ops)
+        first, rest = Program(program.parts, program.ops[:cut]), program.ops[cut:]
 
         def from_kept(batch: pa.RecordBatch) -> Rows:
             for ids, x in blocks.block_arrays(batch):
                 yield ids, apply_ops(rest, x)
 
-        return self._kept[base], from_kept
+        if cut and (keep or keys[cut] in self._kept):
+            if keys[cut] not in self._kept:
+                self._kept[keys[cut]] = blocks.persist(blocks.gather(self._vectors(first, keys)))
+            return self._kept[keys[cut]], from_kept
+        if first.groups:
+            return self._vectors(first, keys), _applying(Program((FittedPart("vector", ()),), rest))
+        return self._raw_columns(program.descriptors), _applying(program)
+
+    def _vectors(self, program: Program, keys: Sequence[str]) -> DataFrame:
+        """The output of a program that ends where it is kept: ``image_id, vector``."""
+        if not program.groups:
+            return _streamed(self._raw_columns(program.descriptors), _applying(program))
+        assert self.vehicles is not None
+        before = Program(program.parts, program.ops[:-1])
+        return apply_group(self._stream(before, keys), self.vehicles, program.ops[-1].kind)
+
+    def _raw_columns(self, descriptors: Sequence[str]) -> DataFrame:
+        return self.wide.select("image_id", *(f"`{d}`" for d in descriptors))
 
     # -- applying ----------------------------------------------------------------------------------
 
     def transform(self, fitted: Fitted) -> DataFrame:
-        """The feature set's vectors: ``image_id BIGINT, vector ARRAY<FLOAT>``."""
-        base = self._bases[fitted.spec.name]
-        shared = list(self._bases.values()).count(base) > 1 or base in self._kept
-        return self._stream(fitted.program, base if shared else "")
+        """The feature set's vectors: ``image_id BIGINT, vector ARRAY<FLOAT>``.
 
-    def _stream(self, program: Program, base: str) -> DataFrame:
-        df, rows = self._source(program, base)
+        One for every image of ``wide`` (with a vehicle's residual: for those that have one, see `apply_group`).
+        """
+        keys = self._keys[fitted.spec.name]
+        cut = _kept_until(fitted.program.ops)
+        users = [k for k in self._keys.values() if len(k) > cut and k[cut] == keys[cut]]
+        return self._stream(fitted.program, keys, keep=len(users) > 1)
 
-        def run(batches: Batches) -> Batches:
-            for batch in batches:
-                for ids, x in rows(batch):
-                    yield pa.RecordBatch.from_arrays(
-                        [pa.array(ids), blocks.to_list_array(x)], names=["image_id", "vector"]
-                    )
-
-        return df.mapInArrow(run, "image_id BIGINT, vector ARRAY<FLOAT>")
+    def _stream(self, program: Program, keys: Sequence[str], *, keep: bool = True) -> DataFrame:
+        return _streamed(*self._source(program, keys, keep=keep))
 
 
-def transform(wide: DataFrame, program: Program) -> DataFrame:
-    """Apply a stored program to new descriptors: one ARRAY<FLOAT> column per descriptor beside ``image_id``."""
+def _kept_until(ops: Sequence[Op]) -> int:
+    """How many operations lead to what is worth keeping: up to the one that looks at vehicles, or else up to the first
+    projection; none without either.
+    """
+    groups = [at for at, op in enumerate(ops) if op.is_group]
+    projections = [at for at, op in enumerate(ops) if op.kind == "project"]
+    return next(iter(groups or projections), -1) + 1
+
+
+def _applying(program: Program) -> Callable[[pa.RecordBatch], Rows]:
+    """A program over the columns of its descriptors."""
     names = program.descriptors
+
+    def rows(batch: pa.RecordBatch) -> Rows:
+        yield blocks.batch_ids(batch), program.apply([blocks.to_matrix(batch.column(name)) for name in names])
+
+    return rows
+
+
+def _streamed(df: DataFrame, rows: Callable[[pa.RecordBatch], Rows]) -> DataFrame:
+    """``image_id BIGINT, vector ARRAY<FLOAT>`` of the rows in each batch."""
 
     def run(batches: Batches) -> Batches:
         for batch in batches:
-            x = program.apply([blocks.to_matrix(batch.column(name)) for name in names])
-            yield pa.RecordBatch.from_arrays(
-                [batch.column("image_id"), blocks.to_list_array(x)], names=["image_id", "vector"]
-            )
+            for ids, x in rows(batch):
+                yield pa.RecordBatch.from_arrays([pa.array(ids), blocks.to_list_array(x)], names=["image_id", "vector"])
 
-    return wide.select("image_id", *(f"`{d}`" for d in names)).mapInArrow(run, "image_id BIGINT, vector ARRAY<FLOAT>")
+    return df.mapInArrow(run, "image_id BIGINT, vector ARRAY<FLOAT>")
+
+
+def transform(wide: DataFrame, program: Program, vehicles: Vehicles | None = None) -> DataFrame:
+    """Apply a stored program to new descriptors: one ARRAY<FLOAT> column per descriptor beside ``image_id``.
+
+    A program that looks at vehicles takes those of the new images: ``wide`` is read twice then, and the photos that
+    have no residual are left out (`apply_group`). ValueError without ``vehicles`` where the program needs them.
+    """
+    before, group, after = program.split()
+    vectors = _streamed(wide.select("image_id", *(f"`{d}`" for d in program.descriptors)), _applying(before))
+    if group is None:
+        return vectors
+    if vehicles is None:
+        raise ValueError(f"{group.kind} looks at all photos of a vehicle, and no vehicles are given")
+    grouped = apply_group(vectors, vehicles, group.kind)
+    return _streamed(grouped, _applying(Program((FittedPart("vector", ()),), after))) if after else grouped

@@ -11,6 +11,11 @@ import scipy.linalg
 
 from motorpool.features.moments import Stats
 
+#: Operations whose statistics do not follow from those of their input.
+_OPAQUE = ("clip", "l2", "vehicle_mean", "vehicle_median", "vehicle_residual")
+#: How many fields each operation has as rows; one without any has one empty row.
+_FIELDS = {"scale": 2, "project": 2, "clip": 2, "l2": 0, "vehicle_mean": 0, "vehicle_median": 0, "vehicle_residual": 0}
+
 
 @dataclass(frozen=True)
 class Op:
@@ -19,15 +24,21 @@ class Op:
     - ``scale``: x * scale + offset, with float64[d] fields ``scale`` and ``offset``;
     - ``project``: (x - centre) @ components, with float64[d] and float64[d, k];
     - ``clip``: to [low, high], float64[d] each;
-    - ``l2``: every row divided by its Euclidean length (zero rows stay zero).
+    - ``l2``: every row divided by its Euclidean length (zero rows stay zero);
+    - ``vehicle_mean``, ``vehicle_median``, ``vehicle_residual``: not row by row; see `vehicles.apply_group`.
     """
 
     kind: str
     fields: dict[str, np.ndarray] = field(default_factory=dict)
 
+    @property
+    def is_group(self) -> bool:
+        """Whether it looks at all photos of a vehicle together."""
+        return self.kind.startswith("vehicle_")
+
     def push(self, stats: Stats | None) -> Stats | None:
         """The statistics of the output from those of the input; None where they do not follow."""
-        if stats is None or self.kind in ("clip", "l2"):
+        if stats is None or self.kind in _OPAQUE:
             return None
         if self.kind == "scale":
             return stats.scaled(self.fields["scale"], self.fields["offset"])
@@ -38,7 +49,7 @@ class Op:
 
         The other columns keep their values, so covariances across the border follow too.
         """
-        if stats is None or self.kind in ("clip", "l2"):
+        if stats is None or self.kind in _OPAQUE:
             return None
         if self.kind == "scale":
             scale, offset = np.ones(stats.width), np.zeros(stats.width)
@@ -72,6 +83,10 @@ class Op:
         if self.kind == "l2":
             length = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))[:, None]
             return np.divide(x, length, out=np.zeros_like(x), where=length > 0, casting="unsafe")
+        if self.is_group:
+            raise ValueError(
+                f"operation {self.kind!r} looks at all photos of a vehicle: use motorpool.features.fit.transform"
+            )
         raise ValueError(f"unknown operation {self.kind!r}")
 
 
@@ -92,7 +107,11 @@ class FittedPart:
 
 @dataclass(frozen=True)
 class Program:
-    """Parts side by side, then the common operations."""
+    """Parts side by side, then the common operations.
+
+    At most one of the common operations looks at vehicles, and none of the parts'. With one, the program takes three
+    steps (``split``): rows one by one, all photos of a vehicle together, rows one by one.
+    """
 
     parts: tuple[FittedPart, ...]
     ops: tuple[Op, ...]
@@ -101,8 +120,31 @@ class Program:
     def descriptors(self) -> tuple[str, ...]:
         return tuple(part.descriptor for part in self.parts)
 
+    @property
+    def groups(self) -> bool:
+        """Whether applying it takes the images' vehicles."""
+        return any(op.is_group for op in self.ops)
+
+    def split(self) -> tuple[Program, Op | None, tuple[Op, ...]]:
+        """What comes before the operation that looks at vehicles, that operation, and what follows it.
+
+        The whole program, None and nothing where there is no such operation.
+        """
+        at = next((i for i, op in enumerate(self.ops) if op.is_group), None)
+        if at is None:
+            return self, None, ()
+        return Program(self.parts, self.ops[:at]), self.ops[at], self.ops[at + 1 :]
+
+    def width(self, raw: Sequence[int]) -> int:
+        """The number of features from the numbers of columns of its descriptors."""
+        before, _, after = self.split()
+        return apply_ops(after, before.apply([np.zeros((1, n), np.float32) for n in raw])).shape[1]
+
     def apply(self, raw: Sequence[np.ndarray]) -> np.ndarray:
-        """One float32[n, d_i] of each descriptor, in the order of ``descriptors``, to float32[n, n_features]."""
+        """One float32[n, d_i] of each descriptor, in the order of ``descriptors``, to float32[n, n_features].
+
+        ValueError where the program looks at vehicles.
+        """
         done = []
         for part, x in zip(self.parts, raw, strict=True):
             y = apply_ops(part.ops, x)
@@ -133,17 +175,16 @@ class Program:
         """Back from the column's rows (Spark Rows or dicts)."""
         parts: list[tuple[str, float]] = []
         ops: dict[int, list[Op]] = {}
-        expected = {"scale": 2, "project": 2, "clip": 2, "l2": 1}
         pending: dict[str, np.ndarray] = {}
         for row in sorted(rows, key=lambda r: r["position"]):
             values = np.array(row["values"], np.float64).reshape(row["shape"])
             if row["op"] == "weight":
                 parts.append((row["field"], float(values[0])))
                 continue
-            pending[row["field"]] = values
-            if len(pending) == expected[row["op"]]:
-                fields = {} if row["op"] == "l2" else pending
-                ops.setdefault(row["part"], []).append(Op(row["op"], fields))
+            if _FIELDS[row["op"]]:
+                pending[row["field"]] = values
+            if len(pending) == _FIELDS[row["op"]]:
+                ops.setdefault(row["part"], []).append(Op(row["op"], pending))
                 pending = {}
         fitted = tuple(FittedPart(d, tuple(ops.get(i, ())), w) for i, (d, w) in enumerate(parts))
         return cls(fitted, tuple(ops.get(-1, ())))

@@ -6,15 +6,34 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 #: Names end up in partition folders and SQL predicates, so they stay within this alphabet.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
-STEP_KINDS = ("clip", "l2", "standard", "minmax", "robust", "pca", "svd")
+STEP_KINDS = (
+    "clip", "l2", "standard", "minmax", "robust", "pca", "svd", "vehicle_whiten", "vehicle_mean", "vehicle_residual"
+)  # fmt: skip
+
+#: Steps that look at all photos of a vehicle together, so they cannot be applied row by row.
+GROUP_KINDS = ("vehicle_mean", "vehicle_residual")
+
+#: The share of vehicles that vehicle steps are fitted on where nothing else is said; the rest is there to judge by.
+FIT_SHARE = 0.5
 
 #: Steps that take a parameter, with the value used when none is written; None: it must be written.
-_DEFAULTS: dict[str, Any] = {"clip": [0.001, 0.999], "robust": [0.25, 0.75], "pca": None, "svd": None}
+_DEFAULTS: dict[str, Any] = {
+    "clip": [0.001, 0.999],
+    "robust": [0.25, 0.75],
+    "pca": None,
+    "svd": None,
+    "vehicle_whiten": None,
+    "vehicle_mean": "mean",
+}
+_CENTRES = ("mean", "median")
+
+Param = int | float | str | tuple[float, float] | None
+VehiclePart = Literal["whole", "between", "within"]
 
 
 @dataclass(frozen=True)
@@ -22,11 +41,12 @@ class Step:
     """One step of a chain, e.g. ``Step("pca", 100)``, ``Step("standard")``.
 
     ``param`` is a pair of quantiles for clip and robust, a number of components (int) or a share of
-    variance (float in (0, 1)) for pca and svd, and None otherwise.
+    variance (float in (0, 1)) for pca, svd and vehicle_whiten, ``mean`` or ``median`` for vehicle_mean, and None
+    otherwise.
     """
 
     kind: str
-    param: int | float | tuple[float, float] | None = None
+    param: Param = None
 
     def __str__(self) -> str:
         if self.param is None:
@@ -39,11 +59,17 @@ class Step:
         """The step as part of a feature set's default name: ``pca100``, ``standard``."""
         if self.param is None or self.param == _default(self.kind):
             return self.kind
+        if isinstance(self.param, str):
+            return f"{self.kind}_{self.param}"
         values = self.param if isinstance(self.param, tuple) else (self.param,)
         return self.kind + "_".join(f"{v:g}" for v in values)
 
+    @property
+    def is_group(self) -> bool:
+        return self.kind in GROUP_KINDS
 
-def _default(kind: str) -> int | float | tuple[float, float] | None:
+
+def _default(kind: str) -> Param:
     value = _DEFAULTS.get(kind)
     return (value[0], value[1]) if isinstance(value, list) else value
 
@@ -69,7 +95,15 @@ def parse_step(raw: Any) -> Step:
         return Step(kind)
     if param is None:
         param = _DEFAULTS[kind]
+    if kind == "vehicle_mean":
+        return Step(kind, _centre(kind, param))
     return Step(kind, _quantiles(kind, param) if kind in ("clip", "robust") else _components(kind, param))
+
+
+def _centre(kind: str, param: Any) -> str:
+    if param not in _CENTRES:
+        raise ValueError(f"{kind}: {param!r}: expected one of {', '.join(_CENTRES)}")
+    return str(param)
 
 
 def _quantiles(kind: str, param: Any) -> tuple[float, float]:
@@ -103,23 +137,73 @@ class Part:
     weight: float = 1.0
 
 
+def check_vehicle_steps(parts: tuple[Part, ...], steps: tuple[Step, ...]) -> None:
+    """ValueError where steps that look at vehicles stand where they cannot work, or would leave nothing.
+
+    vehicle_mean and vehicle_residual go among the common steps, one of them at most. Behind either, vehicle_whiten
+    has nothing to see: the photos of a vehicle are equal, or the vehicles are.
+    """
+    for part in parts:
+        for step in part.steps:
+            if step.is_group:
+                raise ValueError(f"{step.kind}: stands in a part of a join; put it behind the join, in its `steps`")
+    seen: Step | None = None
+    for step in steps:
+        if seen is not None and step.is_group:
+            raise ValueError(f"{step.kind} behind {seen.kind}: give one of them; together they leave nothing new")
+        if seen is not None and step.kind == "vehicle_whiten":
+            left = "within a vehicle" if seen.kind == "vehicle_mean" else "between vehicles"
+            raise ValueError(f"{step.kind} behind {seen.kind}: no spread {left} is left; put it in front")
+        seen = step if step.is_group else seen
+
+
 @dataclass(frozen=True)
 class FeatureSet:
-    """One vector per image: the parts side by side, then the common steps."""
+    """One vector per image: the parts side by side, then the common steps.
+
+    ``fit_share`` is the share of vehicles that vehicle steps are fitted on (see `holdout.seen`). It is part of what a
+    feature set is only where it has such a step.
+    """
 
     name: str
     parts: tuple[Part, ...]
     steps: tuple[Step, ...] = field(default=())
+    fit_share: float = FIT_SHARE
 
     @property
     def descriptors(self) -> tuple[str, ...]:
         return tuple(part.descriptor for part in self.parts)
 
     @property
+    def vehicle_steps(self) -> tuple[Step, ...]:
+        """The steps that need to know which photos show the same vehicle."""
+        every = (*(s for p in self.parts for s in p.steps), *self.steps)
+        return tuple(s for s in every if s.kind.startswith("vehicle_"))
+
+    @property
+    def uses_vehicles(self) -> bool:
+        return bool(self.vehicle_steps)
+
+    @property
+    def merges_vehicles(self) -> bool:
+        """All photos of a vehicle have one vector, so that their labels agree by construction."""
+        return any(s.kind == "vehicle_mean" for s in self.vehicle_steps)
+
+    @property
+    def vehicle_part(self) -> VehiclePart:
+        """What the vectors keep: the whole descriptors, what differs between vehicles, or what differs within them."""
+        if any(s.kind == "vehicle_residual" for s in self.vehicle_steps):
+            return "within"
+        return "between" if self.uses_vehicles else "whole"
+
+    @property
     def definition(self) -> str:
         """Canonical JSON of everything but the name: equal definitions give equal vectors."""
         parts = [[p.descriptor, [str(s) for s in p.steps], p.weight] for p in self.parts]
-        return json.dumps({"parts": parts, "steps": [str(s) for s in self.steps]}, sort_keys=True)
+        content: dict[str, Any] = {"parts": parts, "steps": [str(s) for s in self.steps]}
+        if self.uses_vehicles:
+            content["fit_share"] = self.fit_share
+        return json.dumps(content, sort_keys=True)
 
     @property
     def fingerprint(self) -> str:

@@ -10,15 +10,22 @@ import scipy.linalg
 from motorpool.errors import CaseError
 from motorpool.features.moments import Stats
 from motorpool.features.program import Op
-from motorpool.features.spec import Step
+from motorpool.features.scatter import Scatter
+from motorpool.features.spec import Param, Step
 
 #: Below this share of the largest variance a direction is rounding of the float32 input, not data.
 _NEGLIGIBLE = np.finfo(np.float32).eps
 
+#: How far vehicle_whiten shrinks the within-vehicle covariance towards a multiple of the identity.
+SHRINKAGE = 0.3
+
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What a pca or svd step kept: ``curve`` float64[d] is the share of variance of every component."""
+    """What a projection kept: ``curve`` float64[d] is the share of variance of every component.
+
+    For vehicle_whiten the variance is that between vehicles, in units of that within them.
+    """
 
     kept: int
     curve: np.ndarray
@@ -29,25 +36,40 @@ class Spectrum:
 
 
 def needs(step: Step) -> str:
-    """What fitting the step asks for: ``nothing``, ``moments``, ``range`` (moments with min and max) or ``sample``."""
-    if step.kind == "l2":
+    """What fitting the step asks for.
+
+    ``nothing``, ``moments``, ``range`` (moments with min and max), ``sample``, or ``vehicles`` (the scatter within and
+    between them).
+    """
+    if step.kind == "l2" or step.is_group:
         return "nothing"
+    if step.kind == "vehicle_whiten":
+        return "vehicles"
     if step.kind in ("clip", "robust"):
         return "sample"
     return "range" if step.kind == "minmax" else "moments"
 
 
-def fit_step(step: Step, stats: Stats | None, sample: np.ndarray | None, where: str) -> tuple[Op, Spectrum | None]:
-    """Fit one step; ``where`` names it in errors, ``sample`` is float32[m, d] of its input.
+def fit_step(
+    step: Step, stats: Stats | None, sample: np.ndarray | None, where: str, scatter: Scatter | None = None
+) -> tuple[Op, Spectrum | None]:
+    """Fit one step; ``where`` names it in errors, ``sample`` is float32[m, d] of its input, ``scatter`` its vehicles'.
 
     The scalers follow scikit-learn's StandardScaler, MinMaxScaler and RobustScaler: a column without
     spread is only shifted. ``pca`` is scikit-learn's PCA by the covariance matrix, ``svd`` its
     TruncatedSVD (no centring), both equal up to sign; here the largest entry of a component is positive.
+    For ``vehicle_whiten`` see `fit_whitening`.
 
     Raises CaseError when more components are asked for than the data have.
     """
     if step.kind == "l2":
         return Op("l2"), None
+    if step.is_group:
+        return Op("vehicle_median" if step.param == "median" else step.kind), None
+    if step.kind == "vehicle_whiten":
+        if scatter is None:
+            raise ValueError("vehicle_whiten needs the scatter of vehicles")
+        return fit_whitening(step, scatter, where)
     if step.kind in ("clip", "robust"):
         if sample is None:
             raise ValueError(f"{step.kind} needs a sample")
@@ -109,12 +131,68 @@ def _fit_components(step: Step, stats: Stats, where: str) -> tuple[Op, Spectrum]
         variances = np.einsum("ij,ij->j", vectors, stats.cov @ vectors)
     total = float(np.trace(stats.cov))
     curve = variances / total if total > 0 else np.zeros(stats.width)
-    if isinstance(step.param, float):
-        kept = min(int(np.searchsorted(np.cumsum(curve), step.param, side="right")) + 1, limit)
-    else:
-        kept = step.param if isinstance(step.param, int) else limit
-    components = np.ascontiguousarray(vectors[:, :kept])
-    largest = np.abs(components).argmax(axis=0)
-    components *= np.where(components[largest, np.arange(kept)] < 0, -1.0, 1.0)
+    kept = _kept(step.param, curve, limit)
     centre = stats.mean if centred else np.zeros(stats.width)
-    return Op("project", {"centre": centre, "components": components}), Spectrum(kept, curve)
+    return _projection(centre, vectors[:, :kept]), Spectrum(kept, curve)
+
+
+def _kept(param: Param, curve: np.ndarray, limit: int) -> int:
+    """How many components a step keeps: its number, or as many as hold its share; ``limit`` at most."""
+    if isinstance(param, float):
+        return min(int(np.searchsorted(np.cumsum(curve), param, side="right")) + 1, limit)
+    return param if isinstance(param, int) else limit
+
+
+def _projection(centre: np.ndarray, vectors: np.ndarray) -> Op:
+    """Components are defined up to sign: the largest entry of each is made positive."""
+    components = np.ascontiguousarray(vectors)
+    largest = np.abs(components).argmax(axis=0)
+    components *= np.where(components[largest, np.arange(components.shape[1])] < 0, -1.0, 1.0)
+    return Op("project", {"centre": centre, "components": components})
+
+
+def fit_whitening(step: Step, scatter: Scatter, where: str, *, shrinkage: float = SHRINKAGE) -> tuple[Op, Spectrum]:
+    """Directions in which vehicles differ most, in units of how much photos of one vehicle do.
+
+    Fisher's linear discriminant analysis (1936) for many classes (Rao, 1948), with vehicles as classes: components W
+    solve S_b w = l S_w w, the largest l first, with W^T S_w W = I (Fukunaga, Introduction to Statistical Pattern
+    Recognition, section 10.2). So what varies from photo to photo counts for little, as in within-class covariance
+    normalisation (Hatch & Stolcke, 2006), and distances are in standard deviations of one vehicle's photos.
+
+    S_w is the pooled covariance of photos about their vehicle's mean (divisor n - vehicles; single photos have no part
+    in it), shrunk: (1 - a) S_w + a tr(S_w) / d I, the form of Ledoit & Wolf (2004) with a fixed a = ``shrinkage``. Then
+    directions in which photos hardly vary, constant columns among them, are not blown up. The default served best on
+    made and on real descriptors with 150 to 1,000 vehicles, where 0.1 to 0.6 differ little and 0.01 is worse. S_b is
+    that of the vehicles' means, each as often as it has photos, as in scikit-learn's LinearDiscriminantAnalysis.
+
+    The share of variance of a component is l / sum(l). At most d, and at most vehicles - 1 components. Raises CaseError
+    where more are asked for, where no vehicle has two photos, or where all photos of each vehicle are equal.
+    """
+    width = len(scatter.mean)
+    limit = min(width, scatter.n_groups - 1)
+    if not scatter.n_repeated:
+        raise CaseError(
+            f"{where}: {step}: none of the {scatter.n_groups:,} vehicles it is fitted on has two photos: raise "
+            "vehicles.fit_share, or leave the step out"
+        )
+    if (step.param if isinstance(step.param, int) else 1) > limit:
+        raise CaseError(
+            f"{where}: {step}: it is fitted on {scatter.n_groups:,} vehicles and {width} columns, so it has at most "
+            f"{limit} components"
+        )
+    within = scatter.within / (scatter.n - scatter.n_groups)
+    spread = float(np.trace(within)) / width
+    # Equal photos differ in the last bit behind a projection: a product of matrices rounds by the place of a row.
+    if np.trace(scatter.within) <= 10 * width * _NEGLIGIBLE**2 * np.trace(scatter.between):
+        raise CaseError(
+            f"{where}: {step}: the photos of each of the {scatter.n_groups:,} vehicles it is fitted on are all equal, "
+            "so there is nothing to whiten by: leave the step out"
+        )
+    shrunk = (1 - shrinkage) * within + shrinkage * spread * np.eye(width)
+    between = scatter.between / (scatter.n_groups - 1)
+    values, vectors = scipy.linalg.eigh(between, shrunk, driver="gvd", check_finite=False)
+    values, vectors = np.clip(values[::-1], 0.0, None), vectors[:, ::-1]
+    total = float(values.sum())
+    curve = values / total if total > 0 else np.zeros(width)
+    kept = _kept(step.param, curve, limit)
+    return _projection(scatter.mean, vectors[:, :kept]), Spectrum(kept, curve)

@@ -19,7 +19,8 @@ def flag(scores: DataFrame, share: float) -> DataFrame:
     Where ``scores`` (image_id, score) has columns ``features`` or ``method``, each of their values is a ranking of its
     own. Images with equal scores are treated alike: a group that begins within the share is flagged as a whole, so
     that ten copies of a black frame are all found; but images with the lowest score of all never are, so where
-    all scores are equal there is no outlier.
+    all scores are equal there is no outlier. An image whose score is null, not known, is none, and the share is that
+    of the others.
 
     Raises ValueError unless 0 < share < 1.
     """
@@ -28,9 +29,21 @@ def flag(scores: DataFrame, share: float) -> DataFrame:
     ranking = _rankings(scores)
     everyone = ranking.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)
     # A quotient of whole numbers compares exactly with a decimal share; a product with n would not.
-    within = F.rank().over(ranking.orderBy(F.desc("score"))) / F.count("score").over(everyone) <= F.lit(share)
+    place = F.rank().over(ranking.orderBy(F.desc("score")))
+    within = F.try_divide(place, F.count("score").over(everyone)) <= F.lit(share)
     above_lowest = F.col("score") > F.min("score").over(everyone)
-    return scores.withColumn("is_outlier", within & above_lowest)
+    return scores.withColumn("is_outlier", F.coalesce(within & above_lowest, F.lit(False)))
+
+
+def fill_unknown(scores: DataFrame) -> DataFrame:
+    """``scores`` with the median of its ranking in place of a null score, and 0 where a ranking has no other.
+
+    An image of which a method can say nothing thus takes a place in the middle, and neither gains nor loses in the
+    consensus. The median is an image's own score, beyond 10,000 images within 0.01 % of the ranks.
+    """
+    everyone = _rankings(scores).rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)
+    middle = F.percentile_approx("score", 0.5, 10_000).over(everyone)
+    return scores.withColumn("score", F.coalesce("score", middle, F.lit(0.0)))
 
 
 def consensus(scores: DataFrame) -> DataFrame:

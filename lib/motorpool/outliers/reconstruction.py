@@ -45,11 +45,11 @@ def pca_error(wide: DataFrame, program: Program) -> DataFrame:
     Where the parts of a joined set have projections of their own, those count, side by side: the squares of their
     errors, times the squares of the parts' weights, add up, so a descriptor in larger units counts for more.
 
-    Memory of a task: a few float64 copies of one Arrow batch. Raises ValueError where the program projects nothing.
+    Memory of a task: a few float64 copies of one Arrow batch. Raises ValueError unless the program `reconstructs`.
     """
     projections = _first_projections(program)
     if not projections:
-        raise ValueError("the feature set has no pca or svd step, so nothing is left out of its vectors")
+        raise ValueError("the feature set has no pca or svd step that comes first, so nothing tells what it leaves out")
     names = sorted({name for p in projections for name in p.before.descriptors})
 
     def run(batches: Batches) -> Batches:
@@ -61,8 +61,17 @@ def pca_error(wide: DataFrame, program: Program) -> DataFrame:
     return wide.select("image_id", *(f"`{name}`" for name in names)).mapInArrow(run, SCORES)
 
 
+def reconstructs(program: Program) -> bool:
+    """Whether there is a pca or svd to go by: one before any step that looks at vehicles."""
+    return bool(_first_projections(program))
+
+
 def _first_projections(program: Program) -> list[_Projection]:
-    """The first projection of every part that has one; where none has, the first behind the parts."""
+    """The first projection of every part that has one; where none has, the first behind the parts.
+
+    What lies behind a vehicle operation cannot be computed row by row. vehicle_whiten, which does not keep lengths, is
+    a projection of its own kind: where it comes first, nothing is to be reconstructed.
+    """
     found = []
     for part in program.parts:
         at = _first(part.ops)
@@ -76,4 +85,13 @@ def _first_projections(program: Program) -> list[_Projection]:
 
 
 def _first(ops: tuple[Op, ...]) -> int | None:
-    return next((at for at, op in enumerate(ops) if op.kind == "project"), None)
+    at = next((at for at, op in enumerate(ops) if op.kind == "project" or op.is_group), None)
+    return at if at is not None and _is_orthonormal(ops[at]) else None
+
+
+def _is_orthonormal(op: Op) -> bool:
+    """Whether an operation projects by orthonormal components, as those of pca and svd are."""
+    if op.kind != "project":
+        return False
+    components = op.fields["components"]
+    return bool(np.allclose(components.T @ components, np.eye(components.shape[1]), atol=1e-6))

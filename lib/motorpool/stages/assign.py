@@ -17,7 +17,7 @@ from motorpool import blocks
 from motorpool.case.arrays import ArrayFile, open_array
 from motorpool.case.files import redact
 from motorpool.case.folder import Case, find_case
-from motorpool.case.images import check_paths
+from motorpool.case.images import check_paths, read_images
 from motorpool.case.tables import read_paths
 from motorpool.cluster.density_labels import by_core_rows, by_reachability
 from motorpool.cluster.stored import ARRAYS, BY_DENSITY, StoredModel, by_parameters
@@ -25,11 +25,12 @@ from motorpool.config import CaseConfig
 from motorpool.errors import CaseError, ConfigError, LakeError
 from motorpool.features.fit import transform
 from motorpool.features.program import Program
+from motorpool.features.vehicles import Vehicles
 from motorpool.lake import Lake
 from motorpool.neighbours.geometry import Metric
 from motorpool.stages.context import explained, timed
 from motorpool.stages.export import best_model
-from motorpool.stages.features import load_program, side_by_side
+from motorpool.stages.features import VEHICLES_ADVICE, load_program, side_by_side
 from motorpool.stages.files_out import whole_file, write_csv, write_parquet
 from motorpool.stages.ingest import check_lengths, read_vectors, refusing_bad_rows, rows_to_drop, without
 
@@ -58,6 +59,10 @@ def run_assign(lake: Lake, case: CaseConfig, model_id: str | None, out: Path) ->
     noise, and what the algorithm does not know is empty. Images with NaN or infinity follow ``case.on_bad_rows``:
     refused, or left out of the file.
 
+    Where the feature set has a step that looks at all photos of a vehicle (`apply_group`), the new photos are grouped
+    by the vehicles of their own case; those alone of their vehicle are left out of the file by ``vehicle_residual``.
+    CaseError where the case has no vehicles then.
+
     ``out`` is CSV, or Parquet where its name ends so, and appears whole or not at all. Raises ConfigError for a model
     that the lake does not hold or that labels nothing new, CaseError for a case that lacks a descriptor, or has one of
     another width than the lake's. Driver memory: one partition of the result.
@@ -82,7 +87,8 @@ def run_assign(lake: Lake, case: CaseConfig, model_id: str | None, out: Path) ->
             name: without(read_vectors(spark, {name: array}, refuse=case.on_bad_rows == "refuse"), lost)
             for name, array in arrays.items()
         }
-        vectors = transform(side_by_side(frames), program)
+        vehicles = _vehicles(paths, found, case, program, model) if program.groups else None
+        vectors = transform(side_by_side(frames), program, vehicles)
         with timed(f"assign: labelling {n_images:,} images by {model.algorithm} on {model.features}"):
             labels = _label(lake, model, vectors)
             stack.callback(labels.unpersist)
@@ -149,6 +155,19 @@ def _open_descriptors(lake: Lake, case: Case, program: Program, model: StoredMod
                 "take the descriptors from the same network"
             )
     return arrays
+
+
+def _vehicles(paths: DataFrame, found: Case, case: CaseConfig, program: Program, model: StoredModel) -> Vehicles:
+    """The vehicles of the new images; CaseError where there are none."""
+    vehicles = Vehicles.of(read_images(paths, found, case.vehicle_pattern, case.vehicle_column))
+    problem = vehicles.problem()
+    if problem:
+        kind = next(op.kind for op in program.ops if op.is_group)
+        raise CaseError(
+            f"model {model.model_id} (feature set {model.features}) has the step {kind}, which looks at all photos of "
+            f"a vehicle, but in {redact(found.images_paths)} {problem}: {VEHICLES_ADVICE}"
+        )
+    return vehicles
 
 
 def _label(lake: Lake, model: StoredModel, vectors: DataFrame) -> DataFrame:

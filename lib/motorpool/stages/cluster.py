@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from motorpool import blocks
 from motorpool.cluster.labelled import Labelled
-from motorpool.cluster.score import score_models, vehicle_agreement
+from motorpool.cluster.score import score_models
 from motorpool.errors import ConfigError
 from motorpool.features.spec import FeatureSet
 from motorpool.grids import Grid
@@ -29,6 +29,7 @@ from motorpool.stages.models import (
     write_labels,
     write_models,
 )
+from motorpool.stages.yardstick import agreement_columns, remeasure
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,9 @@ def run_cluster(ctx: Context) -> None:
     """Fit, score and label the models that the lake does not hold yet.
 
     Models of one feature set share their passes. Their rows in ``models`` are written last, so models
-    without them are made again. Raises ConfigError when the config asks for no model.
+    without them are made again. Where feature sets have been added that are fitted on some of the vehicles, the
+    vehicle agreement of the models at hand is measured again, on the others (`remeasure`). Raises ConfigError when the
+    config asks for no model.
     """
     if not ctx.config.cluster.models:
         raise ConfigError("cluster.models: is empty: list at least one grid, e.g. {algorithm: kmeans, k: 2..15}")
@@ -54,6 +57,8 @@ def run_cluster(ctx: Context) -> None:
                 jobs += [Job(grid, specs)] if specs else []
         if jobs:
             study.append((features, jobs))
+    with explained():
+        remeasure(ctx)
     if not study:
         log.info("cluster: all models of the study are in the lake, nothing to do")
         return
@@ -156,21 +161,21 @@ def _score_and_write(ctx: Context, fitted: FittedGrid, n: int) -> None:
         scores = dict(zip(scored, found, strict=True))
         agreement = _write_told(ctx, fitted, labelled, told, scores, n)
         for m in every:
-            rows.append(_judged(ctx, fitted, m, int(noise[m]), scores.get(m), agreement.get(m), n))
+            rows.append(_judged(ctx, fitted, m, int(noise[m]), scores.get(m), agreement.get(m, {}), n))
     if rows:
         write_models(ctx, rows)
 
 
 def _write_told(
     ctx: Context, fitted: FittedGrid, labelled: Labelled, told: Sequence[int], scores: dict[int, Scores], n: int
-) -> dict[int, float | None]:
-    """``labels``, ``clusters`` and ``parameters``; returns the agreement with the vehicles."""
+) -> dict[int, dict[str, object]]:
+    """``labels``, ``clusters`` and ``parameters``; returns the models' agreement with the vehicles, by column."""
     if not told:
         return {}
     ids = [fitted.specs[m].model_id for m in told]
     wide = blocks.persist(labelled.pick(told).wide())
     try:
-        agreement = vehicle_agreement(wide, ctx.lake.read("images"), len(told))
+        agreement = agreement_columns(ctx.lake, wide, len(told), {fitted.specs[m].features for m in told})
         write_labels(ctx, wide, ids)
     finally:
         wide.unpersist()
@@ -186,7 +191,7 @@ def _write_told(
 
 
 def _judged(
-    ctx: Context, fitted: FittedGrid, m: int, noise: int, scores: Scores | None, agreement: float | None, n: int
+    ctx: Context, fitted: FittedGrid, m: int, noise: int, scores: Scores | None, agreement: dict[str, object], n: int
 ) -> dict[str, object]:
     spec, facts = fitted.specs[m], fitted.facts[m]
     if not facts.converged:
@@ -205,7 +210,7 @@ def _judged(
         calinski_harabasz=scores.calinski_harabasz if scores else None,
         davies_bouldin=scores.davies_bouldin if scores else None,
         silhouette=scores.silhouette if scores else None,
-        vehicle_agreement=agreement,
+        **agreement,
     )
 
 

@@ -15,12 +15,12 @@ from pyspark.sql import functions as F
 from motorpool import blocks
 from motorpool.cluster.agreement import Contingency, contingency, side_by_side
 from motorpool.cluster.coassociation import Evidence, accumulate, relabel, shares, sizes, with_strengths
-from motorpool.cluster.score import vehicle_agreement
 from motorpool.config import CONSENSUS, ConsensusConfig
 from motorpool.errors import ConfigError
 from motorpool.features.spec import FeatureSet
 from motorpool.stages.context import Context, explained, timed
 from motorpool.stages.models import Facts, ModelSpec, judge, model_row, write_labels, write_models
+from motorpool.stages.yardstick import agreement_columns, joint_part, remeasure
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +31,18 @@ Node = tuple[str, str]
 def run_consensus(ctx: Context) -> None:
     """Cluster the images by what the best models of several feature sets agree on, and tell how far they agree.
 
-    The members are the best of each feature set by the leaderboard as it stands. Their ids are part of a consensus
-    model's id, so other members make other models; those of former members stay in the lake as they are. Images that a
-    member has no label for take no part. Raises ConfigError where the leaderboard has fewer than two members.
+    The members are the best of each feature set by the leaderboard as it stands. Unless they are named, feature sets of
+    what differs within vehicles stay out: their clusters are views, and nobody else's are. The members' ids are part of
+    a consensus model's id, so other members make other models; those of former members stay in the lake as they are.
+    Images that a member has no label for take no part. Raises ConfigError where the leaderboard has fewer than two
+    members.
     """
     config = ctx.config.consensus
     if config is None:
         log.info("consensus: the config has no section `consensus`, nothing to do")
         return
+    with explained():
+        remeasure(ctx)
     members = _members(ctx, config)
     specs = _specs(config, members)
     done = {r["model_id"] for r in ctx.lake.read("models", features=CONSENSUS).select("model_id").collect()}
@@ -60,7 +64,10 @@ def _members(ctx: Context, config: ConsensusConfig) -> list[Node]:
     """The first models of each feature set's ranking, by id."""
     ctx.lake.read("models")
     ctx.lake.register()
-    names = config.features if config.features is not None else [f.name for f in ctx.config.feature_sets]
+    names = config.features if config.features is not None else ctx.config.consensus_features
+    views = [f.name for f in ctx.config.feature_sets if f.name not in names and f.vehicle_part == "within"]
+    if views and config.features is None:
+        log.info("consensus: %s take no part: their clusters are views", ", ".join(views))
     chosen = F.col("features").isin(names) & (F.col("rank_in_features") <= config.models_per_features)
     board = ctx.spark.table(ctx.lake.sql_name("leaderboard")).where(chosen)
     members = [(r["features"], r["model_id"]) for r in board.orderBy("model_id").collect()]
@@ -90,6 +97,7 @@ def _make(ctx: Context, config: ConsensusConfig, members: Sequence[Node], specs:
     """Labels first, ``models`` last: what is in ``models`` is complete."""
     began = time.monotonic()
     ids = [model_id for _, model_id in members]
+    sets = [f for f in ctx.config.feature_sets if f.name in {features for features, _ in members}]
     labels = blocks.persist(side_by_side(ctx.lake.read("labels", model_id=ids), ids))
     try:
         n = labels.count()
@@ -106,17 +114,23 @@ def _make(ctx: Context, config: ConsensusConfig, members: Sequence[Node], specs:
         for spec in specs:
             if asked[spec] > m:
                 reason = f"it asks for {asked[spec]:,} clusters of {m:,} different tuples of labels"
-                rows.append(model_row(spec, "failed", reason))
+                rows.append(model_row(spec, "failed", reason, vehicle_part=joint_part(sets)))
         possible = {s: k for s, k in asked.items() if k <= m}
         if possible:
-            rows += _cut(ctx, labels, evidence, possible, n, began)
+            rows += _cut(ctx, labels, evidence, possible, sets, n, began)
         write_models(ctx, rows)
     finally:
         labels.unpersist()
 
 
 def _cut(
-    ctx: Context, labels: DataFrame, evidence: Evidence, asked: dict[ModelSpec, int], n: int, began: float
+    ctx: Context,
+    labels: DataFrame,
+    evidence: Evidence,
+    asked: dict[ModelSpec, int],
+    sets: Sequence[FeatureSet],
+    n: int,
+    began: float,
 ) -> list[dict[str, object]]:
     """Writes ``labels`` and ``clusters`` of the models; returns their rows of ``models``."""
     specs, counts = list(asked), list(asked.values())
@@ -127,7 +141,7 @@ def _cut(
         pairs = [(n_members + model, member) for model in range(len(specs)) for member in range(n_members)]
         found = contingency(placed.select(F.concat("members", "clusters").alias("clusters")), pairs)
         tables = [found[at : at + n_members] for at in range(0, len(found), n_members)]
-        agreement = vehicle_agreement(placed, ctx.lake.read("images"), len(specs))
+        agreement = agreement_columns(ctx.lake, placed, len(specs), sets)
         strong = with_strengths(placed, [[shares(t, k) for t in of] for of, k in zip(tables, counts, strict=True)])
         unknown = F.array_repeat(F.lit(None).cast("float"), len(specs))
         write_labels(ctx, strong.withColumns({"distances": unknown, "outliers": unknown}), ids)
@@ -143,8 +157,8 @@ def _cut(
         n_noise = n - int(size.sum())
         reason = judge(len(size), n_noise, None, facts, n, ctx.config.cluster, sizes=size)
         status = "degenerate" if reason else "ok"
-        row = model_row(spec, status, reason, facts, n_clusters=len(size), n_noise=n_noise, vehicle_agreement=agreed)
-        rows.append(row)
+        values = {"n_clusters": len(size), "n_noise": n_noise, "vehicle_part": joint_part(sets), **agreed}
+        rows.append(model_row(spec, status, reason, facts, **values))
     return rows
 
 

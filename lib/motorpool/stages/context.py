@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pyspark.sql import SparkSession
 
 from motorpool.config import Config
-from motorpool.errors import CaseError, EnvironmentMissingError, LakeError, MotorpoolError
+from motorpool.errors import CaseError, EnvironmentMissingError, LakeError, MotorpoolError, TaskMemoryError
 from motorpool.lake import Lake
 from motorpool.session import build_session
+from motorpool.stages.reach import check_reach
 
 log = logging.getLogger("motorpool")
 
@@ -22,6 +23,11 @@ _RAISED_IN_TASK = re.compile(r"motorpool\.errors\.(\w+): (.*?)(?:\n\n|\n\s+at |\
 _ERRORS: dict[str, type[MotorpoolError]] = {
     e.__name__: e for e in (CaseError, LakeError, EnvironmentMissingError, MotorpoolError)
 }
+#: How a lack of memory shows: Python's and the JVM's own errors, what loading a library says, and a killed process.
+_NO_MEMORY = re.compile(
+    r"\w*(?:MemoryError|OutOfMemory\w*)|[Cc]annot allocate memory|failed to map segment|can't start new thread|"
+    r"exit code 137|Python worker exited unexpectedly"
+)
 
 
 @dataclass
@@ -37,6 +43,7 @@ class Context:
     @classmethod
     def start(cls, config: Config, *, verbose: bool = False) -> Context:
         spark = build_session(config.spark, delta=config.lake.format == "delta", verbose=verbose)
+        check_reach(spark, config.lake)
         return cls(config, spark, Lake(spark, config.lake))
 
 
@@ -51,7 +58,10 @@ def timed(what: str) -> Iterator[None]:
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turn an error that a task raised on purpose back into itself, without Spark's wrapping."""
+    """Turn an error that a task raised on purpose back into itself, without Spark's wrapping.
+
+    A task that failed for want of memory becomes a TaskMemoryError, which says what to change.
+    """
     try:
         yield
     except Exception as exc:
@@ -59,4 +69,13 @@ def explained() -> Iterator[None]:
         found = _RAISED_IN_TASK.search(str(exc))
         if not isinstance(exc, MotorpoolError) and found and found[1] in _ERRORS:
             raise _ERRORS[found[1]](found[2].strip()) from exc
+        short = _NO_MEMORY.search(str(exc))
+        if not isinstance(exc, MotorpoolError) and short:
+            raise TaskMemoryError(
+                f"a task ran out of memory, or was ended from outside, each time that Spark tried it: {short[0]}. Most "
+                "of its memory is Python's: raise spark.executor.memoryOverhead (and spark.executor.pyspark.memory "
+                "where it is set), or let fewer tasks share an executor by a smaller spark.executor.cores; on one "
+                "machine set spark.master to local[1], or free memory. Started again, the run goes on after the last "
+                "step that was written"
+            ) from exc
         raise

@@ -12,6 +12,7 @@ from motorpool.errors import ConfigError, LakeError
 from motorpool.features.fit import Fitted, Fitter
 from motorpool.features.program import Program
 from motorpool.features.spec import FeatureSet
+from motorpool.features.vehicles import Vehicles
 from motorpool.lake import Lake
 from motorpool.stages.context import Context, explained, timed
 
@@ -23,7 +24,7 @@ def run_features(ctx: Context) -> None:
 
     The row in ``feature_sets`` is written after the vectors, so a set without it is made again. Raises
     ConfigError when a set names a descriptor that was not ingested, LakeError when the lake holds a set
-    of the same name with other steps.
+    of the same name with other steps, or lacks the vehicles that a set's steps look at.
     """
     sets = ctx.config.feature_sets
     if not sets:
@@ -32,9 +33,10 @@ def run_features(ctx: Context) -> None:
     if not pending:
         log.info("features: all %d feature sets are in the lake, nothing to do", len(sets))
         return
+    vehicles = _vehicles(ctx.lake, pending)
     for group in _groups(pending):
         names = sorted({d for fs in group for d in fs.descriptors})
-        with explained(), Fitter(wide_descriptors(ctx.lake, names), group, ctx.config.seed) as fitter:
+        with explained(), Fitter(wide_descriptors(ctx.lake, names), group, ctx.config.seed, vehicles) as fitter:
             with timed(f"features: fitting {len(group)} feature sets on {', '.join(names)}"):
                 fitted = fitter.fit()
             for item in fitted:
@@ -65,6 +67,28 @@ def load_program(lake: Lake, features: str) -> Program:
     if row is None:
         raise LakeError(f"feature set {features!r} is not in the lake {lake}")
     return Program.from_rows(row["program"])
+
+
+def _vehicles(lake: Lake, sets: Sequence[FeatureSet]) -> Vehicles | None:
+    """The vehicles of the lake's images, None where no set looks at them; LakeError where they tell nothing."""
+    asking = next((fs for fs in sets if fs.uses_vehicles), None)
+    if asking is None:
+        return None
+    vehicles = Vehicles.of(lake.read("images"))
+    problem = vehicles.problem()
+    if problem:
+        raise LakeError(
+            f"feature set {asking.name}: the step {asking.vehicle_steps[0].kind} needs to know which photos show the "
+            f"same vehicle, but in the lake {lake} {problem}: {VEHICLES_ADVICE}, and ingest into a new lake"
+        )
+    return vehicles
+
+
+#: What to do where images have no vehicles.
+VEHICLES_ADVICE = (
+    "set case.vehicle_pattern to a regular expression whose first group is the vehicle's part of the path, or "
+    "case.vehicle_column to a column of the attributes file"
+)
 
 
 def _pending(ctx: Context, sets: Sequence[FeatureSet]) -> list[FeatureSet]:
@@ -107,6 +131,8 @@ def _write(ctx: Context, fitter: Fitter, item: Fitted) -> None:
     vectors = fitter.transform(item).withColumn("features", F.lit(spec.name))
     ctx.lake.replace("features", vectors, {"features": [spec.name]})
     n_images = ctx.lake.read("features", features=spec.name).count()
+    if any(s.kind == "vehicle_residual" for s in spec.steps):
+        log.info("features: %s has the %s images that are not alone of their vehicle", spec.name, f"{n_images:,}")
     row = {
         "features": spec.name,
         "descriptors": list(spec.descriptors),
@@ -122,4 +148,8 @@ def _write(ctx: Context, fitter: Fitter, item: Fitted) -> None:
     rows = ctx.spark.createDataFrame([row], table).withColumn("created_at", F.current_timestamp())
     ctx.lake.replace("feature_sets", rows, {"features": [spec.name]})
     if item.spectrum:
-        log.info("features: %s keeps %.1f %% of the variance", spec.name, 100 * item.spectrum.explained)
+        projections = [
+            s.kind for s in (*spec.parts[-1].steps, *spec.steps) if s.kind in ("pca", "svd", "vehicle_whiten")
+        ]
+        kind = " between vehicles" if projections[-1] == "vehicle_whiten" else ""
+        log.info("features: %s keeps %.1f %% of the variance%s", spec.name, 100 * item.spectrum.explained, kind)

@@ -17,7 +17,7 @@ from motorpool.blocks import Batches
 from motorpool.case.arrays import ArrayFile, Split, open_array
 from motorpool.case.files import redact
 from motorpool.case.folder import Case, find_case
-from motorpool.case.images import check_paths, read_images
+from motorpool.case.images import check_paths, check_vehicle_column, read_images
 from motorpool.case.tables import read_paths
 from motorpool.errors import CaseError, LakeError
 from motorpool.lake import Lake
@@ -40,6 +40,7 @@ def run_ingest(ctx: Context) -> None:
     """
     config = ctx.config.require_case()
     case = find_case(config)
+    check_vehicle_column(case, config.vehicle_column)
     arrays = {name: open_array(path) for name, path in case.descriptors.items()}
     with explained():
         paths = blocks.persist(read_paths(ctx.spark, case.images_paths))
@@ -91,11 +92,11 @@ def _write(
 ) -> None:
     lake = ctx.lake
     added = lake.exists("sources")
-    images = read_images(paths, case, ctx.config.require_case().vehicle_pattern)
+    config = ctx.config.require_case()
+    images = read_images(paths, case, config.vehicle_pattern, config.vehicle_column)
     # Images that an earlier descriptor lost are lost to later ones too.
     lost = lake.read_or_empty("bad_rows").select("image_id") if added else None
-    on_bad_rows = ctx.config.require_case().on_bad_rows
-    with rows_to_drop(ctx.spark, arrays, n_images, on_bad_rows, lost) as bad_rows:
+    with rows_to_drop(ctx.spark, arrays, n_images, config.on_bad_rows, lost) as bad_rows:
         if bad_rows is not None:
             lost = bad_rows.select("image_id").distinct()
             log.info("ingest: the table bad_rows lists what is left out")

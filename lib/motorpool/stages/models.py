@@ -104,7 +104,7 @@ def model_row(
     """A row of ``models``; what is not given is null."""
     names = (
         "n_clusters", "n_noise", "calinski_harabasz", "davies_bouldin", "silhouette", "vehicle_agreement",
-        "inertia", "bic", "aic", "n_iter", "seconds",
+        "agreement_vehicles", "inertia", "bic", "aic", "n_iter", "seconds",
     )  # fmt: skip
     row: dict[str, Any] = dict.fromkeys(names)
     if facts is not None:
@@ -115,6 +115,7 @@ def model_row(
         "features": spec.features.name,
         "algorithm": spec.algorithm,
         "params": dict(spec.params) | (facts.found if facts else {}),
+        "vehicle_part": spec.features.vehicle_part,
         "backend": "cpu",
         "status": status,
         "reason": reason,

@@ -1,55 +1,73 @@
-"""Outliers: how little every image fits in, by several methods on every feature set, and what they agree on."""
+"""Outliers: how little every image fits in, by several methods on every feature set, what they agree on, and why."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import reduce
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from motorpool import blocks
-from motorpool.config import CONSENSUS, OutlierConfig
-from motorpool.features.program import Program
+from motorpool.config import CONSENSUS, VEHICLE_METHODS, OutlierConfig
+from motorpool.errors import LakeError
+from motorpool.features.spec import FeatureSet
+from motorpool.features.vehicles import Vehicles
 from motorpool.neighbours.search import Wanted, search
-from motorpool.neighbours.strips import arrange
-from motorpool.outliers.consensus import consensus, flag
+from motorpool.neighbours.strips import Arranged, arrange
+from motorpool.outliers.consensus import consensus, fill_unknown, flag
 from motorpool.outliers.forest import isolation_forest
 from motorpool.outliers.local import knn_distance, local_outlier_factor
-from motorpool.outliers.reconstruction import pca_error
+from motorpool.outliers.reasons import NEIGHBOURS, explain, explain_consensus, facts, no_facts, usual_scores
+from motorpool.outliers.reconstruction import pca_error, reconstructs
+from motorpool.outliers.stray import nearest, stray_groups
+from motorpool.outliers.vehicles import most_typical, odd_one_out
 from motorpool.stages.context import Context, explained, timed
-from motorpool.stages.features import load_program, wide_descriptors
+from motorpool.stages.features import VEHICLES_ADVICE, load_program, wide_descriptors
 
 log = logging.getLogger(__name__)
 
 #: Methods that read what clustering has found, and the algorithm whose labels they need.
 _FROM_LABELS = {"dbscan_noise": "dbscan", "glosh": "hdbscan", "mixture_density": "gaussian_mixture"}
+#: Methods that read the nearest neighbours of all images alone, and one that knows vehicles as well.
+_OF_NEIGHBOURS: dict[str, Callable[[Arranged, DataFrame, int], DataFrame]] = {
+    "knn_distance": knn_distance,
+    "lof": local_outlier_factor,
+}
+_FROM_NEIGHBOURS = (*_OF_NEIGHBOURS, "stray_groups")
 
 
 def run_outliers(ctx: Context) -> None:
     """Score every image by every method on every feature set, then by their consensus.
 
-    What a feature set lacks for a method (a projection, models whose labels it reads) is said and left out. The row
-    in ``outlier_methods`` is written last, so a method without it is run again.
+    What a feature set lacks for a method (a projection, models whose labels it reads) is said and left out. Images that
+    are flagged get a row in ``outlier_reasons``. The row in ``outlier_methods`` is written last, so a method without it
+    is run again.
+
+    Raises LakeError, before anything is scored, where a method compares the photos of a vehicle and the lake's images
+    tell no vehicles.
     """
     config = ctx.config.outliers
     if config is None:
         log.info("outliers: the config has no section `outliers`, nothing to do")
         return
+    vehicles = _vehicles(ctx, config)
     done = set()
-    if ctx.lake.exists("outlier_methods"):
+    # Scores from before reasons were written are made again.
+    if ctx.lake.exists("outlier_methods") and ctx.lake.exists("outlier_reasons"):
         rows = ctx.lake.read("outlier_methods").collect()
         seed = ctx.config.seed
         done = {(r["features"], r["method"]) for r in rows if r["params"] == _params(config, seed, r["method"])}
     changed = False
     for features in ctx.config.feature_sets:
         if config.features is None or features.name in config.features:
-            possible = _possible(ctx, features.name, config)
+            possible = _possible(ctx, features, config)
             if any((features.name, method) not in done for method in possible):
                 with explained(), timed(f"outliers: {', '.join(possible)} on {features.name}"):
-                    _run_methods(ctx, config, features.name, possible)
+                    _run_methods(ctx, config, features.name, possible, vehicles)
                 changed = True
     if changed or (CONSENSUS, CONSENSUS) not in done:
         with timed("outliers: consensus"):
@@ -58,18 +76,34 @@ def run_outliers(ctx: Context) -> None:
         log.info("outliers: all methods of the study are in the lake, nothing to do")
 
 
+def _vehicles(ctx: Context, config: OutlierConfig) -> Vehicles | None:
+    """The vehicles of the lake's images, None where no method looks at them."""
+    asking = next((m for m in config.methods if m in VEHICLE_METHODS), None)
+    if asking is None:
+        return None
+    vehicles = Vehicles.of(ctx.lake.read("images"))
+    problem = vehicles.problem()
+    if problem:
+        raise LakeError(
+            f"outliers.methods: {asking} needs to know which photos show the same vehicle, but in the lake {ctx.lake} "
+            f"{problem}: {VEHICLES_ADVICE}, and ingest into a new lake, or leave the method out"
+        )
+    return vehicles
+
+
 def _params(config: OutlierConfig, seed: int, method: str) -> dict[str, str]:
     """What a method's scores depend on: other values mean other scores."""
     params = {"share": str(config.share)}
-    if method in ("knn_distance", "lof"):
+    if method in _FROM_NEIGHBOURS:
         params["k"] = str(config.k)
-    if method in ("isolation_forest", "knn_distance", "lof"):
+    if method in ("isolation_forest", *_FROM_NEIGHBOURS):
         params["seed"] = str(seed)
     return params
 
 
-def _possible(ctx: Context, features: str, config: OutlierConfig) -> list[str]:
+def _possible(ctx: Context, feature_set: FeatureSet, config: OutlierConfig) -> list[str]:
     """The methods that a feature set has what it takes for."""
+    features = feature_set.name
     algorithms = set()
     if ctx.lake.exists("models"):
         rows = ctx.lake.read("models").where((F.col("features") == features) & (F.col("n_clusters") > 0))
@@ -79,47 +113,90 @@ def _possible(ctx: Context, features: str, config: OutlierConfig) -> list[str]:
         needs = _FROM_LABELS.get(method)
         if needs and needs not in algorithms:
             log.info("outliers: %s on %s is left out: the lake holds no %s model of it", method, features, needs)
-        elif method == "pca_error" and not _projects(load_program(ctx.lake, features)):
-            log.info("outliers: pca_error on %s is left out: it has no pca or svd step", features)
+        elif method == "pca_error" and not reconstructs(load_program(ctx.lake, features)):
+            log.info("outliers: pca_error on %s is left out: no pca or svd step comes first", features)
+        elif method in VEHICLE_METHODS and feature_set.merges_vehicles:
+            log.info("outliers: %s on %s is left out: all photos of a vehicle are one vector", method, features)
         else:
             possible.append(method)
     return possible
 
 
-def _projects(program: Program) -> bool:
-    return any(op.kind == "project" for ops in [program.ops, *(p.ops for p in program.parts)] for op in ops)
+@dataclass
+class _Found:
+    """Scores of a feature set's methods and the facts behind them, as long as `release` is not called."""
+
+    scores: dict[str, DataFrame] = field(default_factory=dict)
+    facts: list[DataFrame] = field(default_factory=list)
+    held: list[Callable[[], object]] = field(default_factory=list)
+
+    def release(self) -> None:
+        for drop in self.held:
+            drop()
 
 
-def _run_methods(ctx: Context, config: OutlierConfig, features: str, methods: list[str]) -> None:
-    """All methods of one feature set, written together."""
+def _run_methods(
+    ctx: Context, config: OutlierConfig, features: str, methods: list[str], vehicles: Vehicles | None
+) -> None:
+    """All methods of one feature set, written together: scores, then reasons, then what says that they are there."""
     began = time.monotonic()
-    block_df = blocks.persist(blocks.gather(ctx.lake.read("features", features=features)))
-    release: list[Callable[[], object]] = [block_df.unpersist]
-    scores: dict[str, DataFrame] = {}
+    found = _Found()
     try:
-        if {"knn_distance", "lof"} & set(methods):
-            arranged = arrange(block_df, "euclidean", ctx.config.seed)
-            state = search(arranged, Wanted(k=config.k), lambda text: log.debug("outliers: %s: %s", features, text))
-            release += [state.unpersist, arranged.release]
-            if "knn_distance" in methods:
-                scores["knn_distance"] = knn_distance(arranged, state, config.k)
-            if "lof" in methods:
-                scores["lof"] = local_outlier_factor(arranged, state, config.k)
-        if "isolation_forest" in methods:
-            scores["isolation_forest"] = isolation_forest(block_df, seed=ctx.config.seed)
+        _look_at_vectors(ctx, config, features, methods, vehicles, found)
         if "pca_error" in methods:
             program = load_program(ctx.lake, features)
-            scores["pca_error"] = pca_error(wide_descriptors(ctx.lake, program.descriptors), program)
+            found.scores["pca_error"] = pca_error(wide_descriptors(ctx.lake, program.descriptors), program)
         for method in methods:
             if method in _FROM_LABELS:
-                scores[method] = _from_labels(ctx, features, method)
-        frames = [scores[m].select(F.lit(m).alias("method"), "image_id", "score") for m in methods]
+                found.scores[method] = _from_labels(ctx, features, method)
+        frames = [found.scores[m].select(F.lit(m).alias("method"), "image_id", "score") for m in methods]
         flagged = flag(reduce(DataFrame.unionByName, frames), config.share)
+        if set(VEHICLE_METHODS) & set(methods):
+            flagged = fill_unknown(flagged)
         ctx.lake.replace("outliers", flagged.withColumn("features", F.lit(features)), {"features": [features]})
+        written, images = ctx.lake.read("outliers", features=features), ctx.lake.read("images")
+        known = reduce(DataFrame.unionByName, found.facts, no_facts(images))
+        reasons = explain(written.where("is_outlier"), usual_scores(written), known, images, config.k)
+        _write_reasons(ctx, features, reasons)
     finally:
-        for drop in release:
-            drop()
+        found.release()
     _write_methods(ctx, config, features, (time.monotonic() - began) / len(methods))
+
+
+def _look_at_vectors(
+    ctx: Context, config: OutlierConfig, features: str, methods: list[str], vehicles: Vehicles | None, found: _Found
+) -> None:
+    """The methods that need nothing but vectors, and perhaps vehicles."""
+    vectors = ctx.lake.read("features", features=features)
+    block_df = blocks.persist(blocks.gather(vectors))
+    found.held.append(block_df.unpersist)
+    if "isolation_forest" in methods:
+        found.scores["isolation_forest"] = isolation_forest(block_df, seed=ctx.config.seed)
+    compared = None
+    if vehicles is not None and set(VEHICLE_METHODS) & set(methods):
+        compared = odd_one_out(vectors.select("image_id", "vector"), vehicles)
+        found.held.append(compared.release)
+    if compared is not None and "odd_one_out" in methods:
+        found.scores["odd_one_out"] = compared.df.select("image_id", "score")
+        # The photo itself may be among its vehicle's typical ones.
+        beside = compared.df.join(most_typical(compared, NEIGHBOURS + 1), on="vehicle_id", how="inner")
+        others = F.slice(F.array_remove("typical", F.col("image_id")), 1, NEIGHBOURS)
+        found.facts.append(facts(beside.withColumn("neighbours", others), "odd_one_out"))
+    if not set(_FROM_NEIGHBOURS) & set(methods):
+        return
+    arranged = arrange(block_df, "euclidean", ctx.config.seed)
+    found.held.append(arranged.release)
+    state = search(arranged, Wanted(k=config.k), lambda text: log.debug("outliers: %s: %s", features, text))
+    found.held.append(state.unpersist)
+    for method, score in _OF_NEIGHBOURS.items():
+        if method in methods:
+            found.scores[method] = score(arranged, state, config.k)
+            found.facts.append(facts(nearest(arranged, state, NEIGHBOURS), method))
+    if compared is not None and "stray_groups" in methods:
+        strays = blocks.persist(stray_groups(arranged, state, config.k, compared))
+        found.held.append(strays.unpersist)
+        found.scores["stray_groups"] = strays.select("image_id", "score")
+        found.facts.append(facts(strays, "stray_groups"))
 
 
 def _from_labels(ctx: Context, features: str, method: str) -> DataFrame:
@@ -153,7 +230,16 @@ def _run_consensus(ctx: Context, config: OutlierConfig) -> None:
     agreed = flag(consensus(single), config.share)
     rows = agreed.select(F.lit(CONSENSUS).alias("features"), F.lit(CONSENSUS).alias("method"), *agreed.columns)
     ctx.lake.replace("outliers", rows, {"features": [CONSENSUS]})
+    written = ctx.lake.read("outliers", features=CONSENSUS)
+    images = ctx.lake.read("images")
+    _write_reasons(
+        ctx, CONSENSUS, explain_consensus(written.where("is_outlier"), single, usual_scores(written), images)
+    )
     _write_methods(ctx, config, CONSENSUS, time.monotonic() - began)
+
+
+def _write_reasons(ctx: Context, features: str, reasons: DataFrame) -> None:
+    ctx.lake.replace("outlier_reasons", reasons.withColumn("features", F.lit(features)), {"features": [features]})
 
 
 def _write_methods(ctx: Context, config: OutlierConfig, features: str, seconds: float) -> None:

@@ -6,12 +6,18 @@ from collections.abc import Collection
 
 from motorpool.config import Config
 from motorpool.errors import ConfigError
+from motorpool.interpret.overrides import load_overrides
+from motorpool.projection.layouts import check_packages
 from motorpool.stages.cluster import run_cluster
 from motorpool.stages.consensus import run_consensus
 from motorpool.stages.context import Context
 from motorpool.stages.features import run_features
 from motorpool.stages.ingest import run_ingest
+from motorpool.stages.interpret import run_interpret
 from motorpool.stages.outliers import run_outliers
+from motorpool.stages.project import run_project
+from motorpool.stages.report import check_report, run_report
+from motorpool.stages.vehicles import run_vehicles
 
 #: The stages by name, in the order in which they run. The command line and ``jobs/`` take them from here.
 STAGES = {
@@ -19,12 +25,19 @@ STAGES = {
     "features": run_features,
     "cluster": run_cluster,
     "consensus": run_consensus,
+    "vehicles": run_vehicles,
     "outliers": run_outliers,
+    "project": run_project,
+    "interpret": run_interpret,
+    "report": run_report,
 }
 
 
 def check_config(config: Config, stages: Collection[str]) -> None:
-    """ConfigError, with every problem, where the config lacks what the stages named need."""
+    """ConfigError, with every problem, where the config lacks what the stages named need.
+
+    EnvironmentMissingError where a package that it asks for is not installed.
+    """
     problems = []
     if "ingest" in stages and config.case is None:
         problems.append("case: is missing: name the case folder, e.g. --set case.path=DIR")
@@ -34,6 +47,12 @@ def check_config(config: Config, stages: Collection[str]) -> None:
         problems.append("cluster.models: is empty: list at least one grid, e.g. {algorithm: kmeans, k: 2..15}")
     if problems:
         raise ConfigError("\n".join(problems))
+    if "project" in stages and config.projections is not None:
+        check_packages(config.projections.methods)
+    if "interpret" in stages and config.report is not None and config.report.titles is not None:
+        load_overrides(config.report.titles)
+    if "report" in stages and config.report is not None:
+        check_report(config.lake, config.report.out)
 
 
 def run_pipeline(ctx: Context) -> None:

@@ -1,0 +1,328 @@
+"""A title and two or three sentences for a cluster, from its `Evidence` alone; what is not known is said to be unknown.
+
+A value names a cluster where surely half of its images have it, two values together where surely three fifths do and
+more than usual; a title begins with what stands out against all images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from motorpool.interpret.evidence import MIN_COVERAGE, MIN_IMAGES, Evidence, Share
+
+_HALF, _PAIR, _IN_PAIR, _NEARLY_ALL = 0.5, 0.6, 0.2, 0.75
+_TITLE_PARTS = 3
+#: Topics that people ask for, with the names that attribute columns give them; the others go by their column's name.
+_TOPICS = {
+    "body type": ("body_type", "bodytype", "body", "type", "vehicle_type"),
+    "colour": ("color", "colour"),
+    "view": ("view", "viewpoint", "side"),
+}
+_ASKED = ("body type", "view")
+_LIGHTS = {"night": "at night", "dim": "in dim light", "day": "in daylight", "glare": "in glare"}
+_MORE_LIGHT = {"night": "night", "dim": "dim light", "day": "daylight", "glare": "glare"}
+_TALL = 1.06
+
+#: How far a median must be from the usual one to be told, as a factor, and the words for more and for less of it.
+_NUMBERS = {
+    "tallness": (_TALL, "frames are taller than usual ({0:.2f} against {1:.2f} times their width)",
+                 "frames are flatter than usual ({0:.2f} against {1:.2f} times their width)"),
+    "width": (1.15, "photos are larger than usual ({0:.0f} against {1:.0f} pixels wide)",
+              "photos are smaller than usual ({0:.0f} against {1:.0f} pixels wide)"),
+    "brightness": (1.2, "they are brighter than usual (lightness {0:.0f} against {1:.0f})",
+                   "they are darker than usual (lightness {0:.0f} against {1:.0f})"),
+    "sharpness": (2.0, "they have more fine detail than usual", "they are more blurred than usual"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One thing to say about a cluster: what its images have, measured or labelled."""
+
+    name: str
+    shares: Sequence[Share]
+    labelled: bool
+    #: The shares are of all images, most of which have no value.
+    exception: bool = False
+
+    @property
+    def named(self) -> Sequence[Share]:
+        """The one or two values that most images have; none where that is not sure."""
+        first = self.shares[:1]
+        if first and first[0].lower >= _HALF:
+            return first
+        pair = self.shares[:2]
+        both = _together(pair) if len(pair) == 2 and pair[1].share >= _IN_PAIR else None
+        # Two of two views are no finding.
+        if both and both.lower >= _PAIR and both.stands_out:
+            return pair
+        return ()
+
+    @property
+    def phrase(self) -> str:
+        """The values that name the cluster, as a title has them; empty where there are none."""
+        values = [_LIGHTS.get(s.value, s.value) if self.name == "light" else clean(s.value) for s in self.named]
+        text = " or ".join(values)
+        if not text or self.name in ("body type", "colour", "light"):
+            return text
+        return f"{text} view" if self.name == "view" else f"{self.name}: {text}"
+
+    @property
+    def nearly_all(self) -> bool:
+        return bool(self.named) and self.named[0].lower >= _NEARLY_ALL
+
+    @property
+    def stands_out(self) -> bool:
+        return bool(self.named) and _together(self.named).stands_out
+
+
+def clean(text: str, limit: int = 40) -> str:
+    """A value of somebody's file, fit for a line: printable, and not longer than ``limit``."""
+    plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return plain if len(plain) <= limit else plain[: limit - 1] + "…"
+
+
+def titles(model: Sequence[Evidence]) -> dict[int, str]:
+    """The title of each cluster of a model; equal ones are told apart by what else is sure, then by number."""
+    parts = {e.cluster: _title_parts(e) for e in model}
+    found = {c: _joined(p[:_TITLE_PARTS]) for c, p in parts.items()}
+    for cluster in sorted(found):
+        same = [c for c in found if found[c] == found[cluster]]
+        if len(same) > 1:
+            longer = {c: _joined(parts[c]) for c in same}
+            for c in same:
+                alone = list(longer.values()).count(longer[c]) == 1 and longer[c] not in found.values()
+                found[c] = longer[c] if alone else f"{found[c]} (cluster {c})"
+    return found
+
+
+def describe(e: Evidence, model: Mapping[int, Evidence], named: Mapping[tuple[str, int], str]) -> str:
+    """Two or three sentences: what the images show, what the cluster holds, how it differs from the nearest one.
+
+    ``model`` has the evidence of all clusters of the model by number, ``named`` the titles that are known, by model
+    and cluster.
+    """
+    sentences = [_shows(e), _holds(e, named)]
+    if e.neighbour is not None and e.neighbour in model:
+        sentences.append(_differs(e, model[e.neighbour], named.get((e.model_id, e.neighbour))))
+    return " ".join(s[0].upper() + s[1:] + "." for s in sentences if s)
+
+
+def topics(e: Evidence) -> list[Topic]:
+    """Labelled attributes first, those that people ask for before others; then what was measured.
+
+    An attribute that less than MIN_COVERAGE of the cluster's images have says nothing about the others.
+    """
+    by_topic: dict[str, Topic] = {}
+    for column, shares in e.attributes.items():
+        name = next((t for t, columns in _TOPICS.items() if column.lower() in columns), column.replace("_", " "))
+        if shares and shares[0].of >= MIN_COVERAGE * e.size and name not in by_topic:
+            by_topic[name] = Topic(name, shares, labelled=True)
+    if "colour" not in by_topic or not by_topic["colour"].named:
+        by_topic["colour"] = Topic("colour", e.colors, labelled=False)
+    asked = [by_topic.pop(name) for name in _TOPICS if name in by_topic]
+    for column, shares in e.exceptions.items():
+        name = column.replace("_", " ")
+        by_topic.setdefault(name, Topic(name, shares, labelled=True, exception=True))
+    return [*asked, *by_topic.values(), Topic("light", e.lights, labelled=False)]
+
+
+# -- titles ------------------------------------------------------------------------------------------
+
+
+def _title_parts(e: Evidence) -> list[str]:
+    """What names the cluster: first what stands out, in the order of topics, then what is sure but usual."""
+    all_topics = topics(e)
+    sure = [t.phrase for t in all_topics if t.stands_out]
+    # What is usual names a cluster that has little else; daylight names nothing.
+    usual = [t.phrase for t in all_topics if t.nearly_all and not t.stands_out and t.name != "light"]
+    raised = [_more(s, t.name) for t in all_topics for s in _raised(t)[:1]][:2]
+    shape, more = _shape(e), [f"more {' and '.join(raised)} than usual"] if raised else []
+    known = e.photos.measured >= MIN_IMAGES or any(t.labelled and not t.exception for t in all_topics)
+    # One value among others is no name, but better than none.
+    return [*sure, *usual, *shape] if sure or usual else [*shape, *more] or (["mixed"] if known else ["unknown"])
+
+
+def _shape(e: Evidence) -> list[str]:
+    own, usual = e.numbers.get("tallness", (1.0, 1.0))
+    return [] if 1 / _TALL < own / usual < _TALL else ["tall frames" if own > usual else "flat frames"]
+
+
+def _more(share: Share, topic: str) -> str:
+    return _MORE_LIGHT.get(share.value, share.value) if topic == "light" else clean(share.value)
+
+
+def _joined(parts: Sequence[str]) -> str:
+    text = ", ".join(parts)
+    return text[0].upper() + text[1:]
+
+
+# -- sentences ---------------------------------------------------------------------------------------
+
+
+def _shows(e: Evidence) -> str:
+    labelled = [t for t in topics(e) if t.labelled]
+    said = [_labelled(t) for t in labelled if t.stands_out or t.name in (*_ASKED, "colour") or _raised(t)]
+    told = {t.name for t in labelled}
+    unknown = [name for name in _ASKED if name not in told]
+    if unknown:
+        said.append(f"{' and '.join(unknown)}: unknown")
+    return "; ".join([_measured(e), *said])
+
+
+def _measured(e: Evidence) -> str:
+    lost = ", ".join(f"{n:,} {status}" for status, n in e.photos.lost.items() if n)
+    n = e.photos.measured
+    if not n:
+        return f"no photo could be measured ({lost})" if lost else "no photos were at hand to measure"
+    said = [_frequent(Topic("colour", e.colors, labelled=False)), _frequent(Topic("light", e.lights, labelled=False))]
+    said += _unusual_numbers(e)[:2]
+    missing = f" ({lost})" if lost else ""
+    return f"of {n:,} photos measured{missing}, " + _listed([s for s in said if s])
+
+
+def _frequent(topic: Topic) -> str:
+    """A measured topic: what most have, or the most frequent; and what is more frequent than usual."""
+    if not topic.shares or topic.shares[0].of < MIN_IMAGES:
+        return f"{topic.name} unknown"
+    named = topic.named
+    # What the photo is taken in is no claim about the cluster, so a plain majority will do.
+    if topic.name == "light" and topic.shares[0].share >= _HALF:
+        named = topic.shares[:1]
+    if not named:
+        return f"{topic.name} is mixed ({_told(topic, 2)})"
+    both = _together(named)
+    usual = f" ({percent(both.usual)} of all images)" if both.stands_out or topic.name == "colour" else ""
+    more = [f", {percent(s.share)} {_value(s, topic.name)} ({percent(s.usual)})" for s in _raised(topic)[:1]]
+    return f"{percent(both.share)} are {' or '.join(_value(s, topic.name) for s in named)}{usual}{''.join(more)}"
+
+
+def _told(topic: Topic, most: int) -> str:
+    """The most frequent values, and one that is more frequent than usual, with their shares."""
+    raised = _raised(topic)
+    shown = [*topic.shares[:most], *(s for s in raised[:1] if s not in topic.shares[:most])]
+    return "; ".join(
+        f"{_value(s, topic.name)} {percent(s.share)}" + (f", usually {percent(s.usual)}" if s in raised else "")
+        for s in shown
+    )
+
+
+def _labelled(topic: Topic) -> str:
+    of = topic.shares[0].of
+    images = "labelled image" if of == 1 else "labelled images"
+    if topic.exception:
+        shown = [*topic.named, *_raised(topic)][:2]
+        told = [f"{clean(s.value)} on {s.count:,}" for s in shown]
+        return f"{topic.name}: {_listed(told)} of {of:,} images (usually {percent(_together(shown).usual)})"
+    if topic.stands_out or topic.nearly_all:
+        both = _together(topic.named)
+        values = " or ".join(clean(s.value) for s in topic.named)
+        known = f"{both.vehicles:,} vehicles; " if both.vehicles is not None else ""
+        return f"{topic.name}: {values} on {both.count:,} of {of:,} {images} ({known}usually {percent(both.usual)})"
+    if of < MIN_IMAGES:
+        return f"{topic.name}: unknown ({of:,} {images})"
+    return f"{topic.name}: mixed on {of:,} {images} ({_told(topic, 3)})"
+
+
+def _unusual_numbers(e: Evidence) -> list[str]:
+    said = []
+    for name, (factor, more, less) in _NUMBERS.items():
+        own, usual = e.numbers.get(name, (0.0, 0.0))
+        if own > 0 and usual > 0 and not 1 / factor < own / usual < factor:
+            said.append((more if own > usual else less).format(own, usual))
+    return said
+
+
+def _holds(e: Evidence, named: Mapping[tuple[str, int], str]) -> str:
+    text = f"it holds {e.size:,} {'image' if e.size == 1 else 'images'} ({percent(e.share)})"
+    if e.n_vehicles is not None:
+        vehicles = "vehicle" if e.n_vehicles == 1 else "vehicles"
+        text += f" of {e.n_vehicles:,} {vehicles}, {e.n_whole or 'none'} of them with all their photos"
+    strong = sorted((o for o in e.overlaps if o.share >= _HALF and o.share >= 1.25 * o.usual), key=lambda o: -o.share)
+    if not strong:
+        return text + ("; no cluster of another feature set holds half of the images" if e.overlaps else "")
+    said = []
+    for o in strong[:2]:
+        title = named.get((o.model_id, o.cluster))
+        known = f" “{title}”" if title else ""
+        where = f"cluster {o.cluster}{known} of {o.features} ({percent(o.usual)} of all)"
+        said.append(f"{percent(o.share)} of the images are in {where}")
+    return f"{text}; {_listed(said)}"
+
+
+def _differs(e: Evidence, other: Evidence, title: str | None) -> str:
+    known = f" (“{title}”)" if title else ""
+    text = f"its nearest cluster is {other.cluster}{known}"
+    theirs = {t.name: t for t in topics(other)}
+    gaps = [
+        (abs(here.share - there.share), t.name, here, there)
+        for t in topics(e)
+        if t.name in theirs and theirs[t.name].labelled == t.labelled
+        for here, there in _pairs(t.shares, theirs[t.name].shares)
+        if here.lower > there.share or there.lower > here.share
+    ]
+    if not gaps:
+        return f"{text}; nothing that was measured or labelled tells them apart"
+    gap, name, here, there = max(gaps, key=lambda g: g[0])
+    # What the other one has says more than what it lacks.
+    has = [g for g in gaps if g[3].share > g[2].share and g[0] >= 0.6 * gap]
+    if has:
+        _, name, here, there = max(has, key=lambda g: g[0])
+    if gap < 0.1:
+        return f"{text}; they hardly differ in what was measured or labelled"
+    shares = f"{percent(there.share)} are {_value(there, name)}, and {percent(here.share)} here"
+    return f"{text}, where {shares}"
+
+
+def _pairs(a: Sequence[Share], b: Sequence[Share]) -> list[tuple[Share, Share]]:
+    """The shares of every value in both, 0 where one has none of it; none where one has too few images."""
+    if not a or not b or min(a[0].of, b[0].of) < MIN_IMAGES:
+        return []
+    first, second = ({s.value: s for s in shares} for shares in (a, b))
+    return [
+        (first.get(v) or Share(v, 0, a[0].of, second[v].usual), second.get(v) or Share(v, 0, b[0].of, first[v].usual))
+        for v in sorted({*first, *second})
+    ]
+
+
+# -- words -------------------------------------------------------------------------------------------
+
+
+def percent(share: float) -> str:
+    """A share in whole percent; what is nearly none or nearly all does not become 0 or 100."""
+    if share == 0:
+        return "none"
+    if 0 < share < 0.01:
+        return "under 1 %"
+    if 0.99 < share < 1:
+        return "over 99 %"
+    return f"{100 * share:.0f} %"
+
+
+def _listed(items: Sequence[str]) -> str:
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _value(share: Share, topic: str) -> str:
+    return _LIGHTS.get(share.value, share.value) if topic == "light" else clean(share.value)
+
+
+def _raised(topic: Topic) -> list[Share]:
+    """Values that stand out without naming the cluster, the most raised first; a tenth of the images at least."""
+    named = topic.named
+    return sorted(
+        (s for s in topic.shares if s.stands_out and s.share >= 0.1 and s not in named), key=lambda s: -s.lift
+    )
+
+
+def _together(shares: Sequence[Share]) -> Share:
+    """Several values of one topic as one. A vehicle has few values, so vehicles add up."""
+    vehicles = [s.vehicles for s in shares if s.vehicles is not None]
+    return Share(
+        " or ".join(s.value for s in shares),
+        sum(s.count for s in shares),
+        shares[0].of,
+        sum(s.usual for s in shares),
+        sum(vehicles) if vehicles else None,
+    )

@@ -1,0 +1,95 @@
+"""The report as a whole: the sections, each from its tables, put together into one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from motorpool import __version__
+from motorpool.config import ReportConfig
+from motorpool.lake import Lake
+from motorpool.report import page, queries
+from motorpool.report.album import Album
+from motorpool.report.map_section import MapSection
+from motorpool.report.model_section import ModelSection
+from motorpool.report.photo_section import PhotoSection
+from motorpool.report.verdict import verdict
+from motorpool.report.wording import percent
+
+
+@dataclass(frozen=True)
+class Built:
+    """How many images are on the maps, photos were asked for, and could not be read."""
+
+    n_points: int
+    n_asked: int
+    n_unreadable: int
+
+
+def build(
+    lake: Lake,
+    settings: ReportConfig,
+    folder: Path,
+    images_root: str | None,
+    seed: int,
+    timed: Callable[[str], AbstractContextManager[None]],
+) -> Built:
+    """Fill the empty ``folder`` with the report of the lake; see `stages.report.write_report`.
+
+    ``timed`` says when a part begins and ends.
+    """
+    for name in ("data", "figures", "photos"):
+        (folder / name).mkdir()
+    overview, models, pairs = queries.overview(lake), queries.models(lake), queries.agreement(lake)
+    best = _shown(models, settings)
+    clusters, feature_sets = queries.clusters(lake, best["model_id"].tolist()), queries.feature_sets(lake)
+    judged = verdict(models, pairs)
+
+    with timed("report: figures"):
+        model_section = ModelSection(lake, folder, overview, models, best, clusters, pairs, feature_sets)
+    with timed("report: maps"):
+        map_section = MapSection(lake, settings, folder, feature_sets["features"].tolist(), best, clusters, seed)
+    photo_section = PhotoSection(lake, settings, best, clusters)
+    album = Album(lake.spark, images_root, folder / "photos")
+    with timed("report: photos"):
+        album.read([*photo_section.wanted(), *map_section.wanted(album.readable)])
+        map_section.write_points(album)
+        context: dict[str, Any] = photo_section.context(album)
+
+    page.write_data(
+        folder / "data", "charts", page.chart_data(model_section.charts, model_section.tree, map_section.index)
+    )
+    context |= model_section.context() | map_section.context()
+    context |= {
+        # The last two parts, which a person knows the lake by; the whole name is at the end of the page.
+        "title": "/".join(Path(str(lake)).parts[-2:]),
+        "lake": str(lake),
+        "version": __version__,
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "overview": overview,
+        "verdict": judged,
+        "gaps": page.gaps(),
+        "noise_text": _noise(best, overview),
+        "photos_note": album.note(),
+    }
+    page.render(folder, context)
+    return Built(map_section.n_points, album.n_asked, album.n_unreadable)
+
+
+def _shown(models: pd.DataFrame, settings: ReportConfig) -> pd.DataFrame:
+    """The best model of each feature set, the best of all first, then those that ``report.models`` names."""
+    best = models[models["rank_in_features"] == 1].sort_values("rank")
+    named: list[str] = settings.models if isinstance(settings.models, list) else []
+    others = models["model_id"].isin(named) & ~models["model_id"].isin(best["model_id"]) & (models["n_clusters"] > 1)
+    return pd.concat([best, models[others]]) if others.any() else best
+
+
+def _noise(best: Any, overview: queries.Overview) -> str:
+    noise = 0 if best.empty else int(best.iloc[0]["n_noise"] or 0)
+    return f"{noise:,} images ({percent(noise / overview.n_images)}) are noise, in no cluster." if noise else ""

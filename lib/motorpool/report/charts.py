@@ -1,0 +1,202 @@
+"""What the curves and bars show: panels of series, computed once for the drawn pictures and the interactive ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from motorpool.report.wording import algorithm_name, label_of, records
+
+#: Small multiples that a person compares on one page.
+MAX_PANELS = 24
+#: Clusters that one bar chart names.
+MAX_BARS = 40
+#: Parameters that say how many clusters a model must find.
+_COUNTS = ("k", "n_clusters", "n_components")
+#: Parameters that tell where a model comes from, not what it is.
+_PROVENANCE = frozenset({*_COUNTS, "seed", "members", "mean_nmi", "tree_of", "micro_clusters_of", "eps", "quantile"})
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line, cloud of points or set of bars. ``hollow`` marks points that stand for less than the others."""
+
+    name: str
+    x: list[float]
+    y: list[float]
+    kind: str = "line"
+    colour: int = 0
+    text: list[str] = field(default_factory=list)
+    hollow: list[bool] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    log_x: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Panels that answer one question. ``name`` is the picture's file; ``share_y`` where their values compare."""
+
+    name: str
+    title: str
+    panels: tuple[Panel, ...]
+    share_y: bool = False
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Score:
+    column: str
+    name: str
+    title: str
+    share_y: bool
+
+
+SCORES = (
+    _Score("vehicle_agreement", "vehicle agreement", "Vehicle agreement over the number of clusters", True),
+    _Score("silhouette", "silhouette", "Simplified silhouette over the number of clusters", False),
+    _Score("calinski_harabasz", "Calinski-Harabasz", "Calinski-Harabasz over the number of clusters", False),
+    _Score("davies_bouldin", "Davies-Bouldin", "Davies-Bouldin over the number of clusters", False),
+)
+
+
+def score_charts(models: pd.DataFrame) -> Iterator[Chart]:
+    """A chart for every score, with a panel for every feature set: the best feature sets first, 24 at most.
+
+    Only vehicle agreement shares its axis: the other scores depend on a feature set's width and scale. Lines join
+    models that were asked for a number of clusters; density-based ones are points, left out far beyond the lines.
+    """
+    scored = models.assign(line=_line_names(models), asked=[_asked(p) for p in models["params"]])
+    order = list(dict.fromkeys(scored["features"]))
+    colours = {name: i for i, name in enumerate(sorted(set(scored["line"])))}
+    reach = max(30.0, 1.5 * float(scored["asked"].max()) if scored["asked"].notna().any() else 0.0)
+    for score in SCORES:
+        known = scored[scored[score.column].notna()]
+        inside = known[known["n_clusters"] <= reach]
+        panels = [
+            _score_panel(name, part, score, colours)
+            for name in order
+            if len(part := inside[inside["features"] == name])
+        ]
+        if panels:
+            notes = []
+            if len(known) > len(inside):
+                notes.append(f"{len(known) - len(inside):,} models with more than {reach:.0f} clusters are not drawn.")
+            if len(panels) > MAX_PANELS:
+                notes.append(f"The first {MAX_PANELS} of {len(panels)} feature sets.")
+            yield Chart(
+                f"scores-{score.column}", score.title, tuple(panels[:MAX_PANELS]), score.share_y, " ".join(notes)
+            )
+
+
+def _asked(params: dict[str, str]) -> float:
+    given = next((params[name] for name in _COUNTS if name in params), None)
+    return math.nan if given is None else float(given)
+
+
+def _line_names(models: pd.DataFrame) -> list[str]:
+    """The algorithm, with the values of those parameters in which models of that algorithm differ."""
+    differ: dict[str, list[str]] = {}
+    for algorithm, part in models.groupby("algorithm", sort=True):
+        if math.isnan(_asked(next(iter(part["params"])))):
+            differ[str(algorithm)] = []
+            continue
+        keys = sorted({key for params in part["params"] for key in params} - _PROVENANCE)
+        differ[str(algorithm)] = [k for k in keys if len({p.get(k) for p in part["params"]}) > 1]
+    return [
+        ", ".join([algorithm_name(a), *(p[k] for k in differ[a] if k in p)])
+        for a, p in zip(models["algorithm"], models["params"], strict=True)
+    ]
+
+
+def _score_panel(name: str, part: pd.DataFrame, score: _Score, colours: dict[str, int]) -> Panel:
+    series = []
+    for line, rows in part.groupby("line", sort=True):
+        rows = rows.sort_values(["n_clusters", "model_id"])
+        series.append(
+            Series(
+                str(line),
+                rows["n_clusters"].astype(float).tolist(),
+                rows[score.column].astype(float).tolist(),
+                "line" if rows["asked"].notna().all() else "points",
+                colours[str(line)],
+                rows["model_id"].tolist(),
+                (rows["status"] != "ok").tolist(),
+            )
+        )
+    return Panel(name, "clusters", score.name, tuple(series))
+
+
+def variance_chart(feature_sets: pd.DataFrame) -> Chart | None:
+    """The share of variance that the first components keep, once for feature sets with the same curve."""
+    curves: dict[tuple[float, ...], list[str]] = {}
+    for row in records(feature_sets):
+        curve = row["explained_variance_curve"]
+        if isinstance(curve, list) and curve:
+            curves.setdefault(tuple(round(v, 9) for v in curve), []).append(row["features"])
+    if not curves:
+        return None
+    series = []
+    for colour, (shares, names) in enumerate(curves.items()):
+        total = np.cumsum(shares)
+        # A curve of 2,560 components is smooth: its bends are at the start.
+        at = np.unique(np.geomspace(1, len(shares), min(len(shares), 200)).astype(int))
+        label = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} alike"
+        series.append(Series(label, at.astype(float).tolist(), total[at - 1].tolist(), "line", colour))
+    panel = Panel("all feature sets", "components", "share of variance kept", tuple(series), log_x=True)
+    return Chart("explained_variance", "Variance kept by the first components", (panel,))
+
+
+def k_distance_chart(k_distances: pd.DataFrame, order: Sequence[str]) -> Chart | None:
+    """Distances to the k-th neighbour, smallest first; distances of different feature sets do not compare."""
+    panels = []
+    place = {name: i for i, name in enumerate(order)}
+    groups = sorted(
+        k_distances.groupby(["features", "metric"]), key=lambda g: (place.get(str(g[0][0]), len(place)), g[0])
+    )
+    ks = sorted(set(k_distances["k"]))
+    for (features, metric), part in groups[:MAX_PANELS]:
+        series = []
+        for k, rows in part.groupby("k"):
+            rows = rows.sort_values("quantile")
+            colour = ks.index(k)
+            line = rows["quantile"].astype(float).tolist(), rows["distance"].astype(float).tolist()
+            series.append(Series(f"k = {k}", *line, "line", colour))
+            knee = rows[rows["knee"].astype(bool)]
+            if len(knee):
+                at = knee["quantile"].astype(float).tolist(), knee["distance"].astype(float).tolist()
+                series.append(Series(f"k = {k}: knee", *at, "points", colour))
+        panels.append(Panel(f"{features} ({metric})", "share of images", "distance", tuple(series)))
+    note = f"The first {MAX_PANELS} of {len(groups)}." if len(groups) > MAX_PANELS else ""
+    return Chart("k_distances", "Distance to the k-th nearest image", tuple(panels), note=note) if panels else None
+
+
+def size_chart(best: pd.DataFrame, clusters: pd.DataFrame) -> Chart | None:
+    """The clusters' shares of the images in the best model of every feature set: largest first, 40 at most."""
+    panels = []
+    for model in records(best.head(MAX_PANELS)):
+        own = clusters["model_id"] == model["model_id"]
+        part = clusters[own].sort_values(["size", "cluster"], ascending=[False, True])
+        if part.empty:
+            continue
+        shown = part.head(MAX_BARS)
+        names = [label_of(row["title"], row["cluster"]) for row in records(shown)]
+        values = (100 * shown["share"].astype(float)).tolist()
+        series = Series("share", values, list(range(len(values))), "bars", 0, names)
+        more = f", the largest {MAX_BARS}" if len(part) > MAX_BARS else ""
+        panels.append(Panel(f"{model['features']}: {len(part)} clusters{more}", "% of images", "", (series,)))
+    return Chart("cluster_sizes", "Sizes of the clusters", tuple(panels)) if panels else None

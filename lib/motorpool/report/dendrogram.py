@@ -1,0 +1,104 @@
+"""The top of an agglomerative tree: a few dozen leaves, each standing for many images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.cluster import hierarchy
+
+from motorpool.report.queries import Tree
+
+#: Leaves that can be read side by side.
+MAX_LEAVES = 40
+
+
+@dataclass(frozen=True)
+class Branches:
+    """A drawn tree. Lines are float[n, 4] across the leaves (5, 15, 25, ... as scipy places them) and up in height.
+
+    ``line_cluster`` int[n] is the cluster that a line lies in, -1 above the cut; ``leaf_cluster`` and ``leaf_images``
+    (None: not known) belong to the leaves in their drawn order.
+    """
+
+    across: np.ndarray
+    height: np.ndarray
+    line_cluster: list[int]
+    leaf_cluster: list[int]
+    leaf_images: list[int | None]
+    cut: float
+
+
+def branches(tree: Tree) -> Branches:
+    """The last merges of the tree: as many leaves as the cut has clusters, or 40, and all where the tree is smaller.
+
+    Every leaf lies in one cluster, since the cut undoes the last merges too; with more clusters than 40 the tree has
+    more leaves. The numbers of images are the tree's weights.
+    """
+    m = len(tree.merges) + 1
+    k = int(tree.clusters.max()) + 1
+    n_leaves = min(m, max(MAX_LEAVES, k))
+    top = tree.merges[m - n_leaves :]
+    parts = top[:, :2].astype(np.int64)
+    first = 2 * m - n_leaves  # the node that the first kept merge makes
+    leaves = np.unique(parts[parts < first])
+    position = {int(node): i for i, node in enumerate(leaves)}
+    position |= {first + i: n_leaves + i for i in range(len(top))}
+    ids = np.array([[position[int(a)], position[int(b)]] for a, b in parts], np.float64).reshape(-1, 2)
+    images = _weights(tree.merges, m, leaves)
+    cluster = [int(tree.clusters[_a_point(tree.merges, m, int(node))]) for node in leaves]
+    counts = [1] * n_leaves
+    for a, b in ids.astype(int):
+        counts.append(counts[a] + counts[b])
+    small = np.column_stack([ids, top[:, 2], counts[n_leaves:]])
+    drawn = hierarchy.dendrogram(small, no_plot=True, color_threshold=-1.0)
+    order = [int(i) for i in drawn["leaves"]]
+    across, height = np.array(drawn["icoord"]), np.array(drawn["dcoord"])
+    return Branches(
+        across,
+        height,
+        [_cluster_of(line, [cluster[i] for i in order]) for line in across],
+        [cluster[i] for i in order],
+        [None if np.isnan(images[i]) else int(images[i]) for i in order],
+        _cut_height(tree.merges[:, 2], k),
+    )
+
+
+def _weights(merges: np.ndarray, m: int, nodes: np.ndarray) -> np.ndarray:
+    """The images of each node, float64; NaN for a point whose first merge is with another point.
+
+    The tree holds the weight of every merge: a point's own is what its first merge has besides its partner's.
+    """
+    weight = np.full(2 * m - 1, np.nan)
+    weight[m:] = merges[:, 3]
+    for a, b, _, total in merges:
+        if a < m <= b:
+            weight[int(a)] = total - weight[int(b)]
+        elif b < m <= a:
+            weight[int(b)] = total - weight[int(a)]
+    return weight[nodes]
+
+
+def _a_point(merges: np.ndarray, m: int, node: int) -> int:
+    while node >= m:
+        node = int(merges[node - m, 0])
+    return node
+
+
+def _cluster_of(line: np.ndarray, leaf_cluster: list[int]) -> int:
+    """The cluster of all leaves below a line; -1 where it joins two.
+
+    Its feet stand over the middles of its two sides, so the leaves there belong to one side each.
+    """
+    left, right = (leaf_cluster[int((at - 5) // 10)] for at in (line.min(), line.max()))
+    return left if left == right else -1
+
+
+def _cut_height(heights: np.ndarray, k: int) -> float:
+    """Between the last merge that the cut keeps and the first that it undoes."""
+    m = len(heights) + 1
+    if k <= 1:
+        return float(heights[-1]) * 1.05
+    undone = float(heights[m - k])
+    kept = float(heights[m - k - 1]) if m > k else 0.0
+    return (undone + kept) / 2

@@ -1,0 +1,248 @@
+"""What the report reads: bounded rows of the tables on the driver, as pandas frames.
+
+Nothing here grows with the images: frames have a row for each model, cluster, feature set or sampled image. A table
+that the lake lacks gives None or an empty frame with its columns, and the page says which command makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+
+from motorpool.config import CONSENSUS
+from motorpool.lake import Lake
+from motorpool.schemas import TABLES
+
+#: More models than this make a table that no browser sorts at once; the first of the ranking are kept.
+MAX_MODELS = 5_000
+#: Photos of each kind on a card.
+PER_KIND = 8
+
+_RANKING = ("rank", "rank_in_features", "score")
+
+
+@dataclass(frozen=True)
+class Overview:
+    """How much the lake holds, in images, vehicles (0: the paths name none) and models."""
+
+    n_images: int
+    n_vehicles: int
+    n_models: int
+    n_ranked: int
+
+
+@dataclass(frozen=True)
+class Tree:
+    """An agglomerative tree: merges float64[m - 1, 4] as `linkage.linkage` gives them, and one cut of it, int[m]."""
+
+    model_id: str
+    merges: np.ndarray
+    clusters: np.ndarray
+
+
+def has(lake: Lake, table: str) -> bool:
+    """Whether the lake holds the table with a row or more."""
+    return table in TABLES and lake.exists(table) and not lake.read(table).isEmpty()
+
+
+def present(lake: Lake, tables: Iterable[str]) -> dict[str, bool]:
+    return {name: has(lake, name) for name in tables}
+
+
+def _frame(df: DataFrame) -> pd.DataFrame:
+    """All rows, with maps and arrays as plain Python values, whatever Spark's Arrow settings are."""
+    columns = df.columns
+    return pd.DataFrame([r.asDict(recursive=True) for r in df.collect()], columns=columns)
+
+
+def overview(lake: Lake) -> Overview:
+    images = lake.read("images")
+    row = images.agg(F.count("*").alias("n"), F.count_distinct("vehicle_id").alias("vehicles")).first()
+    ranked = F.count_if(F.col("status") == "ok")
+    counts = lake.read("models").agg(F.count("*").alias("n"), ranked.alias("ok")).first()
+    if row is None or counts is None:
+        raise RuntimeError("an aggregate without groups gave no row")
+    return Overview(int(row["n"]), int(row["vehicles"]), int(counts["n"]), int(counts["ok"]))
+
+
+def models(lake: Lake) -> pd.DataFrame:
+    """One row per model with its place in the ranking (null: not ranked), the ranked ones first, at most 5,000."""
+    lake.read("models")
+    lake.register()
+    board = lake.spark.table(lake.sql_name("leaderboard")).select("model_id", *_RANKING)
+    found = (
+        lake.read("models")
+        .join(board, on="model_id", how="left")
+        .orderBy(F.col("rank").asc_nulls_last(), "features", "algorithm", "n_clusters", "model_id")
+        .limit(MAX_MODELS)
+    )
+    return _frame(found)
+
+
+def feature_sets(lake: Lake) -> pd.DataFrame:
+    """``features, descriptors, steps, n_features, explained_variance, explained_variance_curve``."""
+    wanted = ("features", "descriptors", "steps", "n_features", "explained_variance", "explained_variance_curve")
+    return _frame(lake.read("feature_sets").select(*wanted).orderBy("features"))
+
+
+def k_distances(lake: Lake) -> pd.DataFrame:
+    """All curves: some hundred rows for each feature set, metric and k."""
+    return _frame(lake.read_or_empty("k_distances").orderBy("features", "metric", "k", "quantile"))
+
+
+def clusters(lake: Lake, model_ids: Sequence[str]) -> pd.DataFrame:
+    """The clusters of the models, without centroids."""
+    found = lake.read_or_empty("clusters").where(F.col("model_id").isin(list(model_ids)))
+    return _frame(found.drop("centroid").orderBy("model_id", "cluster"))
+
+
+def agreement(lake: Lake) -> pd.DataFrame:
+    return _frame(lake.read_or_empty("agreement").orderBy("model_a", "model_b"))
+
+
+def tree(lake: Lake, model_id: str, tree_of: str) -> Tree | None:
+    """The stored tree of an agglomerative model; None where the lake does not hold it.
+
+    Driver memory: 32 bytes for each of at most 16,384 merges, besides the rows as Spark brings them.
+    """
+    rows = lake.read_or_empty("parameters")
+    of_model = (F.col("model_id") == model_id) & (F.col("field") == "clusters")
+    of_tree = (F.col("model_id") == tree_of) & (F.col("field") == "merges")
+    found = {r["field"]: np.array(r["values"]).reshape(r["shape"]) for r in rows.where(of_model | of_tree).collect()}
+    if set(found) != {"merges", "clusters"} or not len(found["merges"]):
+        return None
+    return Tree(model_id, found["merges"], found["clusters"].astype(np.int64))
+
+
+def map_images(lake: Lake, n: int, seed: int) -> pd.DataFrame:
+    """``image_id, path, vehicle_id`` of a uniform sample of ``n`` images, drawn by the hash of their ids, in its order.
+
+    The same images for every map, so that a photo can be followed from one to the next. A cluster of a share s has
+    about s n of them.
+    """
+    drawn = lake.read("images").select("image_id", "path", "vehicle_id")
+    return _frame(drawn.orderBy(F.xxhash64("image_id", F.lit(seed)), "image_id").limit(n))
+
+
+def _of_images(df: DataFrame, image_ids: np.ndarray) -> DataFrame:
+    wanted = df.sparkSession.createDataFrame(pd.DataFrame({"image_id": image_ids}), "image_id BIGINT")
+    return df.join(F.broadcast(wanted), on="image_id", how="inner")
+
+
+def projection_names(lake: Lake, features: Sequence[str]) -> pd.DataFrame:
+    """``features, method, dims`` (2 or 3) of the projections of the given feature sets."""
+    found = lake.read("projections").where(F.col("features").isin(list(features)))
+    dims = F.when(F.count("z") > 0, 3).otherwise(2).alias("dims")
+    return _frame(found.groupBy("features", "method").agg(dims).orderBy("features", "method"))
+
+
+def projections(lake: Lake, features: str, image_ids: np.ndarray) -> pd.DataFrame:
+    """``method, image_id, x, y, z`` of the sampled images in one feature set."""
+    found = lake.read("projections").where(F.col("features") == features)
+    return _of_images(found, image_ids).select("method", "image_id", "x", "y", "z").toPandas()
+
+
+def labels(lake: Lake, model_ids: Sequence[str], image_ids: np.ndarray) -> pd.DataFrame:
+    """``model_id, image_id, cluster`` of the sampled images."""
+    found = lake.read("labels").where(F.col("model_id").isin(list(model_ids)))
+    return _of_images(found, image_ids).select("model_id", "image_id", "cluster").toPandas()
+
+
+def outlier_ids(lake: Lake, image_ids: np.ndarray) -> set[int]:
+    """Those of the sampled images that the consensus of the outlier methods flags."""
+    if not has(lake, "outliers"):
+        return set()
+    flagged = lake.read("outliers", features=CONSENSUS).where("is_outlier")
+    return {int(r["image_id"]) for r in _of_images(flagged, image_ids).select("image_id").collect()}
+
+
+def methods(lake: Lake, table: str) -> pd.DataFrame:
+    """A table with a row for each method of a feature set: ``outlier_methods``, ``projection_methods``."""
+    if not has(lake, table):
+        return pd.DataFrame(columns=["features", "method"])
+    return _frame(lake.read(table).orderBy("features", "method"))
+
+
+# -- pictures --------------------------------------------------------------------------------------
+
+
+def members(lake: Lake, wanted: pd.DataFrame) -> pd.DataFrame:
+    """``model_id, cluster, kind, position, image_id, path`` of the photos that stand for the ``wanted`` clusters.
+
+    ``wanted`` is ``model_id, cluster``. From ``cluster_members`` for models that the interpretation has looked at;
+    for others the exemplars of ``clusters`` alone, as kind ``exemplar``. At most 8 of each kind.
+    """
+    columns = ("model_id", "cluster", "kind", "position", "image_id")
+    pairs = F.broadcast(lake.spark.createDataFrame(wanted, "model_id STRING, cluster INT"))
+    nearest = F.posexplode(F.slice("exemplars", 1, PER_KIND)).alias("position", "image_id")
+    exemplars = lake.read_or_empty("clusters").join(pairs, on=["model_id", "cluster"], how="inner")
+    found = exemplars.select("model_id", "cluster", F.lit("exemplar").alias("kind"), nearest).select(*columns)
+    if has(lake, "cluster_members"):
+        told = lake.read("cluster_members").join(pairs, on=["model_id", "cluster"], how="inner").select(*columns)
+        rest = found.join(told.select("model_id").distinct(), on="model_id", how="left_anti").select(*columns)
+        first = Window.partitionBy("model_id", "cluster", "kind").orderBy("position", "image_id")
+        numbered = told.withColumn("position", F.row_number().over(first) - 1)
+        found = numbered.where(F.col("position") < PER_KIND).unionByName(rest)
+    images = lake.read("images").select("image_id", "path")
+    joined = found.join(images, on="image_id", how="inner").select(*columns, "path")
+    return _frame(joined.orderBy("model_id", "cluster", "kind", "position"))
+
+
+def paths(lake: Lake, image_ids: Collection[int]) -> dict[int, str]:
+    """The paths of some images."""
+    if not image_ids:
+        return {}
+    found = _of_images(lake.read("images").select("image_id", "path"), np.array(sorted(image_ids), np.int64))
+    return {int(r["image_id"]): str(r["path"]) for r in found.collect()}
+
+
+def outliers(lake: Lake, per_consensus: int, per_method: int) -> pd.DataFrame:
+    """``method, features, image_id, path, vehicle_id, score, place`` of the images that stand out most.
+
+    The consensus's first ``per_consensus``, and for every other method the images with the best places in any feature
+    set, because scores of different sets do not compare; an image comes once for each method.
+    """
+    flagged = lake.read("outliers").where("is_outlier")
+    order = Window.partitionBy("features", "method").orderBy(F.col("score").desc(), "image_id")
+    placed = flagged.withColumn("place", F.row_number().over(order))
+    limit = F.when(F.col("method") == CONSENSUS, per_consensus).otherwise(per_method)
+    near = placed.where(F.col("place") <= limit)
+    once = Window.partitionBy("method", "image_id").orderBy("place", "features")
+    of_method = Window.partitionBy("method").orderBy("place", "features", "image_id")
+    chosen = (
+        near.withColumn("nth", F.row_number().over(once))
+        .where("nth = 1")
+        .withColumn("nth", F.row_number().over(of_method))
+        .where(F.col("nth") <= limit)
+        .join(lake.read("images").select("image_id", "path", "vehicle_id"), on="image_id", how="inner")
+        .select("method", "features", "image_id", "path", "vehicle_id", "score", "place")
+    )
+    return _frame(chosen.orderBy("method", "place", "features", "image_id"))
+
+
+def reasons(lake: Lake, image_ids: Collection[int]) -> pd.DataFrame:
+    """``features, method, image_id, reason`` of the images shown."""
+    columns = ("features", "method", "image_id", "reason")
+    if not has(lake, "outlier_reasons") or not image_ids:
+        return pd.DataFrame(columns=columns)
+    found = _of_images(lake.read("outlier_reasons"), np.array(sorted(image_ids), np.int64))
+    return _frame(found.where("reason IS NOT NULL").select(*columns).orderBy("image_id", "features", "method"))
+
+
+def vehicles(lake: Lake, model_id: str, n: int) -> tuple[dict[str, float], pd.DataFrame]:
+    """How many vehicles a model holds whole, and the ``n`` of two or more photos whose photos disagree most."""
+    empty = pd.DataFrame(columns=["vehicle_id", "cluster", "n_photos", "agreement", "dissenting"])
+    if not has(lake, "vehicles"):
+        return {}, empty
+    several: Column = F.col("n_photos") >= 2
+    of_model = lake.read("vehicles").where((F.col("model_id") == model_id) & several)
+    row = of_model.agg(F.count("*").alias("n"), F.count_if(F.col("agreement") == 1).alias("whole")).first()
+    if row is None or not row["n"]:
+        return {}, empty
+    worst = of_model.where("agreement < 1").orderBy("agreement", F.col("n_photos").desc(), "vehicle_id").limit(n)
+    return {"n": row["n"], "whole": row["whole"]}, _frame(worst.select(*empty.columns))

@@ -1,0 +1,68 @@
+"""Words for numbers and names, the same on the page and in the pictures."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pandas as pd
+
+_ALGORITHMS = {
+    "kmeans": "KMeans",
+    "minibatch_kmeans": "mini-batch KMeans",
+    "bisecting_kmeans": "bisecting KMeans",
+    "agglomerative": "agglomerative",
+    "dbscan": "DBSCAN",
+    "hdbscan": "HDBSCAN",
+    "gaussian_mixture": "Gaussian mixture",
+    "consensus": "consensus",
+}
+_METHODS = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
+
+
+def algorithm_name(algorithm: str) -> str:
+    return _ALGORITHMS.get(algorithm, algorithm)
+
+
+def method_name(method: str, dims: int) -> str:
+    """``umap3`` as ``UMAP, 3-D``; a name that is not known as it is."""
+    found = re.match(r"([a-z]+)[-_]?[23]?d?$", method)
+    return f"{_METHODS.get(found[1], method) if found else method}, {dims}-D"
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame by column name."""
+    return [{str(k): v for k, v in row.items()} for row in frame.to_dict("records")]
+
+
+def is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A score for people: ``digits`` behind the point, from 1,000 on none; an en dash where there is none."""
+    if is_missing(value):
+        return "–"
+    value = float(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.{digits}f}"
+
+
+def percent(share: Any) -> str:
+    """A share as a percentage with two significant digits or more: 0.04 %, 3.1 %, 27 %."""
+    if is_missing(share):
+        return "–"
+    value = 100 * float(share)
+    if 0 < value < 0.01:
+        return "under 0.01 %"
+    return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.1f} %" if value >= 1 else f"{value:.2f} %"
+
+
+def label_of(title: Any, cluster: int) -> str:
+    """A cluster's number and its title, the number alone where nobody has named it."""
+    return f"{cluster}  {title}" if isinstance(title, str) and title.strip() else f"cluster {cluster}"
+
+
+def title_of(title: Any, cluster: int) -> str:
+    """A cluster's title, or its number where nobody has named it."""
+    return str(title) if isinstance(title, str) and title.strip() else f"cluster {cluster}"
