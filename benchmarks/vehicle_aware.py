@@ -3,11 +3,12 @@
     python benchmarks/vehicle_aware.py [--images 2000] [--seed 1] [--case DIR]      what clusters tell
     python benchmarks/vehicle_aware.py --full [--full-images 416314]                what the steps cost
 
-KMeans (k = the attribute's number of values, and k = 2) on every descriptor through four chains of steps: PCA alone,
-then `vehicle_whiten`, then `vehicle_mean` behind it, and `vehicle_residual`. Agreement with the true attributes
-(adjusted Rand index, ARI), which no step looks at, and vehicle agreement are taken over the photos of those vehicles
-only that no step was fitted on. Cases: a sample case, and a real one where it is there (its attributes file has the
-truth). With --full: seconds and memory of fitting and writing efficientnet-b7's 2,560 columns, by chain.
+KMeans (k = the attribute's number of values, and k = 2) on every descriptor through five chains of steps: PCA alone,
+then `vehicle_whiten`, `vehicle_mean` behind it, `vehicle_residual` and `vehicle_within`; and on three descriptors side
+by side, each at the same length. Agreement with the true attributes (adjusted Rand index, ARI), which no step looks at,
+and vehicle agreement are taken over the photos of those vehicles only that no step was fitted on. Cases: a sample case,
+and a real one where it is there (its attributes file has the truth). With --full: seconds and memory of fitting and
+writing efficientnet-b7's 2,560 columns, by chain.
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ CHAINS: dict[str, list[Any]] = {
     "whiten": [{"vehicle_whiten": WHITENED}],
     "whiten, mean": [{"vehicle_whiten": WHITENED}, "vehicle_mean"],
     "residual": ["vehicle_residual"],
+    "within": [{"vehicle_within": 5}],
 }
+#: Side by side.
+JOINED = "type, color, osnet"
 TRUTHS = {"sample": ["body_type", "color", "view"], "real": ["type"]}
 
 
 def _name(descriptor: str, chain: str) -> str:
-    return f"{descriptor}-{chain.replace(', ', '-')}"
+    return f"{descriptor}-{chain}".replace(", ", "-")
 
 
 def study(args: argparse.Namespace) -> dict[str, Any]:
@@ -55,6 +59,8 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
         for d, columns in COMPONENTS.items()
         for chain, steps in CHAINS.items()
     ]
+    join = [{"descriptor": d, "steps": [{"pca": 20}, "l2"]} for d in ("vdc_type", "vdc_color", "osnet")]
+    features += [{"name": _name(JOINED, chain), "join": join, "steps": steps} for chain, steps in CHAINS.items()]
     truths = args.truths.split(",")
 
     def started(ks: list[int]) -> Context:
@@ -127,7 +133,7 @@ def _measured(kind: str, case: Path) -> tuple[list[tuple[str, list[str], list[li
     for truth, k in found["asked"].items():
         ks = sorted({2, k}, reverse=True)
         rows = []
-        for descriptor in COMPONENTS:
+        for descriptor in (*COMPONENTS, JOINED):
             for chain in CHAINS:
                 held = [by_key.get((truth, _name(descriptor, chain), n), (None, None)) for n in ks]
                 rows.append([descriptor, chain, *(ari for ari, _ in held), *(agreed for _, agreed in held)])

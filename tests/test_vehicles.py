@@ -159,6 +159,7 @@ def feature_set(*steps: str) -> FeatureSet:
 def test_what_feature_sets_keep_of_the_vehicles() -> None:
     plain, whitened = feature_set("standard"), feature_set("vehicle_whiten")
     mean, within = feature_set("vehicle_whiten", "vehicle_mean"), feature_set("vehicle_residual", "standard")
+    assert feature_set("vehicle_within").vehicle_part == "within"
     sets = (plain, whitened, mean, within)
     assert [f.vehicle_part for f in sets] == ["whole", "between", "between", "within"]
     assert FeatureSet("j", (Part("d", (Step("vehicle_whiten"),)), Part("e"))).vehicle_part == "between"

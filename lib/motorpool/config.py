@@ -151,7 +151,7 @@ class FeatureSetConfig(Section):
 
 
 class VehiclesConfig(Section):
-    """How the steps `vehicle_whiten`, `vehicle_mean` and `vehicle_residual` of feature sets see vehicles."""
+    """How the steps of feature sets whose names begin with `vehicle_` see vehicles."""
 
     #: The share of the vehicles, chosen by hash, that steps are fitted on; agreement is then measured on the others.
     fit_share: float = Field(default=FIT_SHARE, gt=0, lt=1)

@@ -18,7 +18,7 @@ from motorpool.features.holdout import seen
 from motorpool.features.moments import Moments, Stats
 from motorpool.features.program import FittedPart, Op, Program, apply_ops
 from motorpool.features.scatter import Scatter
-from motorpool.features.spec import FeatureSet, Step
+from motorpool.features.spec import VEHICLE_PROJECTIONS, FeatureSet, Step
 from motorpool.features.steps import Spectrum, fit_step, needs
 from motorpool.features.vehicles import Vehicles, apply_group, scatter
 from motorpool.sampling import RowSample
@@ -36,7 +36,7 @@ Rows = Iterator[tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A feature set with its numbers; ``spectrum`` is that of its last pca, svd or vehicle_whiten step."""
+    """A feature set with its numbers; ``spectrum`` is that of its last projection."""
 
     spec: FeatureSet
     program: Program
@@ -64,7 +64,9 @@ class _Chain:
 
     def key(self, n_steps: int) -> str:
         """Names the output of the first steps: equal keys mean equal numbers."""
-        names = [f"{s} on {self.fit_share!r}" if s.kind == "vehicle_whiten" else str(s) for s in self.steps[:n_steps]]
+        names = [
+            f"{s} on {self.fit_share!r}" if s.kind in VEHICLE_PROJECTIONS else str(s) for s in self.steps[:n_steps]
+        ]
         return " | ".join([self.source, *names])
 
     @property
@@ -81,9 +83,9 @@ class Fitter:
     the raw columns hold all they need. ``clip`` and ``robust`` take one more pass each (a sample), and so
     does the first step that needs moments after ``clip``, ``l2`` or a join of such parts; chains that begin
     alike share these. What follows a projection is fitted on the projected vectors, which are kept on the
-    executors and computed once. ``vehicle_whiten`` takes a pass over the vehicles that are `seen`, and what follows
-    ``vehicle_mean`` or ``vehicle_residual`` is fitted on their result, kept likewise; best behind a projection, since
-    these steps pass twice over their input.
+    executors and computed once. ``vehicle_whiten`` and ``vehicle_within`` share a pass over the vehicles that are
+    `seen`; what follows ``vehicle_mean`` or ``vehicle_residual`` is fitted on their result, kept likewise; best behind
+    a projection, since these steps pass twice over their input.
 
     ``vehicles`` says which vehicle each image shows; sets that use vehicles need it. Driver memory: a few float64
     matrices of d x d, d being the columns of all descriptors together, and one sample of at most 128 MiB. Use as a

@@ -12,8 +12,12 @@ from typing import Any, Literal
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 STEP_KINDS = (
-    "clip", "l2", "standard", "minmax", "robust", "pca", "svd", "vehicle_whiten", "vehicle_mean", "vehicle_residual"
+    "clip", "l2", "standard", "minmax", "robust", "pca", "svd", "vehicle_whiten", "vehicle_within", "vehicle_mean",
+    "vehicle_residual"
 )  # fmt: skip
+
+#: Projections that are fitted on how photos spread within and between vehicles; to apply them takes no vehicle.
+VEHICLE_PROJECTIONS = ("vehicle_whiten", "vehicle_within")
 
 #: Steps that look at all photos of a vehicle together, so they cannot be applied row by row.
 GROUP_KINDS = ("vehicle_mean", "vehicle_residual")
@@ -28,6 +32,7 @@ _DEFAULTS: dict[str, Any] = {
     "pca": None,
     "svd": None,
     "vehicle_whiten": None,
+    "vehicle_within": None,
     "vehicle_mean": "mean",
 }
 _CENTRES = ("mean", "median")
@@ -41,8 +46,8 @@ class Step:
     """One step of a chain, e.g. ``Step("pca", 100)``, ``Step("standard")``.
 
     ``param`` is a pair of quantiles for clip and robust, a number of components (int) or a share of
-    variance (float in (0, 1)) for pca, svd and vehicle_whiten, ``mean`` or ``median`` for vehicle_mean, and None
-    otherwise.
+    variance (float in (0, 1)) for pca, svd, vehicle_whiten and vehicle_within, ``mean`` or ``median`` for
+    vehicle_mean, and None otherwise.
     """
 
     kind: str
@@ -140,8 +145,9 @@ class Part:
 def check_vehicle_steps(parts: tuple[Part, ...], steps: tuple[Step, ...]) -> None:
     """ValueError where steps that look at vehicles stand where they cannot work, or would leave nothing.
 
-    vehicle_mean and vehicle_residual go among the common steps, one of them at most. Behind either, vehicle_whiten
-    has nothing to see: the photos of a vehicle are equal, or the vehicles are.
+    vehicle_mean and vehicle_residual go among the common steps, one of them at most. Behind vehicle_mean the photos of
+    a vehicle are equal, and behind vehicle_residual the vehicles are, so there the projections have nothing to see; in
+    residuals pca finds what vehicle_within would.
     """
     for part in parts:
         for step in part.steps:
@@ -151,7 +157,7 @@ def check_vehicle_steps(parts: tuple[Part, ...], steps: tuple[Step, ...]) -> Non
     for step in steps:
         if seen is not None and step.is_group:
             raise ValueError(f"{step.kind} behind {seen.kind}: give one of them; together they leave nothing new")
-        if seen is not None and step.kind == "vehicle_whiten":
+        if seen is not None and step.kind in VEHICLE_PROJECTIONS:
             left = "within a vehicle" if seen.kind == "vehicle_mean" else "between vehicles"
             raise ValueError(f"{step.kind} behind {seen.kind}: no spread {left} is left; put it in front")
         seen = step if step.is_group else seen
@@ -192,7 +198,7 @@ class FeatureSet:
     @property
     def vehicle_part(self) -> VehiclePart:
         """What the vectors keep: the whole descriptors, what differs between vehicles, or what differs within them."""
-        if any(s.kind == "vehicle_residual" for s in self.vehicle_steps):
+        if any(s.kind in ("vehicle_residual", "vehicle_within") for s in self.vehicle_steps):
             return "within"
         return "between" if self.uses_vehicles else "whole"
 

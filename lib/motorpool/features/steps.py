@@ -11,7 +11,7 @@ from motorpool.errors import CaseError
 from motorpool.features.moments import Stats
 from motorpool.features.program import Op
 from motorpool.features.scatter import Scatter
-from motorpool.features.spec import Param, Step
+from motorpool.features.spec import VEHICLE_PROJECTIONS, Param, Step
 
 #: Below this share of the largest variance a direction is rounding of the float32 input, not data.
 _NEGLIGIBLE = np.finfo(np.float32).eps
@@ -24,7 +24,8 @@ SHRINKAGE = 0.3
 class Spectrum:
     """What a projection kept: ``curve`` float64[d] is the share of variance of every component.
 
-    For vehicle_whiten the variance is that between vehicles, in units of that within them.
+    For vehicle_whiten the variance is that between vehicles, in units of that within them; for vehicle_within it is
+    that within them.
     """
 
     kept: int
@@ -43,7 +44,7 @@ def needs(step: Step) -> str:
     """
     if step.kind == "l2" or step.is_group:
         return "nothing"
-    if step.kind == "vehicle_whiten":
+    if step.kind in VEHICLE_PROJECTIONS:
         return "vehicles"
     if step.kind in ("clip", "robust"):
         return "sample"
@@ -58,7 +59,7 @@ def fit_step(
     The scalers follow scikit-learn's StandardScaler, MinMaxScaler and RobustScaler: a column without
     spread is only shifted. ``pca`` is scikit-learn's PCA by the covariance matrix, ``svd`` its
     TruncatedSVD (no centring), both equal up to sign; here the largest entry of a component is positive.
-    For ``vehicle_whiten`` see `fit_whitening`.
+    For ``vehicle_whiten`` see `fit_whitening`, for ``vehicle_within`` `fit_within`.
 
     Raises CaseError when more components are asked for than the data have.
     """
@@ -66,10 +67,10 @@ def fit_step(
         return Op("l2"), None
     if step.is_group:
         return Op("vehicle_median" if step.param == "median" else step.kind), None
-    if step.kind == "vehicle_whiten":
+    if step.kind in VEHICLE_PROJECTIONS:
         if scatter is None:
-            raise ValueError("vehicle_whiten needs the scatter of vehicles")
-        return fit_whitening(step, scatter, where)
+            raise ValueError(f"{step.kind} needs the scatter of vehicles")
+        return (fit_whitening if step.kind == "vehicle_whiten" else fit_within)(step, scatter, where)
     if step.kind in ("clip", "robust"):
         if sample is None:
             raise ValueError(f"{step.kind} needs a sample")
@@ -169,7 +170,40 @@ def fit_whitening(step: Step, scatter: Scatter, where: str, *, shrinkage: float 
     where more are asked for, where no vehicle has two photos, or where all photos of each vehicle are equal.
     """
     width = len(scatter.mean)
-    limit = min(width, scatter.n_groups - 1)
+    _check_vehicles(step, scatter, min(width, scatter.n_groups - 1), where)
+    within = scatter.within / (scatter.n - scatter.n_groups)
+    spread = float(np.trace(within)) / width
+    shrunk = (1 - shrinkage) * within + shrinkage * spread * np.eye(width)
+    between = scatter.between / (scatter.n_groups - 1)
+    values, vectors = scipy.linalg.eigh(between, shrunk, driver="gvd", check_finite=False)
+    values, vectors = np.clip(values[::-1], 0.0, None), vectors[:, ::-1]
+    total = float(values.sum())
+    curve = values / total if total > 0 else np.zeros(width)
+    kept = _kept(step.param, curve, min(width, scatter.n_groups - 1))
+    return _projection(scatter.mean, vectors[:, :kept]), Spectrum(kept, curve)
+
+
+def fit_within(step: Step, scatter: Scatter, where: str) -> tuple[Op, Spectrum]:
+    """Directions in which photos of one vehicle differ most: view and light, whatever the vehicle.
+
+    The principal components of what photos have beyond their vehicle's mean (the pooled covariance within vehicles of
+    `fit_whitening`, unshrunk), applied to the photos themselves. So, unlike vehicle_residual, it keeps the view of a
+    vehicle that was only seen from one side, and needs no vehicle of a new image.
+
+    At most d, and at most n - vehicles components. Raises CaseError as `fit_whitening` does.
+    """
+    width, free = len(scatter.mean), scatter.n - scatter.n_groups
+    _check_vehicles(step, scatter, min(width, free), where)
+    values, vectors = scipy.linalg.eigh(scatter.within / free, check_finite=False)
+    values, vectors = np.clip(values[::-1], 0.0, None), vectors[:, ::-1]
+    curve = values / values.sum()
+    kept = _kept(step.param, curve, min(width, free))
+    return _projection(scatter.mean, vectors[:, :kept]), Spectrum(kept, curve)
+
+
+def _check_vehicles(step: Step, scatter: Scatter, limit: int, where: str) -> None:
+    """CaseError where vehicles do not tell what a projection wants to know, or not as much of it."""
+    width = len(scatter.mean)
     if not scatter.n_repeated:
         raise CaseError(
             f"{where}: {step}: none of the {scatter.n_groups:,} vehicles it is fitted on has two photos: raise "
@@ -180,19 +214,9 @@ def fit_whitening(step: Step, scatter: Scatter, where: str, *, shrinkage: float 
             f"{where}: {step}: it is fitted on {scatter.n_groups:,} vehicles and {width} columns, so it has at most "
             f"{limit} components"
         )
-    within = scatter.within / (scatter.n - scatter.n_groups)
-    spread = float(np.trace(within)) / width
     # Equal photos differ in the last bit behind a projection: a product of matrices rounds by the place of a row.
     if np.trace(scatter.within) <= 10 * width * _NEGLIGIBLE**2 * np.trace(scatter.between):
         raise CaseError(
             f"{where}: {step}: the photos of each of the {scatter.n_groups:,} vehicles it is fitted on are all equal, "
-            "so there is nothing to whiten by: leave the step out"
+            "so nothing varies within them: leave the step out"
         )
-    shrunk = (1 - shrinkage) * within + shrinkage * spread * np.eye(width)
-    between = scatter.between / (scatter.n_groups - 1)
-    values, vectors = scipy.linalg.eigh(between, shrunk, driver="gvd", check_finite=False)
-    values, vectors = np.clip(values[::-1], 0.0, None), vectors[:, ::-1]
-    total = float(values.sum())
-    curve = values / total if total > 0 else np.zeros(width)
-    kept = _kept(step.param, curve, limit)
-    return _projection(scatter.mean, vectors[:, :kept]), Spectrum(kept, curve)

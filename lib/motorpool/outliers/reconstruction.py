@@ -70,7 +70,7 @@ def _first_projections(program: Program) -> list[_Projection]:
     """The first projection of every part that has one; where none has, the first behind the parts.
 
     What lies behind a vehicle operation cannot be computed row by row. vehicle_whiten, which does not keep lengths, is
-    a projection of its own kind: where it comes first, nothing is to be reconstructed.
+    a projection of its own kind: where it comes first, nothing is to be reconstructed. vehicle_within keeps them.
     """
     found = []
     for part in program.parts:

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from motorpool.errors import ConfigError, LakeError
 from motorpool.features.fit import Fitted, Fitter
 from motorpool.features.program import Program
-from motorpool.features.spec import FeatureSet
+from motorpool.features.spec import VEHICLE_PROJECTIONS, FeatureSet
 from motorpool.features.vehicles import Vehicles
 from motorpool.lake import Lake
 from motorpool.stages.context import Context, explained, timed
@@ -149,7 +149,7 @@ def _write(ctx: Context, fitter: Fitter, item: Fitted) -> None:
     ctx.lake.replace("feature_sets", rows, {"features": [spec.name]})
     if item.spectrum:
         projections = [
-            s.kind for s in (*spec.parts[-1].steps, *spec.steps) if s.kind in ("pca", "svd", "vehicle_whiten")
+            s.kind for s in (*spec.parts[-1].steps, *spec.steps) if s.kind in ("pca", "svd", *VEHICLE_PROJECTIONS)
         ]
-        kind = " between vehicles" if projections[-1] == "vehicle_whiten" else ""
+        kind = {"vehicle_whiten": " between vehicles", "vehicle_within": " within vehicles"}.get(projections[-1], "")
         log.info("features: %s keeps %.1f %% of the variance%s", spec.name, 100 * item.spectrum.explained, kind)
