@@ -238,7 +238,8 @@ def _holds(e: Evidence, named: Mapping[tuple[str, int], str]) -> str:
     text = f"it holds {e.size:,} {'image' if e.size == 1 else 'images'} ({percent(e.share)})"
     if e.n_vehicles is not None:
         vehicles = "vehicle" if e.n_vehicles == 1 else "vehicles"
-        text += f" of {e.n_vehicles:,} {vehicles}, {e.n_whole or 'none'} of them with all their photos"
+        whole = f"{e.n_whole:,}" if e.n_whole else "none"
+        text += f" of {e.n_vehicles:,} {vehicles}, {whole} of them with all their photos"
     strong = sorted((o for o in e.overlaps if o.share >= _HALF and o.share >= 1.25 * o.usual), key=lambda o: -o.share)
     if not strong:
         return text + ("; no cluster of another feature set holds half of the images" if e.overlaps else "")
