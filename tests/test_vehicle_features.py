@@ -653,18 +653,38 @@ def test_a_lake_without_vehicles_is_refused_before_work(
 # -- what it is for ----------------------------------------------------------------------------------
 
 
-def test_vehicles_tell_type_and_colour_from_view_on_the_sample_case(
-    spark: SparkSession, wide: Callable[..., DataFrame], tmp_path: Path
-) -> None:
-    """Photos of vehicles that the steps have not seen, in as many clusters as there are types and colours."""
-    make_sample_case(tmp_path / "case", 2000, 1, with_images=False)
-    truth = pd.read_csv(tmp_path / "case" / "attributes.csv", dtype=str, keep_default_na=False)
+Drawn = tuple[pd.DataFrame, Vehicles, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def drawn_case(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "case"
+    make_sample_case(folder, 2000, 1, with_images=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawn(spark: SparkSession, drawn_case: Path) -> Drawn:
+    """The truth of a sample case, its vehicles, and bool[n]: photos of those that no step is fitted on."""
+    truth = pd.read_csv(drawn_case / "attributes.csv", dtype=str, keep_default_na=False)
     table = pa.table({"image_id": pa.array(np.arange(len(truth))), "vehicle_id": pa.array(truth["vehicle_id"])})
     vehicles = Vehicles.of(spark.createDataFrame(table))
-    fresh = ~vehicles.df.orderBy("image_id").select(seen(F.col("vehicle_id"), 0.5)).toPandas().iloc[:, 0].to_numpy(bool)
+    known = vehicles.df.orderBy("image_id").select(seen(F.col("vehicle_id"), 0.5)).toPandas()
+    return truth, vehicles, ~known.iloc[:, 0].to_numpy(bool)
+
+
+def descriptor_of(case: Path, name: str) -> np.ndarray:
+    source = open_array(str(case / "descriptors" / f"{name}.pickle"))
+    return np.concatenate([rows for split in source.splits(4096) for _, rows in source.read(split, 4096)])
+
+
+def test_vehicles_tell_type_and_colour_from_view_on_the_sample_case(
+    wide: Callable[..., DataFrame], drawn_case: Path, drawn: Drawn
+) -> None:
+    """Photos of vehicles that the steps have not seen, in as many clusters as there are types and colours."""
+    truth, vehicles, fresh = drawn
     for name, column, gain in (("vdc_type", "body_type", 0.1), ("vdc_color", "color", -0.1)):
-        source = open_array(str(tmp_path / "case" / "descriptors" / f"{name}.pickle"))
-        x = np.concatenate([rows for split in source.splits(4096) for _, rows in source.read(split, 4096)])
+        x = descriptor_of(drawn_case, name)
         sets = [chain({"pca": 50}), chain({"pca": 50}, {"vehicle_whiten": 20}), chain({"pca": 50}, "vehicle_mean")]
         labels = truth[column][fresh]
         with Fitter(wide(2, a=x), sets, 1, vehicles) as fitter:
@@ -677,18 +697,11 @@ def test_vehicles_tell_type_and_colour_from_view_on_the_sample_case(
 
 
 def test_the_within_part_finds_the_view_where_colour_and_identity_lie_beside_it(
-    spark: SparkSession, wide: Callable[..., DataFrame], tmp_path: Path
+    wide: Callable[..., DataFrame], drawn_case: Path, drawn: Drawn
 ) -> None:
     """Two clusters of all descriptors side by side are no views; of what varies within vehicles they are."""
-    make_sample_case(tmp_path / "case", 2000, 1, with_images=False)
-    truth = pd.read_csv(tmp_path / "case" / "attributes.csv", dtype=str, keep_default_na=False)
-    table = pa.table({"image_id": pa.array(np.arange(len(truth))), "vehicle_id": pa.array(truth["vehicle_id"])})
-    vehicles = Vehicles.of(spark.createDataFrame(table))
-    fresh = ~vehicles.df.orderBy("image_id").select(seen(F.col("vehicle_id"), 0.5)).toPandas().iloc[:, 0].to_numpy(bool)
-    columns = {}
-    for name in ("vdc_type", "vdc_color", "osnet"):
-        source = open_array(str(tmp_path / "case" / "descriptors" / f"{name}.pickle"))
-        columns[name] = np.concatenate([rows for split in source.splits(4096) for _, rows in source.read(split, 4096)])
+    truth, vehicles, fresh = drawn
+    columns = {name: descriptor_of(drawn_case, name) for name in ("vdc_type", "vdc_color", "osnet")}
     parts = tuple(Part(name, (Step("pca", 20), Step("l2"))) for name in columns)
     steps: list[tuple[Step, ...]] = [(), (Step("vehicle_within", 5),), (Step("vehicle_residual"),)]
     sets = [FeatureSet(f"s{i}", parts, chosen) for i, chosen in enumerate(steps)]
