@@ -498,11 +498,11 @@ def test_views_take_no_part_in_a_consensus_that_names_no_feature_sets() -> None:
 def test_the_ready_study() -> None:
     config = load_config(ROOT / "conf" / "vehicle_aware.yaml")
     parts = [f.vehicle_part for f in config.feature_sets]
-    assert [parts.count(p) for p in ("whole", "between", "within")] == [3, 5, 2]
+    assert [parts.count(p) for p in ("whole", "between", "within")] == [4, 5, 3]
     n_models = sum(
         len(list(grid.variants(config.seed)))
         for grid in config.cluster.models
         for f in config.feature_sets
         if grid.features is None or f.name in grid.features
     )
-    assert n_models == 112
+    assert n_models == 134
