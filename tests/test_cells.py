@@ -14,6 +14,7 @@ from sklearn.datasets import make_blobs, make_circles, make_moons
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import pairwise_distances
 
+from motorpool.backend.engine import ArrayEngine
 from motorpool.cluster import cells, engines
 from motorpool.cluster.cells import fit_dbscan_cells
 from motorpool.cluster.components import LINK_DTYPE, PART_DTYPE, number, parts_of
@@ -95,9 +96,9 @@ def test_centres_in_one_place_need_each_others_rows() -> None:
 # -- engines: the contract of every one ---------------------------------------------------------------
 
 
-@pytest.fixture(params=[SklearnEngine], ids=["sklearn"])
+@pytest.fixture(params=[SklearnEngine(), ArrayEngine("numpy")], ids=["sklearn", "array"])
 def engine(request: pytest.FixtureRequest) -> LocalEngine:
-    made: LocalEngine = request.param()
+    made: LocalEngine = request.param
     return made
 
 

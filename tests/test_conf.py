@@ -38,7 +38,7 @@ DOCUMENTED = re.compile(
     r"|kubernetes\.(driver|executor)\.volumes\.persistentVolumeClaim\.\w+\.(mount\.(path|readOnly)|options\.claimName)"
     r"|databricks\.delta\.(snapshotPartitions|optimizeWrite\.enabled)"
     # nvidia.github.io/spark-rapids/docs/configs.html, additional-functionality/advanced_configs.html
-    r"|rapids\.(sql\.concurrentGpuTasks|memory\.pinnedPool\.size|sql\.python\.gpu\.enabled))"
+    r"|rapids\.(sql\.concurrentGpuTasks|memory\.pinnedPool\.size|memory\.gpu\.(maxA|a)llocFraction|sql\.python\.gpu\.enabled))"
 )
 
 

@@ -307,7 +307,9 @@ class Config(Section):
     outliers: OutlierConfig | None = None
     projections: ProjectionConfig | None = None
     report: ReportConfig | None = None
-    accelerator: Literal["auto", "cpu"] = "auto"
+    #: Where the arithmetic of tasks is done; `auto` takes the GPU where all executors have what it needs. No machine
+    #: with a GPU has run the tests yet, so nobody gets it without asking.
+    accelerator: Literal["auto", "cpu", "gpu"] = "cpu"
     seed: int = Field(default=42, ge=0, lt=2**31)
     spark: dict[str, str] = Field(default_factory=dict)
 

@@ -40,6 +40,13 @@ def offer(squared, image_id, kept_squared, kept_ids):
 
 
 @_jit
+def offer_rows(ids, at, squared, kept_squared, kept_ids):
+    """Offer int64[n] rows at float64[n] squared distances to the clusters ``at`` int64[n]."""
+    for i in range(len(ids)):
+        offer(squared[i], ids[i], kept_squared[at[i]], kept_ids[at[i]])
+
+
+@_jit
 def add_distances(ids, labels, d2, edges, counts, squared, distance, silhouette, kept_squared, kept_ids):
     """Add int32[n, models] labels with float64[n, K] squared distances to all means; see `ClusterSpread`.
 

@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from motorpool import blocks
+from motorpool.backend.seam import CPU, Backend
 from motorpool.cluster.components import LINK_DTYPE, PART_DTYPE, ClusterNumbers, number, parts_of
 from motorpool.cluster.labelled import LABELLED_SCHEMA, Labelled, LabelledBlock, packed, stored_labels
 from motorpool.neighbours import kernels
@@ -52,6 +53,7 @@ def fit_dbscan(
     radii: Sequence[float],
     grid: DbscanGrid,
     progress: Callable[[str], None] = lambda text: None,
+    backend: Backend = CPU,
 ) -> Labelled:
     """All models of a grid; their labels are persisted.
 
@@ -62,9 +64,9 @@ def fit_dbscan(
     image_id among their core rows, so scikit-learn's labels of core rows come out the same when its rows are in
     that order. ``distance`` is that to the nearest core row: 0 for core rows and for no others, NaN for noise.
 
-    Cost: n^2/2 products of d numbers, less what is joined already. Memory of a task: two strips, and 12 bytes for each
-    of their rows and models. Memory of the driver: 18 bytes for each component of a strip's core rows, over all
-    models: they are what clusters are merged from.
+    Cost: n^2/2 products of d numbers, on ``backend``, less what is joined already. Memory of a task: two strips, and 12
+    bytes for each of their rows and models. Memory of the driver: 18 bytes for each component of a strip's core rows,
+    over all models: they are what clusters are merged from.
     """
     levels = to_gap(np.array(grid.eps), arranged.metric)
     cosine, least = arranged.metric == "cosine", np.array(grid.min_samples)
@@ -73,7 +75,7 @@ def fit_dbscan(
 
     def within(a: Strip, _: Strip | None) -> Iterable[tuple[int, str, np.ndarray]]:
         forest = _Forest.start([a], [None], columns, least, levels)
-        forest.sweep(cosine, same=True)
+        forest.sweep(cosine, same=True, backend=backend)
         roots = forest.roots()
         yield a.index, _ROOTS, np.ascontiguousarray(roots.T)
         yield a.index, _NEAR, np.ascontiguousarray(forest.near_gap.T)
@@ -87,7 +89,7 @@ def fit_dbscan(
         forest = _Forest.start([a, b], known, columns, least, levels)
         # Only nearer core rows than a strip's own are of interest.
         np.concatenate(near, out=forest.near_gap)
-        forest.sweep(cosine, same=False)
+        forest.sweep(cosine, same=False, backend=backend)
         yield a.index, _LINKS, _links(forest, a, b, known)
         yield from forest.borders([a, b], np.concatenate(known))
 
@@ -160,7 +162,7 @@ class _Forest:
         near_gap, near_row = np.full((n, cells), np.inf, np.float32), np.full((n, cells), -1, np.int32)
         return cls(rows, edges, ranks, may, open_top, parents, near_gap, near_row, levels, n_ranks)
 
-    def sweep(self, cosine: bool, *, same: bool) -> None:
+    def sweep(self, cosine: bool, *, same: bool, backend: Backend) -> None:
         """Look at all pairs within the one strip, or between the two."""
         rows, n_ranks = self.rows, self.n_ranks
         # Set for the rows and columns of every tile before it is looked at.
@@ -181,7 +183,8 @@ class _Forest:
                 )
             return max(float(reach[i].max()), float(reach[columns].max()))
 
-        for i0, j0, products in tiles_of(low).products(tiles_of(high), widest, same):
+        multiply = backend.multiplier(low, high)
+        for i0, j0, products in tiles_of(low).products(tiles_of(high), widest, same, multiply):
             kernels.join_tile(
                 products, i0, j0 + offset, same and i0 == j0, rows.raw, rows.half, rows.slack, cosine, rows.ids,
                 self.levels, n_ranks, self.ranks, self.may, self.open_top, self.parents, self.near_gap, self.near_row,

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-import numba
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import NearestNeighbors
 
 from motorpool.cluster.halo import positions
-from motorpool.neighbours.geometry import Metric, exact_gap, to_gap
+from motorpool.neighbours.geometry import Metric, exact_gaps, to_gap
 
 #: Neighbours that one query may return: 16 bytes each, so 256 MiB.
 _PAIRS = 2**24
@@ -77,7 +76,7 @@ class SklearnEngine:
     def nearest(self, queries: np.ndarray, x: np.ndarray, metric: Metric, eps: float) -> tuple[np.ndarray, np.ndarray]:
         index, gaps = np.full(len(queries), -1, np.int64), np.full(len(queries), np.inf, np.float32)
         for i, j in _pairs_within(queries, x, metric, eps):
-            gap = _exact_gaps(queries, x, i, j, metric == "cosine").astype(np.float32)
+            gap = exact_gaps(queries, x, i, j, metric == "cosine").astype(np.float32)
             order = np.lexsort((j, gap, i))
             best = order[np.diff(i[order], prepend=-1) > 0]
             index[i[best]], gaps[i[best]] = j[best], gap[best]
@@ -115,14 +114,5 @@ def _pairs_within(
         if metric == "cosine":
             unsure |= asked_nowhere[i] | nowhere[j]
         within = squared <= 2.0 * level
-        within[unsure] = _exact_gaps(queries, x, i[unsure], j[unsure], metric == "cosine") <= level
+        within[unsure] = exact_gaps(queries, x, i[unsure], j[unsure], metric == "cosine") <= level
         yield i[within], j[within]
-
-
-@numba.njit(nogil=True, cache=True)
-def _exact_gaps(a: np.ndarray, b: np.ndarray, i: np.ndarray, j: np.ndarray, cosine: bool) -> np.ndarray:
-    """float64 gaps of the pairs (a[i], b[j]) of float32 rows."""
-    gaps = np.empty(len(i))
-    for pair in range(len(i)):
-        gaps[pair] = exact_gap(a[i[pair]], b[j[pair]], cosine)
-    return gaps

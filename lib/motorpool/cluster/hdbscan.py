@@ -10,6 +10,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from motorpool import blocks
+from motorpool.backend.seam import CPU, Backend
 from motorpool.cluster.condense import FlatClusters, flat_clusters, single_linkage
 from motorpool.cluster.labelled import LABELLED_SCHEMA, Labelled, LabelledBlock, packed, stored_labels
 from motorpool.neighbours.spanning import SpanningTree, send, spanning_tree
@@ -37,17 +38,22 @@ class HdbscanModels:
 
 
 def fit_hdbscan(
-    arranged: Arranged, nearest: DataFrame, grid: HdbscanGrid, progress: Callable[[str], None] = lambda text: None
+    arranged: Arranged,
+    nearest: DataFrame,
+    grid: HdbscanGrid,
+    progress: Callable[[str], None] = lambda text: None,
+    backend: Backend = CPU,
 ) -> HdbscanModels:
     """HDBSCAN (Campello, Moulavi & Sander 2013; Campello et al. 2015) for every min_cluster_size of a grid.
 
     ``nearest`` comes from `search` with k of at least min_samples - 1. Exact: the tree is the minimum spanning tree
-    of mutual reachability over all rows (`spanning_tree`), and clusters follow from it as `condense` says. ``strength``
-    is the membership, the outlier score GLOSH. Clusters are numbered by their smallest image_id.
+    of mutual reachability over all rows (`spanning_tree`, whose products ``backend`` makes), and clusters follow from
+    it as `condense` says. ``strength`` is the membership, the outlier score GLOSH. Clusters are numbered by their
+    smallest image_id.
 
     Driver memory: that of `spanning_tree`, and 24 bytes for each row and min_cluster_size.
     """
-    tree = spanning_tree(arranged, nearest, grid.min_samples, progress)
+    tree = spanning_tree(arranged, nearest, grid.min_samples, progress, backend)
     linkage = single_linkage(tree.left, tree.right, tree.distance, len(tree.ids))
     flat = [flat_clusters(linkage, size, method=grid.method) for size in grid.min_cluster_size]  # type: ignore[arg-type]
     arrays = {

@@ -6,8 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -16,17 +15,15 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
 from motorpool import blocks
+from motorpool.backend.seam import CPU, Backend
 from motorpool.cluster.coreset import Coreset, Spread, draw_coreset, spread
+from motorpool.cluster.lloyd import LloydSums
 from motorpool.cluster.tasks import run_tasks
 
 log = logging.getLogger(__name__)
 
 #: A cluster of the largest k still has this many rows of the coreset to be found by.
 _CORESET_ROWS_PER_CLUSTER = 128
-#: Far-off rows that each task remembers per model, to re-seed empty clusters with.
-_SPARE = 8
-#: Squared distances below this share of a row's squared length are float32 rounding: the row is at its centroid.
-_ROUNDING = 32 * float(np.finfo(np.float32).eps)
 
 
 @dataclass
@@ -59,30 +56,6 @@ class _Run:
     seconds: float = 0.0
 
 
-@dataclass
-class _Sums:
-    """What one Lloyd pass adds up, for the centroids of all runs side by side.
-
-    sums float64[K, d] (of rows minus the mean) and counts int64[K] by nearest centroid; inertia
-    float64[runs]; for every run its farthest rows, as (squared distance, image_id, row).
-    """
-
-    sums: np.ndarray
-    counts: np.ndarray
-    inertia: np.ndarray
-    far: list[list[tuple[float, int, np.ndarray]]] = field(default_factory=list)
-
-    def merge(self, other: _Sums) -> None:
-        self.sums += other.sums
-        self.counts += other.counts
-        self.inertia += other.inertia
-        self.far = [_farthest(a + b) for a, b in zip(self.far, other.far, strict=True)]
-
-
-def _farthest(rows: list[tuple[float, int, np.ndarray]]) -> list[tuple[float, int, np.ndarray]]:
-    return sorted(rows, key=lambda r: (-r[0], r[1]))[:_SPARE]
-
-
 def fit_kmeans(
     block_df: DataFrame,
     ks: Sequence[int],
@@ -92,6 +65,7 @@ def fit_kmeans(
     max_iter: int = 100,
     tol: float = 1e-4,
     progress: Callable[[str], None] = lambda text: None,
+    backend: Backend = CPU,
 ) -> list[KMeansModel]:
     """KMeans for every k in ``ks`` (each at most the number of rows), each from ``n_init`` starts.
 
@@ -102,7 +76,7 @@ def fit_kmeans(
     the tail below 1e-4 takes most of the passes and wins about a thousandth. Empty clusters get the rows
     farthest from their centroids.
     The result depends on the seed and the rows' ids, and on the partitions only through the order of
-    floating-point sums.
+    floating-point sums. The passes over all rows run on ``backend``, the starts on the CPU.
 
     Driver memory: the coreset (at most 128 MiB) and the centroids of all runs.
     """
@@ -118,7 +92,7 @@ def fit_kmeans(
         if not active:
             break
         began = time.monotonic()
-        state = _lloyd_pass(block_df, active, known)
+        state = _lloyd_pass(block_df, active, known, backend)
         _move(active, state, tol)
         for run in active:
             run.seconds += (time.monotonic() - began) / len(active)
@@ -165,43 +139,18 @@ def _best(runs: list[_Run], known: Spread) -> KMeansModel:
     return KMeansModel(best.k, centroids, best.inertia, best.n_iter, best.converged, seconds)
 
 
-def _lloyd_pass(block_df: DataFrame, runs: Sequence[_Run], known: Spread) -> _Sums:
+def _lloyd_pass(block_df: DataFrame, runs: Sequence[_Run], known: Spread, backend: Backend) -> LloydSums:
     """Assign every row to its nearest centroid of every run, and sum the rows by centroid."""
-    edges = np.cumsum([0, *(r.k for r in runs)])
-    centroids = np.concatenate([r.centroids for r in runs]).astype(np.float32)
-    mean = known.mean.astype(np.float32)
-    half_norms = 0.5 * np.square(centroids.astype(np.float64)).sum(axis=1).astype(np.float32)
-    total, width = centroids.shape
+    lloyd = backend.lloyd([r.centroids for r in runs], known.mean)
 
-    def start() -> _Sums:
-        zeros = np.zeros((total, width))
-        return _Sums(zeros, np.zeros(total, np.int64), np.zeros(len(edges) - 1), [[] for _ in edges[1:]])
-
-    def add(state: _Sums, batch: pa.RecordBatch) -> None:
+    def add(state: LloydSums, batch: pa.RecordBatch) -> None:
         for ids, raw in blocks.block_arrays(batch):
-            x = raw - mean
-            # |x - c|^2 = |x|^2 - 2 (x.c - |c|^2 / 2): the nearest centroid has the largest bracket.
-            closeness = x @ centroids.T - half_norms
-            norms = np.square(x).sum(axis=1, dtype=np.float64)
-            member = np.zeros((len(ids), total), np.float32)
-            rows = np.arange(len(ids))
-            for run, (low, high) in enumerate(pairwise(edges)):
-                label = closeness[:, low:high].argmax(axis=1) + low
-                member[rows, label] = 1.0
-                squared = np.maximum(norms - 2.0 * closeness[rows, label], 0.0)
-                state.inertia[run] += squared.sum()
-                last = squared.argpartition(-min(_SPARE, len(ids)))[-_SPARE:]
-                worst = state.far[run][-1][0] if len(state.far[run]) == _SPARE else -1.0
-                least = np.maximum(_ROUNDING * norms[last], worst)
-                new = [(float(squared[i]), int(ids[i]), x[i].copy()) for i in last[squared[last] > least]]
-                state.far[run] = _farthest(state.far[run] + new)
-            state.sums += member.T @ x
-            state.counts += member.sum(axis=0, dtype=np.float64).astype(np.int64)
+            lloyd.add(state, ids, raw)
 
-    return blocks.fold(block_df, start, add)
+    return blocks.fold(block_df, lloyd.start, add)
 
 
-def _move(runs: Sequence[_Run], state: _Sums, tol: float) -> None:
+def _move(runs: Sequence[_Run], state: LloydSums, tol: float) -> None:
     """Move centroids to the means of their rows, re-seed empty ones, and retire runs that have settled."""
     at = 0
     for index, run in enumerate(runs):

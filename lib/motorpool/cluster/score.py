@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from motorpool import blocks
+from motorpool.backend.seam import CPU, Backend
 from motorpool.blocks import S
 from motorpool.cluster.labelled import Labelled
 from motorpool.metrics import ClusterSpread, ClusterSums, PairCounts, Scores
@@ -30,10 +31,10 @@ class _Groups(Generic[S]):
             mine.merge(theirs)
 
 
-def score_models(labelled: Labelled) -> list[Scores]:
+def score_models(labelled: Labelled, backend: Backend = CPU) -> list[Scores]:
     """Scores of all models; noise is left out of them.
 
-    Two passes in float64, whatever the number of models: the clusters' means, then distances to them.
+    Two passes in float64 on ``backend``, whatever the number of models: the clusters' means, then distances to them.
     """
     width, origin = len(labelled.origin), labelled.origin
     groups = _group(labelled.sizes)
@@ -46,7 +47,7 @@ def score_models(labelled: Labelled) -> list[Scores]:
             for group, sums in zip(groups, state.states, strict=True):
                 sums.update(x, block.labels[:, group])
 
-    sums = blocks.fold(labelled.df, lambda: _Groups([ClusterSums(s, width) for s in sizes]), add_sums)
+    sums = blocks.fold(labelled.df, lambda: _Groups([backend.cluster_sums(s, width) for s in sizes]), add_sums)
 
     def add_spread(state: _Groups[ClusterSpread], batch: pa.RecordBatch) -> None:
         for block in blocks_of(batch):
@@ -54,7 +55,7 @@ def score_models(labelled: Labelled) -> list[Scores]:
             for group, found in zip(groups, state.states, strict=True):
                 found.update(block.ids, x, block.labels[:, group])
 
-    found = blocks.fold(labelled.df, lambda: _Groups([ClusterSpread(s) for s in sums.states]), add_spread)
+    found = blocks.fold(labelled.df, lambda: _Groups([backend.cluster_spread(s) for s in sums.states]), add_spread)
     # Groups hold the models in their order.
     return [score for state in found.states for score in state.scores()]
 

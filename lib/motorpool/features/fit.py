@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from motorpool import blocks
+from motorpool.backend.seam import CPU, Backend
 from motorpool.blocks import Batches
 from motorpool.features.holdout import seen
 from motorpool.features.moments import Moments, Stats
@@ -87,15 +88,22 @@ class Fitter:
     `seen`; what follows ``vehicle_mean`` or ``vehicle_residual`` is fitted on their result, kept likewise; best behind
     a projection, since these steps pass twice over their input.
 
-    ``vehicles`` says which vehicle each image shows; sets that use vehicles need it. Driver memory: a few float64
+    ``vehicles`` says which vehicle each image shows; sets that use vehicles need it. Moments and scatter matrices are
+    summed up on ``backend``. Driver memory: a few float64
     matrices of d x d, d being the columns of all descriptors together, and one sample of at most 128 MiB. Use as a
     context manager: leaving it drops what was kept.
     """
 
     def __init__(
-        self, wide: DataFrame, sets: Sequence[FeatureSet], seed: int, vehicles: Vehicles | None = None
+        self,
+        wide: DataFrame,
+        sets: Sequence[FeatureSet],
+        seed: int,
+        vehicles: Vehicles | None = None,
+        backend: Backend = CPU,
     ) -> None:
         self.wide = wide
+        self.backend = backend
         self.sets = list(sets)
         self.seed = seed
         self.vehicles = vehicles
@@ -216,7 +224,7 @@ class Fitter:
         def update(state: Moments, ids: np.ndarray, x: np.ndarray) -> None:
             state.update(x)
 
-        return self._fold(program, chain, Moments, update).stats()
+        return self._fold(program, chain, self.backend.moments, update).stats()
 
     def _scatter(self, chain: _Chain) -> Scatter:
         """The scatter of the vehicles that the chain's steps are fitted on, taken once for all chains alike."""
@@ -226,7 +234,7 @@ class Fitter:
             self.n_passes += 1
             chosen = self.vehicles.df.where(seen(F.col("vehicle_id"), chain.fit_share))
             vectors = self._stream(chain.program, chain.keys)
-            self._scatters[key] = scatter(self.vehicles.attach(vectors, chosen))
+            self._scatters[key] = scatter(self.vehicles.attach(vectors, chosen), self.backend)
         return self._scatters[key]
 
     def _sample(self, chain: _Chain) -> np.ndarray:

@@ -65,6 +65,23 @@ class Moments:
         return Stats(self.n, self.mean, self.scatter / max(self.n - 1, 1), self.min, self.max)
 
 
+class Gram:
+    """The sum of x^T x over blocks of rows: float32 products, added up in float64. Memory: two d x d matrices."""
+
+    def __init__(self) -> None:
+        self._total = np.zeros((0, 0))
+
+    def add(self, x: np.ndarray) -> None:
+        """Add the rows of float32[m, d], m at least 1."""
+        # NumPy hands A.T @ A to the symmetric BLAS routine: half the work of a general product.
+        gram = (x.T @ x).astype(np.float64)
+        self._total = self._total + gram if self._total.size else gram
+
+    def total(self) -> np.ndarray:
+        """float64[d, d], or float64[0, 0] where nothing was added."""
+        return self._total
+
+
 @dataclass
 class Stats:
     """What is known of vectors without looking at them again.

@@ -16,6 +16,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from motorpool import blocks
+from motorpool.backend.seam import CPU, Backend
 from motorpool.blocks import Batches
 from motorpool.features.scatter import Groups, GroupScatter, Merging, Scatter, pieces
 
@@ -76,14 +77,15 @@ class Vehicles:
         return vectors.join(side, on="image_id", how="inner").select("image_id", "vehicle_id", "vector")
 
 
-def scatter(rows: DataFrame) -> Scatter:
+def scatter(rows: DataFrame, backend: Backend = CPU) -> Scatter:
     """How rows spread within and between vehicles; none of ``vehicle_id`` may be null.
 
     Exact up to float32 rounding of the rows about their vehicle's mean; no difference of large numbers is taken. One
     pass over the rows, then one shuffle of a float64 mean for each vehicle in each batch, which are kept on the
     executors meanwhile. Memory: d x d float64 matrices, two of a task and a few of the driver.
     """
-    held = blocks.persist(_pieces(rows.coalesce(blocks.parallelism(rows.sparkSession)), spread=True))
+    few = rows.coalesce(blocks.parallelism(rows.sparkSession))
+    held = blocks.persist(_pieces(few, spread=True, backend=backend))
     try:
         inside = blocks.fold(
             held.where(F.col("inside").isNotNull()).select("inside"), _Sum, _add_inside, merge_on_cluster=True
@@ -136,14 +138,14 @@ def apply_group(vectors: DataFrame, vehicles: Vehicles, kind: str) -> DataFrame:
 # -- pieces of vehicles --------------------------------------------------------------------------------
 
 
-def _pieces(rows: DataFrame, *, spread: bool) -> DataFrame:
+def _pieces(rows: DataFrame, *, spread: bool, backend: Backend = CPU) -> DataFrame:
     """Each vehicle once for every batch that has it: its photos there, their mean and their first id.
 
     With ``spread`` every task ends with a row that holds the scatter of its rows about these means, as float64[d, d].
     """
 
     def run(batches: Batches) -> Batches:
-        inside = np.zeros((0, 0))
+        gram = backend.gram()
         for batch in batches:
             if not len(batch):
                 continue
@@ -156,9 +158,8 @@ def _pieces(rows: DataFrame, *, spread: bool) -> DataFrame:
             np.minimum.at(first, codes, ids)
             yield _packed(found, first, None)
             if spread:
-                # NumPy hands A.T @ A to the symmetric BLAS routine: half the work of a general product.
-                gram = (centred.T @ centred).astype(np.float64)
-                inside = inside + gram if inside.size else gram
+                gram.add(centred)
+        inside = gram.total()
         if inside.size:
             none = np.zeros(1, np.int64)
             yield _packed(Groups(np.array([None]), none, np.zeros((1, 0))), none, inside)

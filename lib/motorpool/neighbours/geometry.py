@@ -95,3 +95,12 @@ def exact_gap(x: np.ndarray, y: np.ndarray, cosine: bool) -> float:
     if xx == 0.0 or yy == 0.0:
         return 1.0
     return max(1.0 - total / np.sqrt(xx * yy), 0.0)
+
+
+@numba.njit(nogil=True, cache=True)
+def exact_gaps(a: np.ndarray, b: np.ndarray, i: np.ndarray, j: np.ndarray, cosine: bool) -> np.ndarray:
+    """float64 gaps of the pairs (a[i], b[j]) of float32 rows, for int64[p] positions."""
+    gaps = np.empty(len(i))
+    for pair in range(len(i)):
+        gaps[pair] = exact_gap(a[i[pair]], b[j[pair]], cosine)
+    return gaps

@@ -127,12 +127,12 @@ def nearest_tile(
             if bound > max(a_reach[i], b_reach[j]):
                 continue
             gap = exact_gap(a_raw[i], b_raw[j], cosine)
-            a_reach[i] = _insert(a_gaps[i], a_found[i], gap, b_ids[j], a_reach[i])
-            b_reach[j] = _insert(b_gaps[j], b_found[j], gap, a_ids[i], b_reach[j])
+            a_reach[i] = insert(a_gaps[i], a_found[i], gap, b_ids[j], a_reach[i])
+            b_reach[j] = insert(b_gaps[j], b_found[j], gap, a_ids[i], b_reach[j])
 
 
 @_jit
-def _insert(gaps, found, gap, row_id, reach):
+def insert(gaps, found, gap, row_id, reach):
     last = gaps.shape[0] - 1
     if gap > gaps[last] or (gap == gaps[last] and row_id > found[last]):
         return reach
@@ -145,6 +145,24 @@ def _insert(gaps, found, gap, row_id, reach):
     found[at] = row_id
     # Rounded up: a reach is never too short.
     return np.float32(gaps[last]) * np.float32(1.0000002)
+
+
+@_jit
+def nearest_pairs(i, j, a_raw, b_raw, cosine, b_ids, a_gaps, a_found, a_reach):
+    """`nearest_tile` for the rows of ``a`` in int64[p] pairs (a[i], b[j]) alone, whatever their products are."""
+    for pair in range(len(i)):
+        row = i[pair]
+        gap = exact_gap(a_raw[row], b_raw[j[pair]], cosine)
+        a_reach[row] = insert(a_gaps[row], a_found[row], gap, b_ids[j[pair]], a_reach[row])
+
+
+@_jit
+def join_pairs(parents, left, right, cell):
+    """Join int32[p] rows ``left`` with ``right`` in one cell."""
+    for pair in range(len(left)):
+        a, b = find(parents, left[pair], cell), find(parents, right[pair], cell)
+        if a != b:
+            _union(parents, a, b, cell)
 
 
 @_jit

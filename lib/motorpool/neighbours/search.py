@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -11,25 +10,23 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from motorpool import blocks
-from motorpool.neighbours import kernels
-from motorpool.neighbours.geometry import Rows, to_gap
+from motorpool.backend.seam import CPU, Backend
+from motorpool.neighbours.geometry import to_gap
 from motorpool.neighbours.strips import STATE, Arranged, Strip, over_pairs, over_strips, pack_state, pairs_between
-from motorpool.neighbours.tiles import Tiling, tiles_of
+from motorpool.neighbours.sweep import Side, Wanted
+
+__all__ = ["COUNTS", "FOUND", "GAPS", "IDS", "WHERE", "Wanted", "search", "strip_bit"]
 
 #: Kinds of the arrays that a search leaves for every strip.
 IDS, COUNTS, WHERE, GAPS, FOUND = "ids", "counts", "where", "gaps", "found"
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What to look for: neighbours within ``radii`` (ascending) counted up to ``enough``, and the ``k`` nearest."""
-
-    radii: tuple[float, ...] = ()
-    enough: int = 1
-    k: int = 0
-
-
-def search(arranged: Arranged, wanted: Wanted, progress: Callable[[str], None] = lambda text: None) -> DataFrame:
+def search(
+    arranged: Arranged,
+    wanted: Wanted,
+    progress: Callable[[str], None] = lambda text: None,
+    backend: Backend = CPU,
+) -> DataFrame:
     """Counts and nearest neighbours of all rows, exact (see `geometry`), as STATE rows, persisted.
 
     For every strip, in the order of its rows (``ids`` int64[n]): ``counts`` int32[n, radii] of rows within each
@@ -39,26 +36,26 @@ def search(arranged: Arranged, wanted: Wanted, progress: Callable[[str], None] =
     are fewer than k other rows, infinite gaps and the id -1.
 
     Every strip first meets itself; what is full by then takes no part in the pairs of strips that follow.
-    Cost: n^2/2 products of d numbers. Memory of a task: two strips and their arrays.
+    Cost: n^2/2 products of d numbers, on ``backend``. Memory of a task: two strips and their arrays.
     """
     levels = to_gap(np.array(wanted.radii), arranged.metric)
     cosine = arranged.metric == "cosine"
 
     def within(a: Strip, _: Strip | None) -> Iterable[tuple[int, str, np.ndarray]]:
-        side = _Side.fresh(a, levels, wanted)
-        _sweep(side, side, levels, wanted, cosine)
+        side = Side.fresh(a.rows, levels, wanted)
+        backend.sweep(side, side, levels, wanted, cosine)
         yield a.index, IDS, a.rows.ids
         # Every row is its own neighbour.
-        yield from side.found(a.index, side.counts, side.counts > 1, a.index)
+        yield from _found(side, a.index, side.counts, side.counts > 1, a.index)
 
     def between(a: Strip, b: Strip | None) -> Iterable[tuple[int, str, np.ndarray]]:
         assert b is not None
-        sides = [_Side.known(strip, levels, wanted) for strip in (a, b)]
+        sides = [_known(strip, levels, wanted) for strip in (a, b)]
         before = [side.counts.copy() for side in sides]
-        _sweep(sides[0], sides[1], levels, wanted, cosine)
+        backend.sweep(sides[0], sides[1], levels, wanted, cosine)
         for strip, other, side, counts in zip((a, b), (b, a), sides, before, strict=True):
             more = side.counts - counts
-            yield from side.found(strip.index, more, more > 0, other.index)
+            yield from _found(side, strip.index, more, more > 0, other.index)
 
     progress(f"neighbours of {arranged.n:,} rows: all pairs of {arranged.n_strips} strips")
     own = blocks.persist(over_pairs(arranged, [(s, s) for s in range(arranged.n_strips)], within))
@@ -94,71 +91,24 @@ def strip_bit(strip: int) -> np.uint64:
     return np.uint64(1) << np.uint64(strip % 64)
 
 
-@dataclass
-class _Side:
-    """Rows of one strip with what is known of them, and how far their pairs still matter."""
-
-    rows: Rows
-    tiling: Tiling
-    counts: np.ndarray
-    top: np.ndarray
-    count_reach: np.ndarray
-    gaps: np.ndarray
-    ids: np.ndarray
-    near_reach: np.ndarray
-
-    @classmethod
-    def fresh(cls, strip: Strip, levels: np.ndarray, wanted: Wanted) -> _Side:
-        n = len(strip.rows)
-        # Every row is its own neighbour, as for scikit-learn.
-        counts = np.ones((n, len(levels)), np.int32)
-        return cls._of(strip, levels, wanted, counts, np.full((n, wanted.k), np.inf), np.full((n, wanted.k), -1))
-
-    @classmethod
-    def known(cls, strip: Strip, levels: np.ndarray, wanted: Wanted) -> _Side:
-        s = strip.state
-        n = len(strip.rows)
-        gaps = s[GAPS].copy() if wanted.k else np.empty((n, 0))
-        found = s[FOUND].copy() if wanted.k else np.empty((n, 0), np.int64)
-        counts = s[COUNTS].copy() if len(levels) else np.empty((n, 0), np.int32)
-        return cls._of(strip, levels, wanted, counts, gaps, found)
-
-    @classmethod
-    def _of(
-        cls, strip: Strip, levels: np.ndarray, wanted: Wanted, counts: np.ndarray, gaps: np.ndarray, ids: np.ndarray
-    ) -> _Side:
-        top = (counts < wanted.enough).sum(axis=1).astype(np.int32) - 1
-        far = np.append(levels, -np.inf).astype(np.float32)
-        last = gaps[:, -1] if wanted.k else np.full(len(counts), -np.inf)
-        # Rounded up: a reach is never too short.
-        near = last.astype(np.float32) * np.float32(1.0000002)
-        return cls(strip.rows, tiles_of(strip.rows), counts, top, far[top], gaps, ids.astype(np.int64), near)
-
-    def widest(self, rows: slice) -> float:
-        return max(float(self.count_reach[rows].max()), float(self.near_reach[rows].max()))
-
-    def found(
-        self, strip: int, counts: np.ndarray, any_there: np.ndarray, other: int
-    ) -> Iterator[tuple[int, str, np.ndarray]]:
-        if self.counts.shape[1]:
-            yield strip, COUNTS, counts
-            yield strip, WHERE, np.where(any_there, strip_bit(other), np.uint64(0))
-        if self.gaps.shape[1]:
-            yield strip, GAPS, self.gaps
-            yield strip, FOUND, self.ids
+def _known(strip: Strip, levels: np.ndarray, wanted: Wanted) -> Side:
+    """A strip with what it has found within itself."""
+    s, n = strip.state, len(strip.rows)
+    gaps = s[GAPS].copy() if wanted.k else np.empty((n, 0))
+    found = s[FOUND].copy() if wanted.k else np.empty((n, 0), np.int64)
+    counts = s[COUNTS].copy() if len(levels) else np.empty((n, 0), np.int32)
+    return Side.of(strip.rows, levels, wanted, counts, gaps, found)
 
 
-def _sweep(a: _Side, b: _Side, levels: np.ndarray, wanted: Wanted, cosine: bool) -> None:
-    """All pairs of a row of ``a`` and a row of ``b``, or all pairs within ``a`` where both are the same."""
-    x, y, same = a.rows, b.rows, a is b
-    for i0, j0, products in a.tiling.products(b.tiling, lambda i, j: max(a.widest(i), b.widest(j)), same):
-        place = (products, i0, j0, same and i0 == j0, x.raw, y.raw, x.half, y.half, x.slack, cosine)
-        if len(levels):
-            kernels.count_tile(
-                *place, levels, wanted.enough, a.counts, b.counts, a.top, b.top, a.count_reach, b.count_reach
-            )
-        if wanted.k:
-            kernels.nearest_tile(*place, x.ids, y.ids, a.gaps, b.gaps, a.ids, b.ids, a.near_reach, b.near_reach)
+def _found(
+    side: Side, strip: int, counts: np.ndarray, any_there: np.ndarray, other: int
+) -> Iterator[tuple[int, str, np.ndarray]]:
+    if side.counts.shape[1]:
+        yield strip, COUNTS, counts
+        yield strip, WHERE, np.where(any_there, strip_bit(other), np.uint64(0))
+    if side.gaps.shape[1]:
+        yield strip, GAPS, side.gaps
+        yield strip, FOUND, side.ids
 
 
 def _nearest_of(gaps: list[np.ndarray], found: list[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:

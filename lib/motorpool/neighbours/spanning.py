@@ -18,6 +18,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from motorpool import blocks
+from motorpool.backend.seam import CPU, Backend
 from motorpool.neighbours import kernels
 from motorpool.neighbours.geometry import Rows, to_distance
 from motorpool.neighbours.search import FOUND, GAPS, IDS
@@ -49,7 +50,11 @@ class SpanningTree:
 
 
 def spanning_tree(
-    arranged: Arranged, nearest: DataFrame, min_samples: int, progress: Callable[[str], None] = lambda text: None
+    arranged: Arranged,
+    nearest: DataFrame,
+    min_samples: int,
+    progress: Callable[[str], None] = lambda text: None,
+    backend: Backend = CPU,
 ) -> SpanningTree:
     """Minimum spanning tree under max(distance, core distances), the core distance being that to the
     (min_samples - 1)-th nearest other row (so min_samples counts the row itself, as for scikit-learn).
@@ -73,7 +78,7 @@ def spanning_tree(
         chosen = _choose(forest, best)
         searches += 1
         progress(f"search {searches}: {int(chosen.sum()):,} of {forest.n_parts:,} parts of the tree look farther")
-        _search(arranged, forest, best, chosen, ids, order, core)
+        _search(arranged, forest, best, chosen, ids, order, core, backend)
         forest.add(best, chosen)
     left, right, weight = forest.edges()
     return SpanningTree(ids, left, right, to_distance(weight, arranged.metric), order, searches)
@@ -230,6 +235,7 @@ def _search(
     ids: np.ndarray,
     order: dict[int, np.ndarray],
     core: np.ndarray,
+    backend: Backend,
 ) -> None:
     """Put into ``best`` the lightest edges of the chosen parts among all rows."""
     active = chosen[forest.part] & (best.bound < best.gap[forest.part])
@@ -245,9 +251,9 @@ def _search(
 
     def work(a: Strip, b: Strip | None) -> Iterable[tuple[int, str, np.ndarray]]:
         other = a if b is None else b
-        found = [_outgoing(a, other, cosine)]
+        found = [_outgoing(a, other, cosine, backend)]
         if b is not None:
-            found.append(_outgoing(b, a, cosine))
+            found.append(_outgoing(b, a, cosine, backend))
         yield a.index, _BEST, np.concatenate(found).view(np.uint8)
 
     lists = [load(a).view(_BEST_DTYPE) for a in blocks.to_driver(over_pairs(arranged, pairs, work, state), "data")]
@@ -261,7 +267,7 @@ def _search(
     best.gap[parts], best.left[parts], best.right[parts] = edges["gap"][lightest], low[lightest], high[lightest]
 
 
-def _outgoing(a: Strip, b: Strip, cosine: bool) -> np.ndarray:
+def _outgoing(a: Strip, b: Strip, cosine: bool, backend: Backend) -> np.ndarray:
     """The lightest edges from active rows of ``a`` to rows of ``b``, one for each part that found one."""
     active = np.flatnonzero(a.state[_ACTIVE])
     if not len(active):
@@ -282,7 +288,8 @@ def _outgoing(a: Strip, b: Strip, cosine: bool) -> np.ndarray:
     def widest(i: slice, _: slice) -> float:
         return float(best_gap[local[i]].max())
 
-    for i0, j0, products in tiles_of(x).products(tiles_of(y), widest, same=False):
+    multiply = backend.multiplier(x, y)
+    for i0, j0, products in tiles_of(x).products(tiles_of(y), widest, same=False, multiply=multiply):
         kernels.outgoing_tile(
             products, i0, j0, x.raw, y.raw, x.half, y.half, x.slack, cosine, a.state[_CORE][active], core, local, there,
             x.ids, y.ids, best_gap, best_from, best_to, low_core,

@@ -12,6 +12,10 @@ from motorpool.neighbours.geometry import Rows
 #: A tile of float32 products is 2 MiB: it stays in the cache between the product and the look at it.
 TILE_ROWS, TILE_COLUMNS = 512, 1024
 
+#: Products float32[R, C] of some rows and columns, put into the last argument; or None where no gap among them is
+#: within the widest reach, the third. Off from the exact products by no more than `Rows.slack` allows.
+Multiply = Callable[[slice, slice, float, np.ndarray], np.ndarray | None]
+
 
 @dataclass(frozen=True)
 class Tiling:
@@ -22,13 +26,14 @@ class Tiling:
     radii: np.ndarray
 
     def products(
-        self, other: Tiling, widest: Callable[[slice, slice], float], same: bool
+        self, other: Tiling, widest: Callable[[slice, slice], float], same: bool, multiply: Multiply | None = None
     ) -> Iterator[tuple[int, int, np.ndarray]]:
         """Tiles as (first row, first column, float32[R, C] of x_i.y_j), nearest first for each row tile.
 
         ``widest`` gives the largest reach (a gap) of some rows and columns as it stands; a tile none of whose
         pairs can be within it is left out, by the triangle inequality. Where both sides are the ``same``
-        rows, tiles below the diagonal are left out and those on it start at the same row and column.
+        rows, tiles below the diagonal are left out and those on it start at the same row and column. ``multiply``
+        makes the products elsewhere.
         """
         x, y = self.rows.x, other.rows.x
         per = 1 if same else TILE_COLUMNS // TILE_ROWS
@@ -41,11 +46,15 @@ class Tiling:
             for at in np.argsort(least, kind="stable"):
                 j0 = int(starts[at]) * TILE_ROWS
                 columns = slice(j0, min(j0 + per * TILE_ROWS, len(y)))
-                if least[at] > widest(rows, columns):
+                reach = widest(rows, columns)
+                if least[at] > reach:
                     continue
                 shape = rows.stop - i0, columns.stop - j0
                 view = out[: shape[0] * shape[1]].reshape(shape)
-                yield i0, j0, np.matmul(x[rows], y[columns].T, out=view)
+                if multiply is None:
+                    yield i0, j0, np.matmul(x[rows], y[columns].T, out=view)
+                elif (products := multiply(rows, columns, reach, view)) is not None:
+                    yield i0, j0, products
 
     def _least_gaps(self, tile: int, other: Tiling) -> np.ndarray:
         """Lower bounds float64[tiles] of the gaps between the rows of one tile and those of each other tile."""

@@ -78,20 +78,20 @@ def lay_out(rows: np.ndarray, start: np.ndarray, layout: Layout) -> np.ndarray:
     m = len(rows)
     if m < LEAST_ROWS:
         raise ValueError(f"{m} rows: a layout takes at least {LEAST_ROWS}")
-    rng = np.random.default_rng(layout.seed)
     # About the mean, float32 distances lose nothing to a far-off origin.
     centred = (rows - rows.mean(axis=0, dtype=np.float64)).astype(np.float32)
     with threadpool_limits(limits=1):
         if layout.method == "umap":
-            return _umap(centred, _spread(start, 10.0, rng), min(layout.n_neighbors, m - 1), layout.seed)
-        return _tsne(centred, _spread(start, 1e-4, rng), min(layout.perplexity, (m - 1) / 3), layout.seed)
+            start = clear_start(start, 10.0, layout.seed)
+            return _umap(centred, start, min(layout.n_neighbors, m - 1), layout.seed)
+        return _tsne(centred, clear_start(start, 1e-4, layout.seed), min(layout.perplexity, (m - 1) / 3), layout.seed)
 
 
-def _spread(start: np.ndarray, size: float, rng: np.random.Generator) -> np.ndarray:
+def clear_start(start: np.ndarray, size: float, seed: int) -> np.ndarray:
     """A start of standard deviation ``size`` along its first axis, in which no two rows coincide."""
     deviation = start[:, 0].std()
     scaled = start * (size / deviation) if deviation > 0 else np.zeros(start.shape)
-    return scaled + rng.normal(scale=1e-4 * size, size=start.shape)
+    return scaled + np.random.default_rng(seed).normal(scale=1e-4 * size, size=start.shape)
 
 
 def _umap(rows: np.ndarray, start: np.ndarray, n_neighbors: int, seed: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 
 from motorpool import blocks
+from motorpool.backend.seam import CPU, Backend
 from motorpool.blocks import Batches
 from motorpool.cluster.tasks import run_tasks
 from motorpool.features.moments import Stats
@@ -18,7 +19,7 @@ from motorpool.features.program import Op
 from motorpool.features.spec import Step
 from motorpool.features.steps import fit_step
 from motorpool.projection.landmarks import Landmarks, Placed
-from motorpool.projection.layouts import KERNELS, Layout, lay_out
+from motorpool.projection.layouts import KERNELS, Layout
 from motorpool.projection.look import Rows
 
 #: One row per image and map; ``z`` is null in two dimensions.
@@ -52,14 +53,20 @@ class Axes:
 
 @dataclass(frozen=True)
 class LaidOut:
-    """A layout of a sample, and the seconds of one core that it took."""
+    """A layout of a sample, the seconds of one task that it took, and the backend that made it."""
 
     placed: Placed
     seconds: float
+    backend: str = "cpu"
 
 
-def lay_out_all(spark: SparkSession, sample: Rows, stats: Stats, layouts: Sequence[Layout]) -> list[LaidOut]:
-    """`lay_out` of one sample in every way asked for, one Spark task of one core each; the sample travels to each."""
+def lay_out_all(
+    spark: SparkSession, sample: Rows, stats: Stats, layouts: Sequence[Layout], backend: Backend = CPU
+) -> list[LaidOut]:
+    """`lay_out` of one sample in every way asked for, one Spark task of one core each; the sample travels to each.
+
+    A layout that ``backend`` does not have is made on the CPU, and says so.
+    """
     if not layouts:
         return []
 
@@ -67,8 +74,9 @@ def lay_out_all(spark: SparkSession, sample: Rows, stats: Stats, layouts: Sequen
         began = time.monotonic()
         layout = layouts[index]
         start = Axes.of(stats, layout.dims).project(sample.x)
-        placed = Placed(lay_out(sample.x, start, layout), KERNELS[layout.method])
-        return LaidOut(placed, time.monotonic() - began)
+        chosen = backend if backend.lays_out(layout) else CPU
+        placed = Placed(chosen.lay_out(sample.x, start, layout), KERNELS[layout.method])
+        return LaidOut(placed, time.monotonic() - began, chosen.name)
 
     return run_tasks(spark, [_COSTS[layout.method] * layout.dims**2 for layout in layouts], run)
 

@@ -117,7 +117,7 @@ def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], pace: _Pa
             ctx.doing = f"{features.name}: {text}"
             log.debug("cluster: %s", ctx.doing)
 
-        with Fitting(block_df, possible, ctx.config.seed, progress) as fitting:
+        with Fitting(block_df, possible, ctx.config.seed, progress, ctx.backend) as fitting:
             for job in possible:
                 with timed(f"cluster: {job.grid.algorithm} on {features.name}, {len(job.specs)} models"):
                     fitted = fitting.fit(job)
@@ -157,7 +157,7 @@ def _score_and_write(ctx: Context, fitted: FittedGrid, n: int) -> None:
         every = range(len(fitted.specs))
         told = [m for m in every if labelled.sizes[m] > 1 or 0 < noise[m] < n]
         scored = [m for m in told if 1 <= labelled.sizes[m] <= ctx.config.cluster.max_clusters]
-        found = score_models(labelled.pick(scored)) if scored else []
+        found = score_models(labelled.pick(scored), ctx.backend) if scored else []
         scores = dict(zip(scored, found, strict=True))
         agreement = _write_told(ctx, fitted, labelled, told, scores, n)
         for m in every:

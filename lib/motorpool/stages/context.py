@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from pyspark.sql import SparkSession
 
+from motorpool.backend.seam import CPU, Backend
 from motorpool.config import Config
 from motorpool.errors import CaseError, EnvironmentMissingError, LakeError, MotorpoolError, TaskMemoryError
 from motorpool.lake import Lake
 from motorpool.session import build_session
+from motorpool.stages.accelerator import choose_backend
 from motorpool.stages.reach import check_reach
 
 log = logging.getLogger("motorpool")
@@ -39,12 +41,14 @@ class Context:
     lake: Lake
     #: What is going on, for whoever shows the progress.
     doing: str = ""
+    #: Where the arithmetic of tasks is done.
+    backend: Backend = CPU
 
     @classmethod
     def start(cls, config: Config, *, verbose: bool = False) -> Context:
         spark = build_session(config.spark, delta=config.lake.format == "delta", verbose=verbose)
         check_reach(spark, config.lake)
-        return cls(config, spark, Lake(spark, config.lake))
+        return cls(config, spark, Lake(spark, config.lake), backend=choose_backend(spark, config))
 
 
 @contextmanager
@@ -74,8 +78,8 @@ def explained() -> Iterator[None]:
             raise TaskMemoryError(
                 f"a task ran out of memory, or was ended from outside, each time that Spark tried it: {short[0]}. Most "
                 "of its memory is Python's: raise spark.executor.memoryOverhead (and spark.executor.pyspark.memory "
-                "where it is set), or let fewer tasks share an executor by a smaller spark.executor.cores; on one "
-                "machine set spark.master to local[1], or free memory. Started again, the run goes on after the last "
-                "step that was written"
+                "where it is set), or let fewer tasks share an executor by a smaller spark.executor.cores, or a GPU by "
+                "a larger spark.task.resource.gpu.amount; on one machine set spark.master to local[1], or free memory. "
+                "Started again, the run goes on after the last step that was written"
             ) from exc
         raise

@@ -36,7 +36,8 @@ def run_features(ctx: Context) -> None:
     vehicles = _vehicles(ctx.lake, pending)
     for group in _groups(pending):
         names = sorted({d for fs in group for d in fs.descriptors})
-        with explained(), Fitter(wide_descriptors(ctx.lake, names), group, ctx.config.seed, vehicles) as fitter:
+        wide = wide_descriptors(ctx.lake, names)
+        with explained(), Fitter(wide, group, ctx.config.seed, vehicles, ctx.backend) as fitter:
             with timed(f"features: fitting {len(group)} feature sets on {', '.join(names)}"):
                 fitted = fitter.fit()
             for item in fitted:

@@ -11,12 +11,12 @@ import numpy as np
 from pyspark.sql import DataFrame
 
 from motorpool import grids
+from motorpool.backend.seam import CPU, Backend
 from motorpool.cluster.agglomerative import by_micro_clusters, fit_agglomerative
 from motorpool.cluster.assign import by_centroids
 from motorpool.cluster.bisecting import by_tree, fit_bisecting
 from motorpool.cluster.cells import fit_dbscan_cells
 from motorpool.cluster.dbscan import DbscanGrid, fit_dbscan
-from motorpool.cluster.engines import SklearnEngine
 from motorpool.cluster.hdbscan import HdbscanGrid, fit_hdbscan
 from motorpool.cluster.kmeans import KMeansModel, fit_kmeans
 from motorpool.cluster.labelled import Labelled
@@ -57,14 +57,19 @@ class FittedGrid:
 class Fitting:
     """Fits the jobs of one feature set; density-based ones share one pass over all pairs for each metric.
 
+    On ``backend`` run the passes of KMeans, DBSCAN and HDBSCAN over all rows; the other algorithms know the CPU alone.
+
     Use as a context manager: leaving it drops what was kept.
     """
 
-    def __init__(self, block_df: DataFrame, jobs: Sequence[Job], seed: int, progress: Progress) -> None:
+    def __init__(
+        self, block_df: DataFrame, jobs: Sequence[Job], seed: int, progress: Progress, backend: Backend = CPU
+    ) -> None:
         self.block_df = block_df
         self.jobs = list(jobs)
         self.seed = seed
         self.progress = progress
+        self.backend = backend
         self._neighbours: dict[Metric, _Neighbours] = {}
         #: The k-distances of each metric and smallest min_samples that a DBSCAN grid asks for.
         self.curves: dict[tuple[Metric, int], np.ndarray] = {}
@@ -104,9 +109,10 @@ class Fitting:
             tol=grid.tol,
             seed=self.seed,
             progress=self.progress,
+            backend=self.backend,
         )
-        facts = [_centroid_facts(m, m.n_iter) for m in models]
-        return FittedGrid(specs, by_centroids(self.block_df, [m.centroids for m in models]), facts)
+        facts = [_centroid_facts(m, m.n_iter, self.backend) for m in models]
+        return FittedGrid(specs, by_centroids(self.block_df, [m.centroids for m in models], self.backend), facts)
 
     def _minibatch(self, grid: grids.MiniBatchGrid, specs: list[ModelSpec]) -> FittedGrid:
         models = fit_minibatch_kmeans(
@@ -118,8 +124,8 @@ class Fitting:
             max_iter=grid.max_iter,
             progress=self.progress,
         )
-        facts = [_centroid_facts(m, m.n_steps) for m in models]
-        return FittedGrid(specs, by_centroids(self.block_df, [m.centroids for m in models]), facts)
+        facts = [_centroid_facts(m, m.n_steps, CPU) for m in models]
+        return FittedGrid(specs, by_centroids(self.block_df, [m.centroids for m in models], self.backend), facts)
 
     def _bisecting(self, grid: grids.BisectingGrid, specs: list[ModelSpec]) -> FittedGrid:
         ks = _numbers(specs, "k")
@@ -197,14 +203,14 @@ class Fitting:
         near = self._neighbourhood(grid.metric) if grid.way == "pairs" else None
         began = time.monotonic()
         if near is not None:
-            labelled = fit_dbscan(near.arranged, near.state, near.radii, cells, self.progress)
+            labelled = fit_dbscan(near.arranged, near.state, near.radii, cells, self.progress, self.backend)
         else:
             labelled = fit_dbscan_cells(
                 self.block_df,
                 cells,
                 metric=grid.metric,
                 seed=self.seed,
-                engine=SklearnEngine(),
+                engine=self.backend.engine(),
                 progress=self.progress,
             )
         at = [
@@ -218,6 +224,7 @@ class Fitting:
                 by_density=True,
                 found={"eps": repr(eps)} if grid.eps == "auto" else {},
                 parameters={"eps": np.array([eps])},
+                backend=self.backend.name,
             )
             for eps in eps_of
         ]
@@ -227,10 +234,16 @@ class Fitting:
         near = self._neighbourhood(grid.metric)
         began = time.monotonic()
         cells = HdbscanGrid(tuple(_numbers(specs, "min_cluster_size")), grid.min_samples, grid.method)
-        models = fit_hdbscan(near.arranged, near.state, cells, self.progress)
+        models = fit_hdbscan(near.arranged, near.state, cells, self.progress, self.backend)
         seconds = near.seconds_each + (time.monotonic() - began) / len(specs)
         facts = [
-            Facts(seconds, by_density=True, parameters={"births": f.births, "deaths": f.deaths}) for f in models.flat
+            Facts(
+                seconds,
+                by_density=True,
+                parameters={"births": f.births, "deaths": f.deaths},
+                backend=self.backend.name,
+            )
+            for f in models.flat
         ]
         return FittedGrid(specs, models.labelled, facts, release=models.labelled.df.unpersist)
 
@@ -246,7 +259,7 @@ class Fitting:
             radii = tuple(sorted({self._eps_of(grid, s) for grid, s in dbscan}))
             enough = max(_numbers([s for _, s in dbscan], "min_samples"), default=1)
             k = max((max(g.min_samples - 1, LISTED) for g in hdbscan), default=0)
-            state = search(arranged, Wanted(radii, enough, k), self.progress)
+            state = search(arranged, Wanted(radii, enough, k), self.progress, self.backend)
             seconds = (time.monotonic() - began) / max(1, sum(len(j.specs) for j in jobs))
             self._neighbours[metric] = _Neighbours(arranged, state, radii, seconds)
         return self._neighbours[metric]
@@ -282,7 +295,7 @@ def _numbers(specs: Sequence[ModelSpec], name: str) -> list[int]:
     return [int(s.param(name)) for s in specs]
 
 
-def _centroid_facts(model: KMeansModel | MiniBatchModel, n_iter: int) -> Facts:
+def _centroid_facts(model: KMeansModel | MiniBatchModel, n_iter: int, backend: Backend) -> Facts:
     return Facts(
         model.seconds,
         n_iter,
@@ -290,6 +303,7 @@ def _centroid_facts(model: KMeansModel | MiniBatchModel, n_iter: int) -> Facts:
         model.inertia,
         centres=model.centroids,
         parameters={"centroids": model.centroids},
+        backend=backend.name,
     )
 
 

@@ -57,6 +57,8 @@ class Facts:
     centres: np.ndarray | None = None
     #: Small clusters are natural to density-based models.
     by_density: bool = False
+    #: Where the model was fitted.
+    backend: str = "cpu"
 
 
 def judge(
@@ -116,7 +118,7 @@ def model_row(
         "algorithm": spec.algorithm,
         "params": dict(spec.params) | (facts.found if facts else {}),
         "vehicle_part": spec.features.vehicle_part,
-        "backend": "cpu",
+        "backend": facts.backend if facts else "cpu",
         "status": status,
         "reason": reason,
         **values,

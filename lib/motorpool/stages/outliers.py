@@ -186,7 +186,8 @@ def _look_at_vectors(
         return
     arranged = arrange(block_df, "euclidean", ctx.config.seed)
     found.held.append(arranged.release)
-    state = search(arranged, Wanted(k=config.k), lambda text: log.debug("outliers: %s: %s", features, text))
+    wanted = Wanted(k=config.k)
+    state = search(arranged, wanted, lambda text: log.debug("outliers: %s: %s", features, text), ctx.backend)
     found.held.append(state.unpersist)
     for method, score in _OF_NEIGHBOURS.items():
         if method in methods:

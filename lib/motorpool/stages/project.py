@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,7 +122,8 @@ def _make_maps(ctx: Context, config: ProjectionConfig, features: str, maps: Sequ
         laying = time.monotonic()
         if layouts:
             _say(ctx, f"{features}: laying out {n_fitted:,} of {n:,} images by {', '.join(layouts)}")
-        done = lay_out_all(ctx.spark, seen.sample, seen.stats, list(layouts.values()))
+            _warn_of_cpu(ctx, layouts)
+        done = lay_out_all(ctx.spark, seen.sample, seen.stats, list(layouts.values()), ctx.backend)
         laying = time.monotonic() - laying
         laid_out = dict(zip(layouts, done, strict=True))
         axes = {m.name: Axes.of(seen.stats, m.dims) for m in maps if m.method == "pca"}
@@ -149,11 +150,18 @@ def _make_maps(ctx: Context, config: ProjectionConfig, features: str, maps: Sequ
                 "n_fitted": n_fitted if m.name in laid_out else n,
                 "trustworthiness": trusted[m.name],
                 "seconds": shared + (laid_out[m.name].seconds if m.name in laid_out else 0.0),
-                "backend": "cpu",
+                "backend": laid_out[m.name].backend if m.name in laid_out else "cpu",
             }
             for m in maps
         ],
     )
+
+
+def _warn_of_cpu(ctx: Context, layouts: Mapping[str, Layout]) -> None:
+    """Say which maps the backend cannot make."""
+    absent = [name for name, layout in layouts.items() if not ctx.backend.lays_out(layout)]
+    if absent:
+        log.warning("project: %s on the cpu: the %s backend does not have it", ", ".join(absent), ctx.backend.name)
 
 
 def _say(ctx: Context, text: str) -> None:

@@ -1,0 +1,99 @@
+"""Which backend a run takes: what `accelerator` asks for, and what the executors have."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+
+import pyarrow as pa
+from pyspark.sql import SparkSession
+
+from motorpool import blocks
+from motorpool.backend.needs import CUML, CUPY, INSTALL, missing
+from motorpool.backend.seam import CPU, GPU, Backend
+from motorpool.blocks import Batches
+from motorpool.config import Config
+from motorpool.errors import EnvironmentMissingError
+
+log = logging.getLogger(__name__)
+
+#: What each host lacks, by its name; a host that has all is there with an empty list.
+Lacks = Mapping[str, Sequence[str]]
+
+
+def choose_backend(
+    spark: SparkSession, config: Config, ask: Callable[[SparkSession, Sequence[str]], Lacks] | None = None
+) -> Backend:
+    """The backend that ``config.accelerator`` asks for: ``cpu``, ``gpu``, or ``auto``, the GPU where all have one.
+
+    Everything that a GPU is used for runs on executors, so these are asked, by a small Spark job (``ask``); the driver
+    needs none. What is taken, and why, is logged. EnvironmentMissingError where ``gpu`` is asked for and a host lacks
+    something, with the host, what it lacks and how to install it.
+    """
+    if config.accelerator == "cpu":
+        log.info("accelerator: cpu, as the config says")
+        return CPU
+    if config.accelerator == "auto" and _alone(spark) and find_spec(CUPY) is None:
+        log.info("accelerator: auto takes cpu: cupy is not installed on this machine")
+        return CPU
+    lacks = (ask or ask_executors)(spark, needed(config))
+    lacking = {host: problems for host, problems in lacks.items() if problems}
+    if not lacking and lacks:
+        log.info("accelerator: gpu, which %s", _are_there(lacks))
+        return GPU
+    reason = _word(lacking) or "no executor answered"
+    if config.accelerator == "gpu":
+        raise EnvironmentMissingError(
+            f"accelerator: gpu: {reason}. Packages: {INSTALL}, on every executor; a driver of NVIDIA's for CUDA 12 or "
+            "newer; Spark must give executors their GPUs (conf/spark/standalone_gpu.conf). Or set accelerator: cpu"
+        )
+    log.info("accelerator: auto takes cpu: %s", reason)
+    return CPU
+
+
+def _alone(spark: SparkSession) -> bool:
+    """Whether tasks run on this machine with this very Python: then there is no need to ask them what is installed."""
+    local = str(spark.conf.get("spark.master", "")).startswith("local")
+    return local and os.environ.get("PYSPARK_PYTHON", sys.executable) == sys.executable
+
+
+def needed(config: Config) -> list[str]:
+    """The modules that a run on a GPU imports: cuML for maps alone."""
+    maps = config.projections is not None and any(m in ("umap", "tsne") for m in config.projections.methods)
+    return [CUPY, CUML] if maps else [CUPY]
+
+
+def ask_executors(spark: SparkSession, modules: Sequence[str]) -> Lacks:
+    """What each executor's host lacks. Asks those that are there, two tasks for each slot, none that joins later."""
+
+    def look(batches: Batches) -> Batches:
+        import socket
+
+        for batch in batches:
+            if len(batch):
+                found = pa.array([missing(modules)], pa.list_(pa.string()))
+                yield pa.RecordBatch.from_arrays([pa.array([socket.gethostname()]), found], names=["host", "lacks"])
+
+    n = 2 * blocks.parallelism(spark)
+    rows = spark.range(0, n, 1, n).mapInArrow(look, "host STRING, lacks ARRAY<STRING>").distinct().collect()
+    lacks: dict[str, list[str]] = {}
+    for row in sorted(rows, key=lambda r: str(r["host"])):
+        known = lacks.setdefault(row["host"], [])
+        known += [problem for problem in row["lacks"] if problem not in known]
+    return lacks
+
+
+def _are_there(lacks: Lacks) -> str:
+    return f"{len(lacks)} host(s) have: {', '.join(lacks)}"
+
+
+def _word(lacking: Lacks) -> str:
+    """What is lacking, and where."""
+    hosts: dict[str, list[str]] = {}
+    for host, problems in lacking.items():
+        for problem in problems:
+            hosts.setdefault(problem, []).append(host)
+    return "; ".join(f"{problem} on {', '.join(names)}" for problem, names in hosts.items())

@@ -1,0 +1,129 @@
+"""An array module that stands for a GPU's: NumPy's arithmetic behind arrays that do not mix with NumPy's.
+
+As with cupy, a host array among its arguments is a TypeError, and so is an array of its own where NumPy expects one;
+only ``put`` and ``take`` cross over. It knows no function but those that kernels are meant to use, all of which cupy
+has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+_FUNCTIONS = {
+    "arange", "argpartition", "concatenate", "full", "isfinite", "isnan", "maximum", "minimum", "nonzero", "ones",
+    "outer", "partition", "sqrt", "square", "stack", "take_along_axis", "where", "zeros",
+}  # fmt: skip
+_CONSTANTS = {"float32", "float64", "inf"}
+
+
+def _inside(value: Any) -> Any:
+    """The NumPy array inside, of each member of lists; TypeError for arrays of the host."""
+    if isinstance(value, Away):
+        return value.held
+    if isinstance(value, (list, tuple)):
+        return type(value)(_inside(v) for v in value)
+    if isinstance(value, np.ndarray):
+        raise TypeError("an array of the host among those of the device")
+    return value
+
+
+def _outside(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_outside(v) for v in value)
+    # Results of one number stay on a device too.
+    return Away(np.asarray(value)) if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+class Away:
+    """An array on the device."""
+
+    __array_ufunc__ = None
+
+    def __init__(self, held: np.ndarray) -> None:
+        self.held = held
+
+    def __array__(self, *_: object, **__: object) -> np.ndarray:
+        raise TypeError("an array of the device among those of the host")
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an array of the device does not travel")
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def __bool__(self) -> bool:
+        return bool(self.held)
+
+    def __getitem__(self, key: Any) -> Any:
+        return _outside(self.held[_inside(key)])
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.held[_inside(key)] = _inside(value)
+
+    @property
+    def T(self) -> Away:  # noqa: N802
+        return Away(self.held.T)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.held.shape
+
+
+def _method(name: str) -> Callable[..., Any]:
+    def call(self: Away, *args: Any, **kwargs: Any) -> Any:
+        return _outside(getattr(self.held, name)(*(_inside(a) for a in args), **kwargs))
+
+    return call
+
+
+_METHODS = [
+    "__add__", "__sub__", "__mul__", "__truediv__", "__matmul__", "__and__", "__or__", "__invert__", "__neg__",
+    "__radd__", "__rsub__", "__rmul__", "__rtruediv__", "__rmatmul__",
+    "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__",
+    "any", "all", "argmax", "argmin", "astype", "max", "mean", "min", "sum",
+]  # fmt: skip
+for _name in _METHODS:
+    setattr(Away, _name, _method(_name))
+for _name in ("__iadd__", "__isub__"):
+
+    def _in_place(self: Away, other: Any, name: str = _name) -> Away:
+        getattr(self.held, name)(_inside(other))
+        return self
+
+    setattr(Away, _name, _in_place)
+
+
+class StrictModule:
+    def __getattr__(self, name: str) -> Any:
+        if name in _CONSTANTS:
+            return getattr(np, name)
+        if name not in _FUNCTIONS:
+            raise AttributeError(f"{name}: not among the functions that kernels are meant to use")
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return _outside(getattr(np, name)(*(_inside(a) for a in args), **kwargs))
+
+        return call
+
+
+class StrictDevice:
+    """A device whose ``put`` and ``take`` copy; ``bytes_free`` is what it says it has."""
+
+    xp = StrictModule()
+
+    def __init__(self, bytes_free: int = 2**30) -> None:
+        self.bytes_free = bytes_free
+
+    def put(self, x: np.ndarray) -> Away:
+        assert not isinstance(x, Away)
+        return Away(np.array(x))
+
+    def take(self, x: Any) -> np.ndarray:
+        assert isinstance(x, Away), "is on the host already"
+        return x.held.copy()
+
+    def free(self) -> int:
+        return self.bytes_free
