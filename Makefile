@@ -6,7 +6,7 @@ MOTORPOOL := $(VENV)/bin/motorpool
 DEMO := demo
 IMAGES := 2000
 # Two files at a time: much of a test is waiting for Spark.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test notebooks setup check lint package clean
 

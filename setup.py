@@ -48,7 +48,7 @@ setup(
             "nbclient>=0.10",
             "playwright>=1.50",
             "pytest>=8",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.7",
             "ruff>=0.6",
             "mypy>=1.11",
             "pandas-stubs",

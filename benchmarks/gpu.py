@@ -66,7 +66,7 @@ def _motorpool(args: argparse.Namespace, name: str) -> dict[str, Any]:
     from motorpool.neighbours.strips import arrange
     from motorpool.projection.layouts import Layout
     from motorpool.projection.look import look
-    from motorpool.projection.maps import lay_out_all
+    from motorpool.projection.maps import Axes, lay_out_all
     from motorpool.session import build_session
 
     backend, eps = {"cpu": CPU, "gpu": GPU}[name], _eps()
@@ -94,7 +94,7 @@ def _motorpool(args: argparse.Namespace, name: str) -> dict[str, Any]:
         labelled = fit_dbscan(arranged, counted, eps, grid, backend=backend)
     seen = look(block_df, args.sample, 100, 0)
     with step("umap"):
-        lay_out_all(spark, seen.sample, seen.stats, [Layout("umap", 2, 15, 30.0, 0)], backend)
+        lay_out_all(spark, seen.sample, Axes.of(seen.stats, 2), [Layout("umap", 2, 15, 30.0, 0)], backend)
     spark.stop()
     return {
         "explained": fitted.spectrum.explained if fitted.spectrum else None,

@@ -3,7 +3,7 @@
     spark-submit --properties-file conf/spark/local.conf --py-files dist/motorpool.zip \\
         jobs/features.py --conf conf/sample.yaml --set case.path=DIR --set lake.path=DIR
 
-Reads: sources, descriptors. Writes: feature_sets, features.
+Reads: sources, descriptors, images. Writes: feature_sets, features.
 """
 
 import sys

@@ -3,7 +3,7 @@
     spark-submit --properties-file conf/spark/local.conf --py-files dist/motorpool.zip \\
         jobs/outliers.py --conf conf/sample.yaml --set case.path=DIR --set lake.path=DIR
 
-Reads: images, descriptors, feature_sets, features, models, labels. Writes: outliers, outlier_methods.
+Reads: images, descriptors, feature_sets, features, models, labels. Writes: outliers, outlier_reasons, outlier_methods.
 """
 
 import sys

@@ -28,6 +28,8 @@ NOTEBOOKS = tuple(sorted((ROOT / "notebooks").glob("*.ipynb")))
 COOKBOOK = ROOT / "notebooks" / "5_sql_cookbook.ipynb"
 #: What docs/sql.md writes for the lake's absolute path.
 PLACE = "/data/lake"
+#: How docs/sql.md begins the name of a table whose versions it asks for.
+STORED = f"delta.`{PLACE}/"
 CELL_CHARACTERS = 100
 #: One cell may start Spark.
 CELL_SECONDS = 300
@@ -125,9 +127,9 @@ def cookbook_notebook(recipes: Sequence[Recipe], metadata: dict[str, Any]) -> No
         head = f"## {recipe.chapter}\n\n{recipe.opening}\n\n".replace("\n\n\n\n", "\n\n") if recipe.chapter else ""
         cells.append(v4.new_markdown_cell(f"{head}### {recipe.title}\n\n{recipe.reading}"))
         query = f'sql("""\n{recipe.query}\n""")'
-        if PLACE in recipe.query:
-            # Only a lake under a path has one to put in.
-            query = f'sql("""\n{recipe.query}\n""".replace("{PLACE}", LAKE_PATH))'
+        if STORED in recipe.query:
+            # A lake in a catalog has names to put in, and no path.
+            query = f'sql("""\n{recipe.query}\n""".replace("{STORED}", STORED))'
         cells.append(v4.new_code_cell(query))
     for i, cell in enumerate(cells):
         cell["id"] = f"cell-{i}"
@@ -135,13 +137,12 @@ def cookbook_notebook(recipes: Sequence[Recipe], metadata: dict[str, Any]) -> No
 
 
 PARAMETERS = """# The lake: a folder, a config, or catalog.schema. Set MOTORPOOL_LAKE, or a widget on Databricks.
-from pathlib import Path
-
 from motorpool.notebook import open_lake, parameter
 
 lake = open_lake(parameter("lake", "demo/lake"))
 sql = lake.spark.sql
-LAKE_PATH = str(Path(lake.config.path).resolve())"""
+# How tables are named where versions are asked for: by path, or in a catalog by their names.
+STORED = f"delta.`{lake.root}/" if lake.root else "`\""""
 
 
 def execute(notebooks: Sequence[NotebookNode], folder: Path) -> None:
@@ -175,7 +176,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from motorpool.notebook import open_lake, parameter
 
     lake = open_lake(parameter("lake", "demo/lake"))
-    text = with_answers(DOCS.read_text(), lake.spark, str(Path(str(lake.config.path)).resolve()))
+    if lake.root is None:
+        parser.error("the answers of docs/sql.md name tables by path: build it over a lake that has one")
+    text = with_answers(DOCS.read_text(), lake.spark, lake.root)
     DOCS.write_text(text)
     lake.spark.stop()
     notebooks = {path: nbformat.read(path, as_version=4) for path in NOTEBOOKS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import pickle
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,15 @@ def versions(lake: Lake) -> dict[str, int]:
         for name in TABLES
         if lake.exists(name)
     }
+
+
+def package_zip(path: Path) -> None:
+    """The package as a zip for spark-submit's --py-files."""
+    lib = Path(__file__).resolve().parents[1] / "lib"
+    with zipfile.ZipFile(path, "w") as z:
+        for file in sorted((lib / "motorpool").rglob("*")):
+            if file.is_file() and "__pycache__" not in file.parts:
+                z.write(file, file.relative_to(lib))
 
 
 def leftovers(lake_folder: Path) -> list[str]:

@@ -141,14 +141,22 @@ def sample_run(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) ->
     return ctx
 
 
+#: The files that take longest, which start first, so that no worker is left alone with one of them at the end.
+LONGEST = ("pipeline", "cluster", "submit", "assign", "outliers_vehicles", "interpret", "notebooks", "backend", "study")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """With several workers, one process fetches the jars first: two that fill one cache at once spoil it."""
+    # These JVMs live for minutes: the optimising compiler would take a third of all time and never earn it back.
+    os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         start = "from motorpool.session import build_session; build_session().stop()"
         subprocess.run([sys.executable, "-c", start], check=True, timeout=600)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
     wanted = [item for item in items if item.get_closest_marker("gpu")]
     reason = _no_gpu() if wanted else None
     if reason:

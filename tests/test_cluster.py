@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import sys
-import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 import yaml
 from pyspark.sql import SparkSession
 
-from cases import blobs, contents, run_of, versions, write_case
+from cases import blobs, contents, package_zip, run_of, versions, write_case
 from motorpool.config import LakeConfig
 from motorpool.lake import Lake
 from motorpool.neighbours import strips
@@ -89,10 +88,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "run.yaml").write_text(yaml.safe_dump({**paths, **STUDY}))
     (folder / "job.py").write_text(JOB)
     (folder / "where.py").write_text(WHERE)
-    with zipfile.ZipFile(folder / "motorpool.zip", "w") as z:
-        for file in sorted((ROOT / "lib" / "motorpool").rglob("*")):
-            if file.is_file() and "__pycache__" not in file.parts:
-                z.write(file, file.relative_to(ROOT / "lib"))
+    package_zip(folder / "motorpool.zip")
     return folder
 
 
@@ -135,6 +131,7 @@ def submit(cluster: Cluster, folder: Path, name: str, *args: object, settings: d
         "spark.sql.autoBroadcastJoinThreshold": "-1",
         # Executors of machines that die take tasks with them, several times in one run.
         "spark.task.maxFailures": "8",
+        "spark.executor.extraJavaOptions": os.environ.get("SPARK_SUBMIT_OPTS", ""),
         # Nobody's home: what a container's user often has.
         "spark.executorEnv.HOME": "/dev/null",
         **(settings or {}),

@@ -25,11 +25,10 @@ from motorpool.case.sample import truth as t
 from motorpool.cluster.agreement import contingency
 from motorpool.config import CaseConfig, parse_config
 from motorpool.errors import CaseError, ConfigError
-from motorpool.interpret import appearance, counts, evidence, images, members
+from motorpool.interpret import appearance, counts, evidence, images, members, montage
 from motorpool.interpret.appearance import measure
 from motorpool.interpret.evidence import Evidence, Overlap, Photos, Share
 from motorpool.interpret.images import Photo, find_images, open_images
-from motorpool.interpret.montage import montage, montage_jpeg
 from motorpool.interpret.overrides import Override, check_overrides, load_overrides
 from motorpool.interpret.wording import describe, percent, titles
 from motorpool.sampling import uniform_hash
@@ -176,27 +175,24 @@ def test_where_the_photos_are_found(folder: Path, tmp_path: Path) -> None:
         open_images(str(tmp_path / "no.zip"))
 
 
-# -- montages ----------------------------------------------------------------------------------------
+# -- tiles -------------------------------------------------------------------------------------------
 
 
-def test_montages_have_equal_tiles_and_show_what_is_wrong() -> None:
+def test_tiles_are_equal_and_show_what_is_wrong() -> None:
     red = Photo("a", Image.new("RGB", (90, 80), (255, 0, 0)), (90, 80))
     long = Photo("b", Image.new("RGB", (200, 20), (0, 0, 255)), (200, 20))
-    lost = [Photo("c", None, None, "missing"), Photo("d", None, None, "broken")]
-    sheet = montage([red, long, *lost, red], columns=4, side=40)
-    assert sheet.size == (4 * 42 - 2, 2 * 42 - 2)
+    full, whole = montage.tile(red, 40), montage.tile(long, 40)
+    lost = (Photo("c", None, None, "missing"), Photo("d", None, None, "broken"))
+    missing, broken = (montage.tile(photo, 40) for photo in lost)
+    assert {picture.size for picture in (full, whole, missing, broken)} == {(40, 40)}
     # The nearly square one fills its tile, the long one is shown whole.
-    assert sheet.getpixel((0, 0)) == sheet.getpixel((39, 39)) == (255, 0, 0)
-    assert sheet.getpixel((62, 20)) == (0, 0, 255)
-    assert sheet.getpixel((62, 2)) not in ((0, 0, 255), (255, 255, 255))
-    missing, broken = sheet.crop((84, 0, 124, 40)), sheet.crop((126, 0, 166, 40))
+    assert full.getpixel((0, 0)) == full.getpixel((39, 39)) == (255, 0, 0)
+    assert whole.getpixel((20, 20)) == (0, 0, 255)
+    assert whole.getpixel((20, 2)) not in ((0, 0, 255), (255, 255, 255))
     assert missing.getpixel((20, 20)) != broken.getpixel((20, 20))
     assert missing.getpixel((2, 2)) == broken.getpixel((2, 2))
-    with Image.open(io.BytesIO(montage_jpeg([red] * 9, columns=3, side=20))) as written:
-        assert (written.format, written.size) == ("JPEG", (64, 64))
-    assert montage([red] * 500, columns=20, side=8).size == (198, 198)
-    with pytest.raises(ValueError, match="at least one"):
-        montage([])
+    with Image.open(io.BytesIO(montage.jpeg(full, 80))) as written:
+        assert (written.format, written.size) == ("JPEG", (40, 40))
 
 
 # -- appearance --------------------------------------------------------------------------------------

@@ -500,7 +500,6 @@ class _StoppedError(Exception):
     """What stands for a kill between two writes."""
 
 
-@pytest.mark.parametrize("at", ["outlier_reasons", "outlier_methods"])
 def test_a_stop_between_writes_leaves_what_can_be_gone_on_from(
     done: Context,
     spark: SparkSession,
@@ -508,10 +507,11 @@ def test_a_stop_between_writes_leaves_what_can_be_gone_on_from(
     unscored: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    at: str,
 ) -> None:
     ctx = run_of(spark, case, shutil.copytree(unscored, tmp_path / "lake"), "parquet", **STUDY)
     write = Lake._write
+
+    at = "outlier_reasons"
 
     def stopped(lake: Lake, *args: Any) -> None:
         if args[0].name == at:
@@ -519,6 +519,9 @@ def test_a_stop_between_writes_leaves_what_can_be_gone_on_from(
         write(lake, *args)
 
     monkeypatch.setattr(Lake, "_write", stopped)
+    with pytest.raises(_StoppedError):
+        run_outliers(ctx)
+    at = "outlier_methods"
     with pytest.raises(_StoppedError):
         run_outliers(ctx)
     monkeypatch.setattr(Lake, "_write", write)

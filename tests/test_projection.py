@@ -20,10 +20,11 @@ from cases import blobs, run_of, versions, write_case
 from motorpool.config import parse_config
 from motorpool.errors import ConfigError, EnvironmentMissingError, LakeError
 from motorpool.features.moments import Moments
+from motorpool.features.spec import PROJECTIONS
 from motorpool.projection import layouts
-from motorpool.projection.landmarks import Kernel, Landmarks, Placed, pulled
+from motorpool.projection.landmarks import Kernel, Landmarks, Placed, Rows, pulled
 from motorpool.projection.layouts import KERNELS, Layout, check_packages, lay_out, nearest_others
-from motorpool.projection.look import Rows, look
+from motorpool.projection.look import look
 from motorpool.projection.maps import Axes, lay_out_all, place_all
 from motorpool.projection.quality import trust
 from motorpool.sampling import uniform_hash
@@ -252,7 +253,7 @@ def test_all_rows_find_their_place_on_any_partitions(spark: SparkSession, blocke
         assert np.array_equal(seen.sample.ids, drawn)
         assert np.array_equal(seen.sample.x, x[drawn])
         assert np.array_equal(np.sort(np.argsort(uniform_hash(np.arange(420), 6))[:90]), seen.judged.ids)
-        (done,) = lay_out_all(spark, seen.sample, seen.stats, [layout("tsne", perplexity=10.0)])
+        (done,) = lay_out_all(spark, seen.sample, Axes.of(seen.stats, 2), [layout("tsne", perplexity=10.0)])
         assert done.seconds > 0
         placed = place_all(df, {"pca2": Axes.of(seen.stats, 2)}, seen.sample, {"tsne2": done.placed})
         assert placed.columns == ["image_id", "method", "x", "y", "z"]
@@ -428,3 +429,16 @@ def test_mistakes_in_the_config_name_the_key(values: dict[str, Any], words: list
     with pytest.raises(ConfigError) as caught:
         parse_config(data)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize("kind", PROJECTIONS)
+def test_whatever_keeps_too_few_columns_is_named_before_any_work(kind: str) -> None:
+    steps = [{"pca": 150}, {kind: 2}, "standard"]
+    with pytest.raises(ConfigError, match=r"3 dimensions of 'narrow', which keeps 2 column"):
+        parse_config(
+            {
+                "lake": {"path": "x"},
+                "features": [{"name": "narrow", "descriptor": "osnet", "steps": steps}],
+                "projections": {"dims": [3]},
+            }
+        )

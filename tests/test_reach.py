@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 
 from motorpool.config import LakeConfig
 from motorpool.errors import LakeError
+from motorpool.stages import reach
 from motorpool.stages.reach import check_reach, require_shared
 
 
 @pytest.mark.parametrize("scheme", ["", "file:", "file://"])
 def test_a_folder_that_all_see_is_left_as_it_was(spark: SparkSession, tmp_path: Path, scheme: str) -> None:
     require_shared(spark, f"{scheme}{tmp_path}/new/lake")
-    assert not (tmp_path / "new" / "lake").exists()
+    assert not (tmp_path / "new").exists()
     (tmp_path / "kept").mkdir()
     require_shared(spark, f"{scheme}{tmp_path}/kept")
     assert list((tmp_path / "kept").iterdir()) == []
@@ -36,3 +39,26 @@ def test_one_machine_and_remote_lakes_are_not_asked(
     monkeypatch.chdir(tmp_path)
     for lake in (LakeConfig(path="lake"), LakeConfig(path="s3a://bucket/lake"), LakeConfig(schema="somewhere")):
         check_reach(spark, lake)
+
+
+@pytest.mark.parametrize(
+    ("path", "default", "asked"),
+    [
+        ("/mnt/lake", "file:///", True),
+        ("/mnt/lake", "hdfs://nameservice1", False),
+        ("lake", "dbfs:///", False),
+        ("file:///mnt/lake", "hdfs://nameservice1", True),
+        ("s3a://bucket/lake", "file:///", False),
+    ],
+)
+def test_on_a_cluster_only_what_lies_on_each_machines_disk_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, path: str, default: str, asked: bool
+) -> None:
+    """A path without a scheme is on the cluster's own file system, which is often no local one."""
+    seen = []
+    monkeypatch.setattr(reach, "require_shared", lambda _, lake: seen.append(lake))
+    settings = SimpleNamespace(get=lambda *_: default)
+    context = SimpleNamespace(_jsc=SimpleNamespace(hadoopConfiguration=lambda: settings))
+    session: Any = SimpleNamespace(_sc=context, sparkContext=context, conf={"spark.master": "yarn"})
+    check_reach(session, LakeConfig(path=path))
+    assert seen == [path] * asked

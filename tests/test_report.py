@@ -25,6 +25,7 @@ from motorpool.lake import Lake
 from motorpool.report import maps
 from motorpool.report.charts import score_charts
 from motorpool.report.dendrogram import branches
+from motorpool.report.figures import draw_dendrogram, draw_maps, leaf_names, save_3d
 from motorpool.report.queries import Tree
 from motorpool.report.verdict import verdict
 from motorpool.report.wording import number, percent, title_of
@@ -32,7 +33,7 @@ from motorpool.schemas import TABLES
 from motorpool.stages import report as stage
 from motorpool.stages.context import Context
 from motorpool.stages.report import Summary, check_report, run_report, write_report
-from report_lake import EVIL, EVIL_VEHICLE, K, make_lake
+from report_lake import EVIL, EVIL_TITLE, EVIL_VEHICLE, K, make_lake
 
 N_IMAGES, N_MODELS = 300, 870
 _FLAGS = (
@@ -159,7 +160,7 @@ class TestDendrogram:
     def test_the_same_picture_as_scipys_of_the_last_merges(self) -> None:
         points = np.random.default_rng(0).normal(size=(90, 4))
         merges = linkage(points, np.ones(90), "ward")
-        drawn = branches(Tree("m", merges, cut(merges, 5)))
+        drawn = branches(Tree(merges, cut(merges, 5)))
         theirs = hierarchy.dendrogram(merges, truncate_mode="lastp", p=40, no_plot=True)
         assert np.allclose(np.sort(drawn.height.max(axis=1)), np.sort(np.array(theirs["dcoord"]).max(axis=1)))
         known = [n for n in drawn.leaf_images if n is not None]
@@ -170,16 +171,31 @@ class TestDendrogram:
     def test_leaves_lie_in_one_cluster_and_the_cut_is_between_heights(self) -> None:
         points = np.random.default_rng(1).normal(size=(70, 3))
         merges = linkage(points, np.full(70, 10.0), "average")
-        drawn = branches(Tree("m", merges, cut(merges, 6)))
+        drawn = branches(Tree(merges, cut(merges, 6)))
         changes = np.count_nonzero(np.diff(drawn.leaf_cluster))
         assert (len(set(drawn.leaf_cluster)), changes) == (6, 5)
         assert np.count_nonzero(merges[:, 2] > drawn.cut) == 5
         assert drawn.line_cluster.count(-1) == 5
 
+    def test_a_chain_of_many_clusters_is_drawn_in_part(self, tmp_path: Path) -> None:
+        """Deeper than the interpreter's recursion goes, and a picture of all leaves would be too high."""
+        m = 3000
+        chain = np.column_stack([np.r_[0, m + np.arange(m - 2)], 1 + np.arange(m - 1)])
+        merges = np.column_stack([chain, np.arange(1.0, m), 2 + np.arange(m - 1)]).astype(float)
+        drawn = branches(Tree(merges, cut(merges, m)))
+        several = drawn.leaf_clusters.index(m - 199)
+        assert sorted(drawn.leaf_clusters) == [1] * 199 + [m - 199]
+        assert (drawn.leaf_cluster[several], drawn.leaf_images[several]) == (-1, m - 199)
+        assert leaf_names(drawn, {})[several] == "2,801 clusters (2,801)"
+        assert set(drawn.line_cluster) == {-1}
+        assert 0 < drawn.cut < drawn.height.max(axis=1).min()
+        draw_dendrogram(drawn, "a chain", {}, tmp_path / "tree.png")
+        assert (tmp_path / "tree.png").exists()
+
     @pytest.mark.parametrize("m", [2, 3])
     def test_small_trees(self, m: int) -> None:
         merges = linkage(np.arange(m, dtype=float)[:, None] ** 2, np.ones(m), "ward")
-        drawn = branches(Tree("m", merges, np.zeros(m, int)))
+        drawn = branches(Tree(merges, np.zeros(m, int)))
         assert len(drawn.leaf_cluster) == m
         assert set(drawn.line_cluster) == {0}
 
@@ -208,13 +224,93 @@ class TestMaps:
         gaps = np.linalg.norm(unit[:, None] - unit[None], axis=2) + np.eye(12)
         assert gaps.min() >= 0.045 - 1e-9
 
+    def test_many_clusters_have_no_numbers(self) -> None:
+        xy = np.random.default_rng(0).normal(size=(82, 2))
+        assert len(maps.label_positions(xy, np.arange(82) % 40)) == 40
+        assert maps.label_positions(xy, np.arange(82) % 41) == {}
+
     def test_noise_has_no_number(self) -> None:
         assert list(maps.label_positions(np.eye(4)[:, :2], np.array([-1, -1, 2, 2]))) == [2]
 
 
+class TestFrame:
+    def test_without_far_points_it_holds_all(self) -> None:
+        xyz = np.random.default_rng(0).normal(size=(2000, 3)).astype(np.float32) * [1, 20, 300] + 7
+        xyz[5] = np.nan
+        frame = maps.frame_of(xyz)
+        low, high = np.nanmin(xyz, axis=0), np.nanmax(xyz, axis=0)
+        assert not frame.cut
+        assert np.allclose([low - frame.low, frame.high - high], 0.04 * (high - low), rtol=1e-4)
+        assert not frame.outside(xyz).any()
+
+    def test_a_few_far_points_lie_outside(self) -> None:
+        """On the side where they are; the others end as they would without them."""
+        xy = np.random.default_rng(1).normal(size=(2000, 2))
+        low = xy.min(axis=0)
+        far = np.arange(0, 2000, 167)
+        xy[far, 1] = 1000 + np.arange(len(far))
+        frame = maps.frame_of(xy)
+        inside = 2 * 2.33  # of a normal distribution, without a hundredth at either end
+        assert frame.cut
+        assert np.flatnonzero(frame.outside(xy)).tolist() == far.tolist()
+        assert 0 < low[1] - frame.low[1] < 0.5
+        assert 2.33 < frame.high[1] < 2.33 + 0.3 * inside
+        # The numbers keep their distance in what is shown, not in what there is.
+        (at, other) = maps.label_positions(xy, np.arange(2000) % 2).values()
+        assert 0.045 - 1e-9 <= np.linalg.norm((np.array(at) - other) / frame.span) < 0.1
+
+    def test_far_points_do_not_widen_the_other_axis(self) -> None:
+        xy = np.random.default_rng(5).uniform(size=(2000, 2))
+        xy[:12] = [50, 1.4]
+        frame = maps.frame_of(xy)
+        assert np.count_nonzero(frame.outside(xy)) == 12
+        assert frame.high[1] < 1.05
+
+    def test_many_far_points_are_a_part_of_the_map(self) -> None:
+        xy = np.random.default_rng(2).normal(size=(2000, 2))
+        xy[:60] += 50
+        assert not maps.frame_of(xy).cut
+
+    def test_one_value_one_point_and_none(self) -> None:
+        constant = np.column_stack([np.full(500, 3.0), np.arange(500)])
+        frame = maps.frame_of(constant)
+        assert (frame.low[0], frame.high[0], frame.span[0], frame.cut) == (3.0, 3.0, 1.0, False)
+        nearly = np.zeros((500, 2))
+        nearly[7] = 5
+        assert not maps.frame_of(nearly).cut
+        assert maps.frame_of(np.array([[1.0, 2.0]])).low.tolist() == [1.0, 2.0]
+        assert not maps.frame_of(np.full((3, 2), np.nan)).cut
+
+    def test_packing_keeps_the_frame_fine_where_points_lie_far_off(self) -> None:
+        xy = np.random.default_rng(3).normal(size=(2000, 2))
+        xy[0] = 1e5
+        packed = maps.pack(xy)
+        steps = np.frombuffer(base64.b64decode(packed["columns"][0]), "<u4")
+        assert np.abs(packed["low"][0] + steps / packed["steps"] * packed["span"][0] - xy[:, 0]).max() < 1e-4
+
+    def test_pictures_leave_out_what_is_outside_and_say_so(self, tmp_path: Path) -> None:
+        xyz = np.random.default_rng(4).normal(size=(1000, 3)).astype(np.float32)
+        clusters = np.zeros(1000, np.int32)
+        far = xyz.copy()
+        far[:4] = 500
+        drawn = []
+        for points in (xyz, far):
+            shown = maps.Map("set", "umap2", "UMAP, 2-D", points[:, :2], clusters, {0: (0.0, 0.0)})
+            draw_maps([shown], tmp_path / "flat.png", 1000)
+            save_3d(maps.Map("set", "umap3", "UMAP, 3-D", points, clusters), tmp_path / "deep.png")
+            for name in ("flat", "deep"):
+                with Image.open(tmp_path / f"{name}.png") as image:
+                    drawn.append((np.asarray(image.convert("L")) < 250).mean())
+        flat, deep, far_flat, far_deep = drawn
+        # Squeezed into a corner, the points would cover hardly anything.
+        assert far_flat > 0.7 * flat
+        assert far_deep > 0.7 * deep
+
+
 class TestFolder:
-    def test_the_default_lies_beside_the_lake(self, tmp_path: Path) -> None:
-        assert check_report(LakeConfig(path=str(tmp_path / "lake")), None) == tmp_path / "report"
+    @pytest.mark.parametrize("scheme", ["", "file:", "file://"])
+    def test_the_default_lies_beside_the_lake(self, tmp_path: Path, scheme: str) -> None:
+        assert check_report(LakeConfig(path=f"{scheme}{tmp_path}/lake"), None) == tmp_path / "report"
 
     @pytest.mark.parametrize(
         ("lake", "out", "message"),
@@ -224,6 +320,7 @@ class TestFolder:
             ({"path": "{tmp}/lake"}, "s3://bucket/report", "report.out: s3://bucket/report: is written to a local"),
             ({"path": "{tmp}/lake"}, "{tmp}/lake/report", "must lie beside"),
             ({"path": "{tmp}/lake"}, "{tmp}", "must lie beside"),
+            ({"path": "file://{tmp}/lake"}, "{tmp}/lake/report", "must lie beside"),
             ({"path": "{tmp}/lake"}, "{tmp}/mine", "holds other files and no data/charts.js"),
             ({"path": "{tmp}/lake"}, "{tmp}/mine/thesis.tex", "is a file; name a folder"),
         ],
@@ -380,6 +477,19 @@ class TestPage:
         assert page.locator("#outliers .path").first.text_content() == f"veriwild/1/00000/{EVIL}.jpg"
         assert EVIL_VEHICLE in page.locator("#clusters table").inner_text()
 
+    def test_hostile_titles_stay_text_when_pointed_at(self, opened: Callable[..., Any]) -> None:
+        page = opened()
+        see(page, "[data-chart=cluster_sizes]")
+        bars = page.locator("[data-chart=cluster_sizes] .js-plotly-plot").first
+        bars.locator(".bars .point").first.wait_for()
+        title = bars.evaluate("plot => plot.data[0].hovertext.find(t => t.includes('hacked'))")
+        at = bars.evaluate("plot => plot.data[0].hovertext.findIndex(t => t.includes('hacked'))")
+        assert "<" not in title
+        bars.locator(".bars .point path").nth(at).hover(force=True)
+        told = bars.locator(".hoverlayer .hovertext")
+        told.wait_for()
+        assert EVIL_TITLE in told.text_content()
+
     def test_filters(self, opened: Callable[..., Any]) -> None:
         page = opened()
         shown = page.locator("#shown")
@@ -467,6 +577,34 @@ class TestPage:
         page.wait_for_function("document.querySelector('#map2 .caption').textContent.includes('0.930')")
         page.select_option("#map2 select[name=colour]", "outliers")
         page.wait_for_function("document.querySelectorAll('#map2 .toggles button').length === 2")
+
+    @pytest.mark.parametrize("dims", [2, 3])
+    def test_a_map_is_shown_whole_on_demand(self, opened: Callable[..., Any], dims: int) -> None:
+        page = opened()
+        see(page, f"#map{dims}")
+        page.locator(f"#map{dims} .toggles button").first.wait_for(timeout=60_000)
+        whole = page.locator(f"#map{dims} .whole")
+        assert not whole.is_visible()
+        # As if points above 0 lay far off.
+        page.evaluate(
+            """dims => {
+                const map = document.querySelector(`#map${dims}`).map, found = map.shown.found;
+                found.frame = found.xyz.map(values => [Math.min(...values) - 1, 0]);
+                return map.show();
+            }""",
+            dims,
+        )
+        axes = "_fullLayout.scene" if dims == 3 else "_fullLayout"
+        shown = f"document.querySelector('#map{dims}').map.plot.{axes}.xaxis.range[1]"
+        assert page.evaluate(shown) == 0
+        caption = page.locator(f"#map{dims} .caption")
+        assert re.search(rf"\d+ of {N_IMAGES} points lie outside the frame\.$", caption.inner_text())
+        whole.click()
+        page.wait_for_function(f"{shown} > 1")
+        assert whole.get_attribute("aria-pressed") == "true"
+        assert "outside" not in caption.inner_text()
+        whole.click()
+        page.wait_for_function(f"{shown} === 0")
 
     def test_the_third_dimension_turns(self, opened: Callable[..., Any]) -> None:
         page = opened()

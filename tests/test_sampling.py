@@ -83,3 +83,20 @@ def test_no_rows_at_all() -> None:
     state = RowSample(5, 0)
     state.update(np.empty(0, np.int64), np.empty((0, 3), np.float32))
     assert state.rows().shape == (0, 3)
+    assert [len(part) for part in RowSample(5, 0).by_id()] == [0, 0]
+
+
+@pytest.mark.parametrize(("values", "kept"), [(None, 40), (100, 33), (3, 1), (2, 1)])
+def test_of_wide_rows_it_takes_fewer_whatever_state_meets_them_first(values: int | None, kept: int) -> None:
+    ids = np.random.default_rng(1).permutation(500)
+    rows = np.repeat(ids[:, None], 3, axis=1).astype(np.float32)
+    total = RowSample(40, 7, values)
+    for part in np.array_split(np.arange(500), 4):
+        state = RowSample(40, 7, values)
+        state.update(ids[part], rows[part])
+        total.merge(state)
+    smallest = np.argsort(uniform_hash(np.arange(500), 7))[:kept]
+    assert np.array_equal(total.rows()[:, 0], smallest)
+    found, x = total.by_id()
+    assert np.array_equal(found, np.sort(smallest))
+    assert np.array_equal(x, np.repeat(found[:, None], 3, axis=1))

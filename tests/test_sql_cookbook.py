@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from pyspark.sql import DataFrame
 
+from motorpool.config import LakeConfig
+from motorpool.lake import Lake
 from motorpool.stages.context import Context
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -118,6 +120,27 @@ class TestPage:
         assert "| id |\n| ---: |\n| 0 |\n| 1 |\n\nIn two\nlines.\n\n## Other\n\nNo query.\n" in page
         assert "old" not in page
         assert build.with_answers(page, sample_run.spark, "/none") == page
+
+    def test_the_notebook_asks_a_lake_in_a_catalog_too(
+        self, sample_run: Context, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """There tables have no path to be asked for by."""
+        lake = Lake(sample_run.spark, LakeConfig(schema="cookbook_tests"))
+        sources = [c.source for c in build.cookbook_notebook(RECIPES, {}).cells if c.cell_type == "code"]
+        versions = [s for s in sources if "STORED" in s][1:]
+        assert len(versions) == sum(build.PLACE in r.query for r in RECIPES) > 0
+        monkeypatch.setenv("MOTORPOOL_LAKE", "cookbook_tests")
+        names: dict[str, Any] = {}
+        try:
+            for table in ("images", "models", "outliers"):
+                lake.overwrite(table, sample_run.lake.read(table))
+            exec(sources[0], names)
+            for source in versions:
+                assert not eval(source, names).isEmpty()
+        finally:
+            sample_run.spark.sql("USE default")
+            sample_run.spark.sql("DROP SCHEMA IF EXISTS cookbook_tests CASCADE")
+            sample_run.lake.register()
 
     def test_the_notebook_asks_what_the_page_asks(self) -> None:
         stored = nbformat.read(build.COOKBOOK, as_version=4)

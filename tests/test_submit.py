@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 import yaml
 from pyspark.sql import SparkSession
 
-from cases import blobs, contents, write_case
+from cases import blobs, contents, package_zip, write_case
 from motorpool.config import LakeConfig
 from motorpool.lake import Lake
 
@@ -46,6 +45,18 @@ spark = SparkSession.builder.getOrCreate()
 print("driver", motorpool.__file__)
 print("worker", spark.range(0, 1, 1, 1).mapInArrow(run, "file STRING").first()["file"])
 """
+#: Several jobs in one process, each as a program of its own: every start of Spark takes half a minute.
+JOBS = """
+import runpy
+import sys
+
+for job in sys.argv.pop(1).split(","):
+    try:
+        runpy.run_path(job, run_name="__main__")
+    except SystemExit as done:
+        if done.code:
+            raise
+"""
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +66,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_case(folder / "case", 40, {"osnet": blobs(40, 5)})
     (folder / "run.yaml").write_text(yaml.safe_dump(STUDY))
     (folder / "where.py").write_text(WHERE)
-    with zipfile.ZipFile(folder / "motorpool.zip", "w") as z:
-        for file in sorted((ROOT / "lib" / "motorpool").rglob("*")):
-            if file.is_file() and "__pycache__" not in file.parts:
-                z.write(file, file.relative_to(ROOT / "lib"))
+    package_zip(folder / "motorpool.zip")
+    (folder / "jobs.py").write_text(JOBS)
     return folder
 
 
@@ -79,7 +88,9 @@ def submit(folder: Path, *args: object, delta: bool = True) -> subprocess.Comple
 
 def job(folder: Path, name: str, lake: str, *more: object, delta: bool = True) -> subprocess.CompletedProcess[str]:
     paths = ("--set", f"case.path={folder / 'case'}", "--set", f"lake.path={folder / lake}")
-    return submit(folder, ROOT / "jobs" / f"{name}.py", "--conf", folder / "run.yaml", *paths, *more, delta=delta)
+    files = [str(ROOT / "jobs" / f"{n}.py") for n in name.split(",")]
+    program = files if len(files) == 1 else [folder / "jobs.py", ",".join(files)]
+    return submit(folder, *program, "--conf", folder / "run.yaml", *paths, *more, delta=delta)
 
 
 def tables(spark: SparkSession, folder: Path, name: str) -> dict[str, list[str]]:
@@ -100,7 +111,7 @@ def test_the_pipeline_and_its_stages_give_the_same_tables(folder: Path, spark: S
     done = job(folder, "pipeline", "whole")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "40 images, 3 models" in done.stdout
-    for name in ("ingest", "features", "cluster", "consensus", "vehicles", "outliers"):
+    for name in ("ingest", "features", "cluster", "consensus,vehicles,outliers"):
         done = job(folder, name, "staged")
         assert done.returncode == 0, done.stderr[-3000:]
     whole = tables(spark, folder, "whole")

@@ -140,20 +140,26 @@ _LAKE_OPTION = click.option("--lake", "lake_path", metavar="DIR", help="The lake
 _CONF_OPTION = click.option("--conf", metavar="FILE", help="Take the lake from a config instead (for catalogs).")
 
 
+def _lake_config(
+    lake_path: str | None, conf: str | None, overrides: Sequence[str] = ()
+) -> tuple[LakeConfig, Config | None]:
+    """The lake named on the command line, and the config that names it, where one does."""
+    if (lake_path is None) == (conf is None):
+        raise ConfigError("give either --lake DIR or --conf FILE")
+    if conf is not None:
+        loaded = load_config(conf, overrides)
+        return loaded.lake, loaded
+    return LakeConfig(path=lake_path, format=_detect_format(str(lake_path))), None
+
+
 def _open_lake(
     ctx: click.Context, lake_path: str | None, conf: str | None, needed: Mapping[str, str] | None = None
 ) -> Lake:
     """The lake named on the command line; ``needed`` are settings that its session must be started with."""
-    if (lake_path is None) == (conf is None):
-        raise ConfigError("give either --lake DIR or --conf FILE")
-    settings = dict(needed or {})
-    if conf is not None:
-        loaded = load_config(conf)
-        config, settings = loaded.lake, settings | loaded.spark
-    else:
-        config = LakeConfig(path=lake_path, format=_detect_format(str(lake_path)))
-    spark = build_session(settings, delta=config.format == "delta", verbose=ctx.obj["debug"])
-    return Lake(spark, config)
+    lake, config = _lake_config(lake_path, conf)
+    settings = {**(needed or {}), **(config.spark if config else {})}
+    spark = build_session(settings, delta=lake.format == "delta", verbose=ctx.obj["debug"])
+    return Lake(spark, lake)
 
 
 def _detect_format(path: str) -> Any:
@@ -289,10 +295,7 @@ def report(
     """Write the report as a folder: open its index.html in a browser, no network needed."""
     if conf is None and overrides:
         raise ConfigError("--set overrides keys of a config: give --conf FILE too")
-    if (lake_path is None) == (conf is None):
-        raise ConfigError("give either --lake DIR or --conf FILE")
-    config = load_config(conf, overrides) if conf is not None else None
-    lake_config = config.lake if config else LakeConfig(path=lake_path, format=_detect_format(str(lake_path)))
+    lake_config, config = _lake_config(lake_path, conf, overrides)
     settings = (config.report if config else None) or ReportConfig()
     # Before Spark starts.
     folder = check_report(lake_config, out if out is not None else settings.out)
@@ -349,7 +352,7 @@ def summarise(lake: Lake, seconds: float, report_folder: Path | None = None) -> 
     table = Table(title="The best model of each feature set", title_justify="left")
     for name in ("rank", "features", "clusters", "Cal.-Har.", "Dav.-Bou.", "silhouette", "vehicle agr."):
         table.add_column(name, justify="left" if name == "features" else "right")
-    board = lake.spark.table(lake.sql_name("leaderboard")).where("rank_in_features = 1").orderBy("rank").limit(12)
+    board = lake.leaderboard().where("rank_in_features = 1").orderBy("rank").limit(12)
     criteria = (
         ("calinski_harabasz", ",.1f"), ("davies_bouldin", ".3f"), ("silhouette", ".3f"), ("vehicle_agreement", ".3f")
     )  # fmt: skip

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from motorpool.errors import ConfigError
 from motorpool.features.spec import (
     FIT_SHARE,
+    PROJECTIONS,
     FeatureSet,
     Part,
     Step,
@@ -34,6 +35,17 @@ ProjectionMethod = Literal["pca", "umap", "tsne"]
 #: Stands for feature set and method where ``outliers`` holds what all of them agree on.
 CONSENSUS = "consensus"
 DEFAULT_VEHICLE_PATTERN = r"^(?:.*/)?veriwild/[^/]+/([^/]+)/[^/]+$"
+
+
+def has_scheme(path: str) -> bool:
+    """Whether a path begins with a scheme such as ``s3a:`` or ``file:``; a single letter is a drive."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", path) is not None
+
+
+def local_folder(path: str) -> Path | None:
+    """The local or mounted folder that a path names, with ``file:`` before it or not; None for other schemes."""
+    plain = re.sub(r"^file:(//)?", "", path)
+    return None if has_scheme(plain) else Path(plain)
 
 
 def _parse_steps(value: Any) -> Any:
@@ -104,7 +116,7 @@ class LakeConfig(Section):
             raise ValueError(f"catalog {self.catalog!r} needs a `schema` beside it; a `path` stands alone")
         if self.path is not None and not self.path.strip():
             raise ValueError("`path` is empty: name a folder")
-        if self.format == "parquet" and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", self.path or ""):
+        if self.format == "parquet" and has_scheme(self.path or ""):
             raise ValueError(
                 f"path {self.path}: Parquet lakes are kept on a local or mounted file system, named without a scheme, "
                 "because their writes end in a rename; use `format: delta` on object stores"
@@ -173,7 +185,7 @@ class ClusterConfig(Section):
 class ConsensusConfig(Section):
     """Clusterings that the best models of several feature sets agree on."""
 
-    #: The feature sets whose best models take part: all by default.
+    #: The feature sets whose best models take part: by default all but those of what differs within vehicles.
     features: list[Name] | None = None
     #: Models of each feature set, the first of its ranking.
     models_per_features: int = Field(default=1, ge=1, le=100)
@@ -242,9 +254,9 @@ class ProjectionConfig(Section):
         return self
 
     def check_widths(self, sets: Iterable[FeatureSet]) -> None:
-        """ValueError for a feature set whose last pca or svd keeps fewer columns than a map has dimensions."""
+        """ValueError for a feature set whose last projection keeps fewer columns than a map has dimensions."""
         for fs in sets:
-            kept = [s.param for s in fs.steps if s.kind in ("pca", "svd") and isinstance(s.param, int)]
+            kept = [s.param for s in fs.steps if s.kind in PROJECTIONS and isinstance(s.param, int)]
             if kept and kept[-1] < max(self.dims) and (self.features is None or fs.name in self.features):
                 raise ValueError(
                     f"projections.dims: {max(self.dims)} dimensions of {fs.name!r}, which keeps {kept[-1]} column(s): "

@@ -7,12 +7,13 @@ import shutil
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pyspark.sql import Column, DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from motorpool.config import LakeConfig
+from motorpool.config import LakeConfig, has_scheme
 from motorpool.errors import LakeError
 from motorpool.features.spec import NAME_PATTERN
 from motorpool.schemas import TABLES, VIEWS, Table
@@ -49,6 +50,14 @@ class Lake:
 
     def _catalog_name(self, table: str) -> str:
         return f"{self._schema_name()}.`{table}`"
+
+    @property
+    def root(self) -> str | None:
+        """The lake's path as SQL takes it, absolute or with its scheme; None in a catalog."""
+        if self.config.path is None:
+            return None
+        path = self.config.path if has_scheme(self.config.path) else str(Path(self.config.path).resolve())
+        return path.rstrip("/")
 
     @property
     def in_catalog(self) -> bool:
@@ -94,10 +103,10 @@ class Lake:
             df = df.where(F.col(key) == value if isinstance(value, str) else F.col(key).isin(list(value)))
         return df
 
-    def read_or_empty(self, table: str) -> DataFrame:
+    def read_or_empty(self, table: str, **keys: str | Sequence[str]) -> DataFrame:
         """As ``read``, but no rows instead of an error where the table has never been written."""
         if self.exists(table):
-            return self.read(table)
+            return self.read(table, **keys)
         return self.spark.createDataFrame([], TABLES[table].schema)
 
     # -- writing -----------------------------------------------------------------------------------
@@ -116,6 +125,13 @@ class Lake:
             if bad:
                 raise LakeError(f"{key}: {bad[0]!r} cannot name rows of a table")
         self._write(TABLES[table], df, keys)
+
+    def replace_rows(self, table: str, rows: Sequence[Mapping[str, Any]], keys: Mapping[str, Sequence[str]]) -> None:
+        """`replace` with rows of the driver, by column; ``created_at``, where the table has it, is the time of now."""
+        frame = self.spark.createDataFrame([dict(r) for r in rows], self.schema(table, without=("created_at",)))
+        if "created_at" in TABLES[table].schema.fieldNames():
+            frame = frame.withColumn("created_at", F.current_timestamp())
+        self.replace(table, frame, keys)
 
     def _write(self, table: Table, df: DataFrame, keys: Mapping[str, Sequence[str]]) -> None:
         df = conform(df, table)
@@ -233,6 +249,13 @@ class Lake:
         if self.in_catalog:
             self.spark.sql(f"USE {self._schema_name()}")
         return present + made
+
+    def leaderboard(self) -> DataFrame:
+        """The view of that name; LakeError where no model has been fitted."""
+        # The view is there only where its table is: reading that gives the error which names the missing stage.
+        self.read("models")
+        self.register()
+        return self.spark.table(self.sql_name("leaderboard"))
 
     def __str__(self) -> str:
         if self.in_catalog:

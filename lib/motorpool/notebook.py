@@ -23,7 +23,7 @@ from motorpool.case import files
 from motorpool.config import LakeConfig, load_config
 from motorpool.errors import ConfigError, LakeError, MotorpoolError
 from motorpool.interpret.images import Images, open_images
-from motorpool.interpret.montage import tile
+from motorpool.interpret.montage import jpeg, tile
 from motorpool.lake import Lake
 from motorpool.session import build_session
 
@@ -189,9 +189,7 @@ def _montage(lines: Sequence[tuple[str, Sequence[str]]], source: Images, side: i
             sheet.paste(tile(photo, side), (left, top))
             # Blank photos are white, as the sheet is.
             draw.rectangle((left - 1, top - 1, left + side, top + side), outline=_FRAME)
-    buffer = io.BytesIO()
-    sheet.save(buffer, "JPEG", quality=80, optimize=True)
-    return Picture(buffer.getvalue(), "image/jpeg")
+    return Picture(jpeg(sheet, 80), "image/jpeg")
 
 
 def plot_lines(frame: DataFrame, x: str, y: str, group: str, *, title: str = "", mark: str | None = None) -> Picture:

@@ -18,12 +18,14 @@ def uniform_hash(ids: np.ndarray, seed: int) -> np.ndarray:
 class RowSample:
     """A uniform sample without replacement of at most ``size`` rows: those with the smallest hashes.
 
-    All rows when there are no more than ``size``. Merges exactly; memory: two times size x d float32.
+    All rows when there are no more than ``size``; of wide rows it takes fewer, at most ``values`` numbers, but one row.
+    Merges exactly; memory: two times size x d float32.
     """
 
-    def __init__(self, size: int, seed: int) -> None:
+    def __init__(self, size: int, seed: int, values: int | None = None) -> None:
         self.size = size
         self.seed = seed
+        self.values = values
         self._ids: list[np.ndarray] = []
         self._rows: list[np.ndarray] = []
         self._held = 0
@@ -31,6 +33,9 @@ class RowSample:
 
     def update(self, ids: np.ndarray, x: np.ndarray) -> None:
         """Offer int64[m] ids with their float32[m, d] rows."""
+        if self.values is not None:
+            # Only the rows themselves tell how wide they are.
+            self.size = max(1, min(self.size, self.values // max(1, x.shape[1])))
         keep = uniform_hash(ids, self.seed) < self._limit
         self._ids.append(ids[keep])
         self._rows.append(x[keep])
@@ -56,3 +61,11 @@ class RowSample:
             return np.empty((0, 0), np.float32)
         self._shrink()
         return self._rows[0]
+
+    def by_id(self) -> tuple[np.ndarray, np.ndarray]:
+        """The ids, int64[m] ascending, and their rows, float32[m, d]."""
+        if not self._ids:
+            return np.empty(0, np.int64), np.empty((0, 0), np.float32)
+        self._shrink()
+        order = np.argsort(self._ids[0], kind="stable")
+        return self._ids[0][order], self._rows[0][order]

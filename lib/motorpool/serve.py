@@ -6,7 +6,6 @@ import errno
 import ipaddress
 import logging
 import os
-import re
 import socket
 import time
 from collections.abc import Iterator
@@ -99,16 +98,9 @@ def publish(lake: Lake) -> list[str]:
         return lake.register()
     for name in TABLES:
         if lake.exists(name):
-            lake.spark.catalog.createTable(f"{SCHEMA}.{name}", path=_location(lake, name), source=lake.config.format)
+            # A catalog would take a relative path from its warehouse's folder.
+            lake.spark.catalog.createTable(f"{SCHEMA}.{name}", path=f"{lake.root}/{name}", source=lake.config.format)
     return Lake(lake.spark, LakeConfig.model_validate({"schema": SCHEMA})).register()
-
-
-def _location(lake: Lake, table: str) -> str:
-    root = str(lake.config.path)
-    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", root):
-        # A catalog takes a relative path from its warehouse's folder.
-        root = str(Path(root).resolve())
-    return f"{root.rstrip('/')}/{table}"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import pyspark
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -86,6 +87,8 @@ def build_session(
         # Workers must run this very interpreter, or they miss its packages.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         defaults |= _LOCAL_ONLY | {"spark.master": "local[*]", "spark.driver.memory": _driver_memory()}
+        if _same_python(settings):
+            defaults["spark.python.daemon.module"] = "motorpool.worker_daemon"
         if delta:
             defaults |= DELTA_SETTINGS | {"spark.jars.packages": _packages(settings)}
             settings.pop("spark.jars.packages", None)
@@ -119,6 +122,13 @@ def check_java() -> None:
         raise EnvironmentMissingError(f"{java} -version printed no version ({text.strip()[:200]!r}). {advice}")
     if int(found[1]) < 17:
         raise EnvironmentMissingError(f"{java} is Java {found[1]}. {advice}")
+
+
+def _same_python(settings: Mapping[str, str]) -> bool:
+    """Whether workers run on this machine in this very interpreter, with pyspark installed in it as a folder."""
+    local = settings.get("spark.master", "local[*]").startswith("local")
+    chosen = settings.get("spark.pyspark.python", os.environ["PYSPARK_PYTHON"])
+    return local and chosen == sys.executable and Path(pyspark.__file__).is_file()
 
 
 def _packages(settings: Mapping[str, str]) -> str:

@@ -23,7 +23,6 @@ class Case:
 
     descriptors: dict[str, str]
     images_paths: str
-    images_root: str | None
     attributes: str | None
 
 
@@ -46,7 +45,6 @@ def find_case(config: CaseConfig) -> Case:
     return Case(
         descriptors=dict(config.descriptors) if config.descriptors else _list_descriptors(str(root)),
         images_paths=images_paths,
-        images_root=found(config.images_root, *IMAGE_FOLDERS),
         attributes=found(config.attributes, ATTRIBUTES_FILE),
     )
 

@@ -45,27 +45,16 @@ class _Drawn:
     """The number of rows and a uniform sample of them, at most ``size`` rows and ``values`` numbers."""
 
     def __init__(self, size: int, values: int, seed: int) -> None:
-        self.size, self.values, self.seed = size, values, seed
         self.n = 0
-        self.sample: RowSample | None = None
+        self.sample = RowSample(size, seed, values)
 
     def update(self, ids: np.ndarray, x: np.ndarray) -> None:
-        if self.sample is None:
-            # Only the rows themselves tell how wide they are.
-            self.sample = RowSample(max(1, min(self.size, self.values // max(1, x.shape[1]))), self.seed)
         self.n += len(ids)
         self.sample.update(ids, x)
 
     def merge(self, other: _Drawn) -> None:
         self.n += other.n
-        if self.sample is None:
-            self.sample = other.sample
-        elif other.sample is not None:
-            self.sample.merge(other.sample)
-
-    @property
-    def rows(self) -> np.ndarray:
-        return np.empty((0, 0), np.float32) if self.sample is None else self.sample.rows()
+        self.sample.merge(other.sample)
 
 
 def fit_minibatch_kmeans(
@@ -101,7 +90,7 @@ def fit_minibatch_kmeans(
         raise ValueError(f"k = {list(ks)}: expected one number or more, each at least 1")
     size = max(_SAMPLE_BATCHES * batch_size, _ROWS_PER_CLUSTER * max(ks))
     drawn = _draw(block_df, size, seed)
-    rows = drawn.rows
+    rows = drawn.sample.rows()
     if max(ks) > drawn.n:
         raise ValueError(f"k = {max(ks)} asks for more clusters than there are rows ({drawn.n})")
     if max(ks) > len(rows):

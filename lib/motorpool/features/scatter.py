@@ -64,7 +64,8 @@ class Merging:
 
     def __init__(self, *, spread: bool) -> None:
         self.spread = spread
-        self.within = np.zeros((0, 0))
+        # Adds to matrices of any width.
+        self.within = np.zeros(())
         self._open: Groups | None = None
 
     def add(self, more: Groups) -> Groups:
@@ -80,14 +81,12 @@ class Merging:
         return _part(whole, slice(None, -1))
 
     def _add_spread(self, held: Groups, whole: Groups, lengths: np.ndarray) -> None:
-        if not self.within.size:
-            self.within = np.zeros((held.mean.shape[1], held.mean.shape[1]))
         # Most groups are of one piece, which is their mean.
         several = np.repeat(lengths > 1, lengths)
         if several.any():
             gaps = (held.mean - np.repeat(whole.mean, lengths, axis=0))[several]
             gaps *= np.sqrt(held.n[several])[:, None]
-            self.within += gaps.T @ gaps
+            self.within = self.within + gaps.T @ gaps
 
     def close(self) -> Groups | None:
         """The last group, None where there is none."""
@@ -115,8 +114,8 @@ class GroupScatter:
         self.n_groups = 0
         self.n_repeated = 0
         self.mean = np.empty(0)
-        self.between = np.empty((0, 0))
-        self.within = np.empty((0, 0))
+        self.between = np.zeros(())
+        self.within = np.zeros(())
         self._merging = Merging(spread=True)
 
     def update(self, more: Groups) -> None:
@@ -148,8 +147,7 @@ class GroupScatter:
         last = self._merging.close()
         if last is not None:
             self._count(last)
-        if self._merging.within.size:
-            self.within = self.within + self._merging.within if self.within.size else self._merging.within
+        self.within = self.within + self._merging.within
         self._merging = Merging(spread=True)
 
     def merge(self, other: GroupScatter) -> None:
@@ -160,13 +158,11 @@ class GroupScatter:
         self._add(other.n, other.mean, other.between)
         self.n_groups += other.n_groups
         self.n_repeated += other.n_repeated
-        self.within = self.within + other.within if self.within.size else other.within
+        self.within = self.within + other.within
 
     def scatter(self, inside: np.ndarray) -> Scatter:
-        """``inside`` float64[d, d] is the scatter of the rows about their pieces' means."""
+        """``inside`` float64[d, d], or 0, is the scatter of the rows about their pieces' means."""
         self._close()
-        width = len(self.mean)
-        empty = np.zeros((width, width))
-        within = empty + (inside if inside.size else 0) + (self.within if self.within.size else 0)
-        between = self.between if self.between.size else empty
+        zero = np.zeros((len(self.mean), len(self.mean)))
+        within, between = zero + inside + self.within, zero + self.between
         return Scatter(self.n, self.n_groups, self.n_repeated, self.mean, within, between)

@@ -19,6 +19,9 @@ STEP_KINDS = (
 #: Projections that are fitted on how photos spread within and between vehicles; to apply them takes no vehicle.
 VEHICLE_PROJECTIONS = ("vehicle_whiten", "vehicle_within")
 
+#: Steps that keep a number of directions of their own choice, all fitted on the rows.
+PROJECTIONS = ("pca", "svd", *VEHICLE_PROJECTIONS)
+
 #: Steps that look at all photos of a vehicle together, so they cannot be applied row by row.
 GROUP_KINDS = ("vehicle_mean", "vehicle_residual")
 

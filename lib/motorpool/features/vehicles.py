@@ -87,9 +87,9 @@ def scatter(rows: DataFrame, backend: Backend = CPU) -> Scatter:
     few = rows.coalesce(blocks.parallelism(rows.sparkSession))
     held = blocks.persist(_pieces(few, spread=True, backend=backend))
     try:
-        inside = blocks.fold(
-            held.where(F.col("inside").isNotNull()).select("inside"), _Sum, _add_inside, merge_on_cluster=True
-        )
+        sums = held.where(F.col("inside").isNotNull()).select("inside")
+        # A zero of no dimensions adds to matrices of any width.
+        inside = blocks.fold(sums, lambda: blocks.Tally(np.zeros(())), _add_inside, merge_on_cluster=True)
         between = blocks.fold(_by_vehicle(held), GroupScatter, _add_pieces, merge_on_cluster=True)
     finally:
         held.unpersist()
@@ -198,22 +198,11 @@ def _doubles(matrix: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(matrix.reshape(-1), pa.float64()))
 
 
-class _Sum(blocks.Tally):
-    """A sum of matrices whose width is not known yet."""
-
-    def __init__(self) -> None:
-        super().__init__(np.zeros((0, 0)))
-
-    def merge(self, other: blocks.Tally) -> None:
-        if other.total.size:
-            self.total = self.total + other.total if self.total.size else other.total
-
-
-def _add_inside(state: _Sum, batch: pa.RecordBatch) -> None:
+def _add_inside(state: blocks.Tally, batch: pa.RecordBatch) -> None:
     for value in batch.column("inside"):
         flat = np.frombuffer(value.as_buffer(), np.float64)
         width = int(np.sqrt(len(flat)))
-        state.merge(blocks.Tally(flat.reshape(width, width)))
+        state.total = state.total + flat.reshape(width, width)
 
 
 def _add_pieces(state: GroupScatter, batch: pa.RecordBatch) -> None:

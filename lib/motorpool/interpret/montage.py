@@ -1,56 +1,36 @@
-"""Montages: photos side by side in equal tiles, without captions, a crossed-out tile for each that cannot be shown."""
+"""What montages are made of: photos as equal tiles, without captions, crossed out where a photo cannot be shown."""
 
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Iterable
-from itertools import islice
 
 from PIL import Image, ImageDraw, ImageOps
 
 from motorpool.interpret.images import Photo
 
-#: Tiles of one montage: 400 of 128 pixels are a picture of 20 MB in memory.
-MAX_TILES = 400
 _GROUND, _EMPTY, _INK = (128, 132, 138), (214, 216, 220), (150, 154, 160)
-_GAP = 2
 #: Photos whose shape is within this factor of square are cropped to fill their tile; others are shown whole.
 _NEARLY_SQUARE = 1.35
 
 
-def montage(photos: Iterable[Photo], *, columns: int = 8, side: int = 128) -> Image.Image:
-    """The photos in rows, RGB, tiles of ``side`` x ``side`` pixels.
-
-    They are taken one at a time, so an iterator that opens them needs the memory of one; at most MAX_TILES. Missing
-    photos are an empty frame, broken and refused ones a crossed-out frame. Raises ValueError where there is none.
-    """
-    tiles = [tile(photo, side) for photo in islice(photos, MAX_TILES)]
-    if not tiles:
-        raise ValueError("a montage needs at least one photo")
-    columns = min(columns, len(tiles))
-    step = side + _GAP
-    sheet = Image.new("RGB", (columns * step - _GAP, math.ceil(len(tiles) / columns) * step - _GAP), "white")
-    for at, picture in enumerate(tiles):
-        sheet.paste(picture, (at % columns * step, at // columns * step))
-    return sheet
-
-
-def montage_jpeg(photos: Iterable[Photo], *, columns: int = 8, side: int = 128, quality: int = 80) -> bytes:
-    """`montage` as a JPEG file."""
-    out = io.BytesIO()
-    montage(photos, columns=columns, side=side).save(out, "JPEG", quality=quality, optimize=True)
-    return out.getvalue()
-
-
 def tile(photo: Photo, side: int) -> Image.Image:
-    """One photo as RGB of ``side`` x ``side`` pixels."""
+    """One photo as RGB of ``side`` x ``side`` pixels: an empty frame for a missing one, a crossed-out one for others.
+
+    Others are those that are broken or refused.
+    """
     if photo.image is None:
         return _placeholder(side, crossed=photo.problem != "missing")
     width, height = photo.image.size
     if max(width, height) <= _NEARLY_SQUARE * min(width, height):
         return ImageOps.fit(photo.image, (side, side), Image.Resampling.LANCZOS)
     return ImageOps.pad(photo.image, (side, side), Image.Resampling.LANCZOS, color=_GROUND)
+
+
+def jpeg(picture: Image.Image, quality: int) -> bytes:
+    """A picture as a JPEG file."""
+    out = io.BytesIO()
+    picture.save(out, "JPEG", quality=quality, optimize=True)
+    return out.getvalue()
 
 
 def _placeholder(side: int, *, crossed: bool) -> Image.Image:

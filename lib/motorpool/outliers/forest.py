@@ -45,19 +45,14 @@ def isolation_forest(block_df: DataFrame, *, seed: int, n_trees: int = 200, samp
 
 def _draw(block_df: DataFrame, seed: int) -> np.ndarray:
     """A uniform sample, float32[m, d] in the order of the images' ids."""
-    first = block_df.select("width").first()
-    if first is None:
-        raise ValueError("there are no rows to grow trees on")
-    width = int(first["width"])
-    size = max(1, min(SAMPLE_ROWS, SAMPLE_VALUES // max(width, 1)))
-    # The sample's own order is that of the hashes; with its id beside it a row finds its place again.
-    row = np.dtype([("id", np.int64), ("x", np.float32, (width,))])
+    size, values = SAMPLE_ROWS, SAMPLE_VALUES
 
     def add(state: RowSample, batch: pa.RecordBatch) -> None:
         for ids, x in blocks.block_arrays(batch):
-            rows = np.empty(len(ids), row)
-            rows["id"], rows["x"] = ids, x
-            state.update(ids, rows)
+            state.update(ids, x)
 
-    drawn = blocks.fold(block_df, lambda: RowSample(size, seed), add, merge_on_cluster=True).rows()
-    return np.ascontiguousarray(drawn["x"][np.argsort(drawn["id"], kind="stable")])
+    drawn = blocks.fold(block_df, lambda: RowSample(size, seed, values), add, merge_on_cluster=True)
+    _, rows = drawn.by_id()
+    if not len(rows):
+        raise ValueError("there are no rows to grow trees on")
+    return rows

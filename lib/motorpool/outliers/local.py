@@ -19,13 +19,39 @@ from pyspark.sql import functions as F
 from motorpool.neighbours.geometry import to_distance
 from motorpool.neighbours.search import FOUND, GAPS, IDS
 from motorpool.neighbours.strips import Arranged, Strip, load, over_strips
-from motorpool.outliers.scores import SCORES, pack_scores
+from motorpool.outliers.scores import SCORES, pack_lists, pack_scores
 
 #: Keeps densities finite where more than k rows are equal; scikit-learn's number, so that scores agree there too.
 _LEAST_REACH = 1e-10
 
 #: From int64[n] ids, float64[n, k] distances and int64[n, k] neighbours' ids to float64[n] scores.
 _Score = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+#: From the same to rows of a table.
+Pack = Callable[[np.ndarray, np.ndarray, np.ndarray], pa.RecordBatch]
+
+
+def over_neighbours(arranged: Arranged, state: DataFrame, k: int, pack: Pack, schema: str) -> DataFrame:
+    """What ``pack`` makes of the k nearest rows found, one task for each strip. The vectors stay where they are.
+
+    Nearest first. Where there are fewer other rows than k, the ids of the missing ones are -1.
+    """
+    metric = arranged.metric
+
+    def work(_: Strip, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
+        (ids,), (gaps,), (others,) = found[IDS], found[GAPS], found[FOUND]
+        yield pack(ids, to_distance(gaps[:, :k], metric), others[:, :k])
+
+    kept = state.where(F.col("kind").isin(IDS, GAPS, FOUND))
+    return over_strips(arranged, kept, work, schema, with_rows=False)
+
+
+def nearest(arranged: Arranged, state: DataFrame, n: int) -> DataFrame:
+    """``image_id BIGINT, neighbours ARRAY<BIGINT>``: up to ``n`` nearest rows found, nearest first."""
+
+    def pack(ids: np.ndarray, _: np.ndarray, others: np.ndarray) -> pa.RecordBatch:
+        return pa.RecordBatch.from_arrays([pa.array(ids), pack_lists(others, others >= 0)], ["image_id", "neighbours"])
+
+    return over_neighbours(arranged, state, n, pack, "image_id BIGINT, neighbours ARRAY<BIGINT>")
 
 
 def knn_distance(arranged: Arranged, state: DataFrame, k: int, *, mean: bool = False) -> DataFrame:
@@ -105,12 +131,9 @@ def _at_most(arranged: Arranged, state: DataFrame, k: int) -> int:
 
 
 def _score(arranged: Arranged, state: DataFrame, k: int, score: _Score) -> DataFrame:
-    """SCORES of ``score``, one task for each strip. The vectors stay where they are."""
-    metric = arranged.metric
+    """SCORES of ``score``."""
 
-    def work(_: Strip, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
-        (ids,), (gaps,), (others,) = found[IDS], found[GAPS], found[FOUND]
-        yield pack_scores(ids, score(ids, to_distance(gaps[:, :k], metric), others[:, :k]))
+    def pack(ids: np.ndarray, distances: np.ndarray, others: np.ndarray) -> pa.RecordBatch:
+        return pack_scores(ids, score(ids, distances, others))
 
-    kept = state.where(F.col("kind").isin(IDS, GAPS, FOUND))
-    return over_strips(arranged, kept, work, SCORES, with_rows=False)
+    return over_neighbours(arranged, state, k, pack, SCORES)

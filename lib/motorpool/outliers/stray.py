@@ -22,17 +22,17 @@ from a rare side.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from motorpool.neighbours.geometry import to_distance
-from motorpool.neighbours.search import FOUND, GAPS, IDS
-from motorpool.neighbours.strips import Arranged, Strip, over_strips
+from motorpool.neighbours.strips import Arranged
+from motorpool.outliers.local import over_neighbours
+from motorpool.outliers.scores import pack_lists
 from motorpool.outliers.vehicles import Compared
 
 #: How many of the nearest strangers are asked: groups of at least one more are seen as such.
@@ -63,27 +63,8 @@ def stray_groups(arranged: Arranged, state: DataFrame, k: int, compared: Compare
     """
     if k < 1:
         raise ValueError(f"k = {k}: expected at least one neighbour")
-    known = _Photos.of(compared)
-    metric, apart = arranged.metric, compared.apart
-
-    def work(_: Strip, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
-        (ids,), (gaps,), (others,) = found[IDS], found[GAPS], found[FOUND]
-        yield _score(known, apart, ids, to_distance(gaps[:, :k], metric), others[:, :k])
-
-    kept = state.where(F.col("kind").isin(IDS, GAPS, FOUND))
-    return over_strips(arranged, kept, work, _STRAYS, with_rows=False)
-
-
-def nearest(arranged: Arranged, state: DataFrame, n: int) -> DataFrame:
-    """``image_id BIGINT, neighbours ARRAY<BIGINT>``: up to ``n`` nearest rows found, nearest first."""
-
-    def work(_: Strip, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
-        (ids,), (others,) = found[IDS], found[FOUND]
-        first = others[:, :n]
-        yield pa.RecordBatch.from_arrays([pa.array(ids), _lists(first, first >= 0)], ["image_id", "neighbours"])
-
-    kept = state.where(F.col("kind").isin(IDS, FOUND))
-    return over_strips(arranged, kept, work, "image_id BIGINT, neighbours ARRAY<BIGINT>", with_rows=False)
+    pack = partial(_score, _Photos.of(compared), compared.apart)
+    return over_neighbours(arranged, state, k, pack, _STRAYS)
 
 
 @dataclass(frozen=True)
@@ -129,13 +110,7 @@ def _score(known: _Photos, apart: float, ids: np.ndarray, distances: np.ndarray,
     columns = [
         pa.array(ids, pa.int64()),
         pa.array(score, pa.float64(), mask=~there),
-        _lists(others, stranger),
+        pack_lists(others, stranger),
         pa.array(farthest, pa.float64(), mask=count == 0),
     ]
     return pa.RecordBatch.from_arrays(columns, ["image_id", "score", "neighbours", "distance"])
-
-
-def _lists(values: np.ndarray, taken: np.ndarray) -> pa.ListArray:
-    """The values int64[n, k] that bool[n, k] takes, as a list<bigint> column."""
-    offsets = np.concatenate([[0], np.cumsum(taken.sum(axis=1))])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(values[taken], pa.int64()))

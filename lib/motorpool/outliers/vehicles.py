@@ -106,7 +106,7 @@ def odd_one_out(vectors: DataFrame, vehicles: Vehicles) -> Compared:
         df.count()
     finally:
         deviations.unpersist()
-    return Compared(df, float(np.sqrt(2.0 * np.trace(covariance))) if covariance.size else 0.0)
+    return Compared(df, float(np.sqrt(2.0 * np.trace(covariance))) if covariance.ndim else 0.0)
 
 
 def most_typical(compared: Compared, n: int) -> DataFrame:
@@ -159,7 +159,8 @@ class _Scatter:
     """Sums of squares and products of deviations, and the degrees of freedom that they have."""
 
     def __init__(self) -> None:
-        self.total = np.zeros((0, 0))
+        # Adds to matrices of any width.
+        self.total = np.zeros(())
         self.freedom = 0.0
 
     def update(self, x: np.ndarray, share: np.ndarray) -> None:
@@ -169,11 +170,10 @@ class _Scatter:
             self._add(x.T @ x, float(share.sum()))
 
     def merge(self, other: _Scatter) -> None:
-        if other.total.size:
-            self._add(other.total, other.freedom)
+        self._add(other.total, other.freedom)
 
     def _add(self, total: np.ndarray, freedom: float) -> None:
-        self.total = self.total + total if self.total.size else total
+        self.total = self.total + total
         self.freedom += freedom
 
 

@@ -20,8 +20,6 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
-from motorpool.projection.look import Rows
-
 #: Neighbours that pull a row; fewer where there are fewer landmarks.
 NEIGHBOURS = 15
 #: Each lowers the objective. So many win 99 % of what there is to win; ten times as many raised no map's
@@ -51,6 +49,17 @@ class Placed:
 
     places: np.ndarray
     kernel: Kernel = Kernel()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a table: ``ids`` int64[m], ascending, and ``x`` float32[m, d]."""
+
+    ids: np.ndarray
+    x: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 class Landmarks:

@@ -10,21 +10,11 @@ from pyspark.sql import DataFrame
 
 from motorpool import blocks
 from motorpool.features.moments import Moments, Stats
+from motorpool.projection.landmarks import Rows
 from motorpool.sampling import RowSample
 
 #: A bound on the float32 numbers of a sample (128 MiB): of wide rows it takes fewer.
 SAMPLE_VALUES = 32 * 2**20
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Some rows of a table: ``ids`` int64[m], ascending, and ``x`` float32[m, d]."""
-
-    ids: np.ndarray
-    x: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 @dataclass(frozen=True)
@@ -50,40 +40,23 @@ def look(block_df: DataFrame, size: int, n_judged: int, seed: int) -> Look:
             state.update(ids, x)
 
     found = blocks.fold(block_df, lambda: _State((size, n_judged), values, seed), add, merge_on_cluster=True)
-    if not found.samples:
+    if not found.moments.n:
         raise ValueError("there are no rows to make a map of")
-    sample, judged = (_in_order(drawn) for drawn in found.samples)
+    sample, judged = (Rows(*drawn.by_id()) for drawn in found.samples)
     return Look(found.moments.stats(), sample, judged)
 
 
 class _State:
     def __init__(self, sizes: tuple[int, ...], values: int, seed: int) -> None:
-        self.sizes, self.values, self.seed = sizes, values, seed
         self.moments = Moments()
-        self.samples: list[RowSample] = []
+        self.samples = [RowSample(size, seed + i, values) for i, size in enumerate(sizes)]
 
     def update(self, ids: np.ndarray, x: np.ndarray) -> None:
-        if not self.samples:
-            # Only the rows themselves tell how wide they are.
-            most = max(1, self.values // max(1, x.shape[1]))
-            self.samples = [RowSample(min(size, most), self.seed + i) for i, size in enumerate(self.sizes)]
         self.moments.update(x)
-        # The sample's own order is that of the hashes; with its id beside it a row finds its place again.
-        rows = np.empty(len(ids), np.dtype([("id", np.int64), ("x", np.float32, (x.shape[1],))]))
-        rows["id"], rows["x"] = ids, x
         for sample in self.samples:
-            sample.update(ids, rows)
+            sample.update(ids, x)
 
     def merge(self, other: _State) -> None:
         self.moments.merge(other.moments)
-        if not self.samples:
-            self.samples = other.samples
-            return
-        for mine, theirs in zip(self.samples, other.samples, strict=False):
+        for mine, theirs in zip(self.samples, other.samples, strict=True):
             mine.merge(theirs)
-
-
-def _in_order(drawn: RowSample) -> Rows:
-    rows = drawn.rows()
-    rows = rows[np.argsort(rows["id"], kind="stable")]
-    return Rows(np.ascontiguousarray(rows["id"]), np.ascontiguousarray(rows["x"]))

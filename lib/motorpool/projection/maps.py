@@ -18,9 +18,8 @@ from motorpool.features.moments import Stats
 from motorpool.features.program import Op
 from motorpool.features.spec import Step
 from motorpool.features.steps import fit_step
-from motorpool.projection.landmarks import Landmarks, Placed
+from motorpool.projection.landmarks import Landmarks, Placed, Rows
 from motorpool.projection.layouts import KERNELS, Layout
-from motorpool.projection.look import Rows
 
 #: One row per image and map; ``z`` is null in two dimensions.
 PLACES = "image_id BIGINT, method STRING, x FLOAT, y FLOAT, z FLOAT"
@@ -43,6 +42,10 @@ class Axes:
         op, _ = fit_step(Step("pca", min(dims, stats.n, stats.width)), stats, None, "projections")
         return cls(op, dims)
 
+    def first(self, dims: int) -> Axes:
+        """The first ``dims`` of these axes; their coordinates are the same."""
+        return Axes(self.op, min(dims, self.dims))
+
     def project(self, x: np.ndarray) -> np.ndarray:
         """float32[n, dims] of float32[n, d]."""
         found = np.zeros((len(x), self.dims), np.float32)
@@ -61,21 +64,22 @@ class LaidOut:
 
 
 def lay_out_all(
-    spark: SparkSession, sample: Rows, stats: Stats, layouts: Sequence[Layout], backend: Backend = CPU
+    spark: SparkSession, sample: Rows, axes: Axes, layouts: Sequence[Layout], backend: Backend = CPU
 ) -> list[LaidOut]:
     """`lay_out` of one sample in every way asked for, one Spark task of one core each; the sample travels to each.
 
-    A layout that ``backend`` does not have is made on the CPU, and says so.
+    Layouts start from the first of the principal ``axes``, as many as they have dimensions. One that ``backend`` does
+    not have is made on the CPU, and says so.
     """
     if not layouts:
         return []
+    starts = {layout.dims: axes.first(layout.dims).project(sample.x) for layout in layouts}
 
     def run(index: int) -> LaidOut:
         began = time.monotonic()
         layout = layouts[index]
-        start = Axes.of(stats, layout.dims).project(sample.x)
         chosen = backend if backend.lays_out(layout) else CPU
-        placed = Placed(chosen.lay_out(sample.x, start, layout), KERNELS[layout.method])
+        placed = Placed(chosen.lay_out(sample.x, starts[layout.dims], layout), KERNELS[layout.method])
         return LaidOut(placed, time.monotonic() - began, chosen.name)
 
     return run_tasks(spark, [_COSTS[layout.method] * layout.dims**2 for layout in layouts], run)

@@ -27,11 +27,6 @@ class Album:
         self._squares: dict[tuple[int, int], Square] = {}
 
     @property
-    def readable(self) -> bool:
-        """Whether there is a place to read photos from."""
-        return self._root is not None
-
-    @property
     def n_asked(self) -> int:
         return len({image_id for image_id, _ in self._squares})
 

@@ -58,7 +58,7 @@ def build(
     photo_section = PhotoSection(lake, settings, best, clusters)
     album = Album(lake.spark, images_root, folder / "photos")
     with timed("report: photos"):
-        album.read([*photo_section.wanted(), *map_section.wanted(album.readable)])
+        album.read([*photo_section.wanted(), *map_section.wanted()])
         map_section.write_points(album)
         context: dict[str, Any] = photo_section.context(album)
 

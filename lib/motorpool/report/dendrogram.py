@@ -9,22 +9,24 @@ from scipy.cluster import hierarchy
 
 from motorpool.report.queries import Tree
 
-#: Leaves that can be read side by side.
-MAX_LEAVES = 40
+#: Leaves that can be read side by side, and those drawn at most: a tree of more clusters is a picture that no page
+#: holds, and a chain of a thousand is deeper than scipy's recursion.
+MAX_LEAVES, MOST_LEAVES = 40, 200
 
 
 @dataclass(frozen=True)
 class Branches:
     """A drawn tree. Lines are float[n, 4] across the leaves (5, 15, 25, ... as scipy places them) and up in height.
 
-    ``line_cluster`` int[n] is the cluster that a line lies in, -1 above the cut; ``leaf_cluster`` and ``leaf_images``
-    (None: not known) belong to the leaves in their drawn order.
+    ``line_cluster`` int[n] is the cluster that a line lies in, -1 above the cut; ``leaf_cluster`` (-1: several),
+    ``leaf_clusters`` (how many) and ``leaf_images`` (None: not known) belong to the leaves in their drawn order.
     """
 
     across: np.ndarray
     height: np.ndarray
     line_cluster: list[int]
     leaf_cluster: list[int]
+    leaf_clusters: list[int]
     leaf_images: list[int | None]
     cut: float
 
@@ -33,11 +35,12 @@ def branches(tree: Tree) -> Branches:
     """The last merges of the tree: as many leaves as the cut has clusters, or 40, and all where the tree is smaller.
 
     Every leaf lies in one cluster, since the cut undoes the last merges too; with more clusters than 40 the tree has
-    more leaves. The numbers of images are the tree's weights.
+    more leaves, 200 at most. With more clusters than that some leaves stand for several. The numbers of images are
+    the tree's weights.
     """
     m = len(tree.merges) + 1
     k = int(tree.clusters.max()) + 1
-    n_leaves = min(m, max(MAX_LEAVES, k))
+    n_leaves = min(m, max(MAX_LEAVES, min(k, MOST_LEAVES)))
     top = tree.merges[m - n_leaves :]
     parts = top[:, :2].astype(np.int64)
     first = 2 * m - n_leaves  # the node that the first kept merge makes
@@ -46,7 +49,9 @@ def branches(tree: Tree) -> Branches:
     position |= {first + i: n_leaves + i for i in range(len(top))}
     ids = np.array([[position[int(a)], position[int(b)]] for a, b in parts], np.float64).reshape(-1, 2)
     images = _weights(tree.merges, m, leaves)
-    cluster = [int(tree.clusters[_a_point(tree.merges, m, int(node))]) for node in leaves]
+    held = _n_clusters(tree.merges, k)[leaves].tolist()
+    points = [_a_point(tree.merges, m, int(node)) for node in leaves]
+    cluster = [int(tree.clusters[at]) if n == 1 else -1 for at, n in zip(points, held, strict=True)]
     counts = [1] * n_leaves
     for a, b in ids.astype(int):
         counts.append(counts[a] + counts[b])
@@ -59,6 +64,7 @@ def branches(tree: Tree) -> Branches:
         height,
         [_cluster_of(line, [cluster[i] for i in order]) for line in across],
         [cluster[i] for i in order],
+        [held[i] for i in order],
         [None if np.isnan(images[i]) else int(images[i]) for i in order],
         _cut_height(tree.merges[:, 2], k),
     )
@@ -79,6 +85,16 @@ def _weights(merges: np.ndarray, m: int, nodes: np.ndarray) -> np.ndarray:
     return weight[nodes]
 
 
+def _n_clusters(merges: np.ndarray, k: int) -> np.ndarray:
+    """int64[2 m - 1]: the clusters below each node where the last k - 1 of the m - 1 merges are undone."""
+    m = len(merges) + 1
+    found = np.ones(2 * m - 1, np.int64)
+    for at in range(m - k, m - 1):
+        a, b = merges[at, :2].astype(int)
+        found[m + at] = found[a] + found[b]
+    return found
+
+
 def _a_point(merges: np.ndarray, m: int, node: int) -> int:
     while node >= m:
         node = int(merges[node - m, 0])
@@ -88,7 +104,8 @@ def _a_point(merges: np.ndarray, m: int, node: int) -> int:
 def _cluster_of(line: np.ndarray, leaf_cluster: list[int]) -> int:
     """The cluster of all leaves below a line; -1 where it joins two.
 
-    Its feet stand over the middles of its two sides, so the leaves there belong to one side each.
+    Its feet stand over the middles of its two sides, so the leaves there belong to one side each. A leaf of several
+    clusters is above the cut as they are.
     """
     left, right = (leaf_cluster[int((at - 5) // 10)] for at in (line.min(), line.max()))
     return left if left == right else -1

@@ -13,15 +13,18 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from PIL import Image
 
 from motorpool.report.charts import Chart, Panel, Series
 from motorpool.report.dendrogram import Branches
-from motorpool.report.maps import Map, label_positions
+from motorpool.report.maps import Map
 from motorpool.report.palette import COLOURS, colour_of, colours_of
 from motorpool.report.wording import label_of, records
 
 _DPI = 150
 _INK = "#30343a"
+#: Degrees above the ground from which maps in three dimensions are seen.
+_ELEVATION = 18
 _STYLE: dict[str, Any] = {"color": _INK, "fontsize": 9}
 
 
@@ -153,10 +156,13 @@ def draw_dendrogram(tree: Branches, title: str, names: dict[int, str], out: Path
 
 
 def leaf_names(tree: Branches, names: dict[int, str]) -> list[str]:
-    """``3  red, by day (1,204)`` for every leaf: the cluster, and the images where their number is known."""
+    """``3  red, by day (1,204)`` for every leaf: its cluster, and the images where their number is known.
+
+    ``7 clusters (1,204)`` for a leaf of several.
+    """
     return [
-        names.get(c, label_of(None, c)) + ("" if n is None else f" ({n:,})")
-        for c, n in zip(tree.leaf_cluster, tree.leaf_images, strict=True)
+        (f"{held:,} clusters" if held > 1 else names.get(c, label_of(None, c))) + ("" if n is None else f" ({n:,})")
+        for c, held, n in zip(tree.leaf_cluster, tree.leaf_clusters, tree.leaf_images, strict=True)
     ]
 
 
@@ -167,10 +173,13 @@ def draw_maps(maps: Sequence[Map], out: Path, points: int) -> None:
     figure = _figure(4.2 * columns, 4.2 * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, shown in zip(grid.flat, maps, strict=False):
-        x, y = shown.xyz[:points, 0], shown.xyz[:points, 1]
-        axes.scatter(x, y, s=min(6.0, 30_000 / len(x)), c=colours_of(shown.clusters[:points]), linewidths=0, alpha=0.75)
-        labels = label_positions(shown.xyz, shown.clusters)
-        for cluster, at in labels.items() if len(labels) <= 40 else ():
+        xyz, clusters, left_out = _framed(shown, points)
+        axes.scatter(*xyz.T, s=min(6.0, 30_000 / max(1, len(xyz))), c=colours_of(clusters), linewidths=0, alpha=0.75)
+        if shown.frame.cut:
+            axes.set_xlim(shown.frame.low[0], shown.frame.high[0])
+            axes.set_ylim(shown.frame.low[1], shown.frame.high[1])
+        axes.set_xlabel(left_out, color=_INK, fontsize=8)
+        for cluster, at in shown.labels.items():
             halo = [withStroke(linewidth=2.2, foreground="white")]
             axes.annotate(str(cluster), at, fontsize=9, weight="bold", color=_INK, ha="center", va="center",
                           path_effects=halo)  # fmt: skip
@@ -183,16 +192,38 @@ def draw_maps(maps: Sequence[Map], out: Path, points: int) -> None:
     figure.savefig(out)
 
 
-def draw_3d(shown: Map, *, azimuth: float, points: int, pixels: int) -> np.ndarray:
-    """One view of a 3-D map as uint8[pixels, pixels, 4]; the first ``points`` images, which are a uniform sample."""
-    figure = _view_3d(shown, azimuth, points, pixels / 100, 100)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba()).copy()
+def _framed(shown: Map, points: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """The places float32[m, dims] and clusters int[m] of those of the first ``points`` images that are in the frame.
+
+    With them what is left out, in words; empty where nothing is. The first images are a uniform sample of all.
+    """
+    known = np.isfinite(shown.xyz).all(axis=1)
+    xyz, clusters = shown.xyz[known][:points], shown.clusters[known][:points]
+    outside = shown.frame.outside(xyz)
+    n = np.count_nonzero(outside)
+    return xyz[~outside], clusters[~outside], f"{n:,} of {len(xyz):,} points lie outside the frame" if n else ""
 
 
 def save_3d(shown: Map, out: Path) -> None:
     _view_3d(shown, 45.0, len(shown.xyz), 6.0, _DPI).savefig(out)
+
+
+def draw_turning(shown: Map, out: Path, *, frames: int = 36, points: int = 4000, pixels: int = 480) -> None:
+    """A GIF of the 3-D map turning once; at most ``points`` points, ``frames`` pictures, 64 colours.
+
+    Some 2 MB. Memory: the frames, pixels² bytes each.
+    """
+    figure = _view_3d(shown, 0.0, points, pixels / 100, 100)
+    canvas, axes = FigureCanvasAgg(figure), figure.axes[0]
+    pictures: list[Image.Image] = []
+    for frame in range(frames):
+        axes.view_init(elev=_ELEVATION, azim=360 * frame / frames)  # type: ignore[attr-defined]
+        canvas.draw()
+        rgb = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+        # One palette for all frames: with one each, colours flicker.
+        first = pictures[0] if pictures else rgb.quantize(64)
+        pictures.append(rgb.quantize(palette=first, dither=Image.Dither.NONE))
+    pictures[0].save(out, save_all=True, append_images=pictures[1:], duration=110, loop=0, optimize=False)
 
 
 def _view_3d(shown: Map, azimuth: float, points: int, inches: float, dpi: int) -> Figure:
@@ -200,10 +231,12 @@ def _view_3d(shown: Map, azimuth: float, points: int, inches: float, dpi: int) -
     FigureCanvasAgg(figure)
     with rc_context({"grid.color": "#dfe2e7", "grid.linewidth": 0.6}):
         axes: Any = figure.add_axes((0.0, 0.0, 1.0, 0.94), projection="3d")
-    known = np.isfinite(shown.xyz).all(axis=1)
-    xyz, clusters = shown.xyz[known][:points], shown.clusters[known][:points]
+    xyz, clusters, left_out = _framed(shown, points)
     axes.scatter(*xyz.T, s=5, c=colours_of(clusters), linewidths=0, alpha=0.8, depthshade=False)
-    axes.view_init(elev=18, azim=azimuth)
+    if shown.frame.cut:
+        for name, low, high in zip("xyz", shown.frame.low, shown.frame.high, strict=True):
+            getattr(axes, f"set_{name}lim")(low, high)
+    axes.view_init(elev=_ELEVATION, azim=azimuth)
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_ticklabels([])
         axis.set_tick_params(length=0, color="#dfe2e7")
@@ -211,6 +244,7 @@ def _view_3d(shown: Map, azimuth: float, points: int, inches: float, dpi: int) -
         axis.line.set_color("#9aa0a8")
     axes.set_box_aspect((1, 1, 1), zoom=1.05)
     figure.text(0.5, 0.965, _plain(f"{_shortened(shown.features)}: {shown.name}"), ha="center", va="center", **_STYLE)
+    figure.text(0.5, 0.02, left_out, ha="center", va="center", color=_INK, fontsize=8)
     return figure
 
 

@@ -49,7 +49,7 @@ class MapSection:
         ranked = [f for f in best["features"] if f != CONSENSUS]
         # In the order of their best models, then those without a ranked one.
         shown = [*ranked, *sorted(set(feature_sets) - set(ranked))]
-        names = queries.projection_names(lake, shown) if queries.has(lake, "projections") else pd.DataFrame()
+        names = queries.projection_names(lake, shown)
         if names.empty:
             return
         mapped = [f for f in shown if f in set(names["features"])][:MAX_MAPS]
@@ -92,8 +92,8 @@ class MapSection:
         for row in sorted(named, key=lambda r: (r["dims"], -self._trust(features, r["method"]))):
             method, dims = row["method"], row["dims"]
             xyz = maps.arrange(rows[rows["method"] == method], ids, dims)
-            shown = maps.Map(features, method, method_name(method, dims), xyz, clusters)
             labels = maps.label_positions(xyz, clusters) if dims == 2 and model_id else {}
+            shown = maps.Map(features, method, method_name(method, dims), xyz, clusters, labels)
             methods.append(
                 {
                     "method": method,
@@ -101,8 +101,10 @@ class MapSection:
                     "dims": dims,
                     "caption": self._caption(features, method),
                     "packed": maps.pack(xyz),
+                    # As ranges of the axes; null where all points are inside.
+                    "frame": np.column_stack([shown.frame.low, shown.frame.high]).tolist() if shown.frame.cut else None,
                     "labelled": model_id,
-                    "labels": labels,
+                    "labels": shown.labels,
                 }
             )
             made.append(shown)
@@ -145,12 +147,11 @@ class MapSection:
             # UMAP keeps groups apart better than PCA does in as few dimensions.
             best = next((m for m in deep if m.method.startswith("umap") and m.features == deep[0].features), deep[0])
             figures.save_3d(best, to / "map_3d.png")
-            maps.draw_turning(best, to / "map_3d.gif")
+            figures.draw_turning(best, to / "map_3d.gif")
 
-    def wanted(self, readable: bool) -> Iterator[Wanted]:
+    def wanted(self) -> Iterator[Wanted]:
         """The sample's first images, as many as ``report.thumbnails`` says; none without maps."""
-        rows = self._sample.head(self._settings.thumbnails) if readable else self._sample.head(0)
-        for row in records(rows):
+        for row in records(self._sample.head(self._settings.thumbnails)):
             yield row["image_id"], row["path"], THUMB
 
     def write_points(self, album: Album) -> None:
@@ -177,9 +178,7 @@ class MapSection:
                 "models": models,
                 "outliers": maps.pack_positions(flagged) if len(flagged) else None,
                 "most_3d": MOST_3D,
-                "thumbs": {"size": THUMB, "per_row": SHEET, "n": len(first), "sheets": album.sheets(first, THUMB)}
-                if first
-                else None,
+                "thumbs": {"per_row": SHEET, "n": len(first), "sheets": album.sheets(first, THUMB)} if first else None,
             },
         )
 

@@ -60,7 +60,7 @@ class ModelSection:
             "k_chart": drawn.get("k_distances"),
             "size_chart": drawn.get("cluster_sizes"),
             "agreement": self._agreement,
-            "tree": None if self.tree is None else {"name": "dendrogram", "title": self.tree["title"], "note": ""},
+            "tree": self.tree and {"name": "dendrogram", "title": self.tree["title"], "note": self.tree["note"]},
         }
 
     def _draw_agreement(self, pairs: pd.DataFrame) -> dict[str, Any] | None:
@@ -90,9 +90,18 @@ class ModelSection:
         figures.draw_dendrogram(drawn, title, names, self._figures / "dendrogram.png")
         return {
             "title": title,
+            "note": _left_out(drawn),
             "across": drawn.across.tolist(),
             "height": drawn.height.tolist(),
             "line_cluster": drawn.line_cluster,
             "names": figures.leaf_names(drawn, names),
             "cut": drawn.cut,
         }
+
+
+def _left_out(tree: dendrogram.Branches) -> str:
+    """What the drawn tree does not show of the cut; empty where every leaf lies in one cluster."""
+    several = [n for n in tree.leaf_clusters if n > 1]
+    if not several:
+        return ""
+    return f"{len(tree.leaf_clusters)} leaves are drawn: {len(several)} of them stand for {sum(several):,} clusters."

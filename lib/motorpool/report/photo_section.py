@@ -50,7 +50,7 @@ class PhotoSection:
         self._members = pd.DataFrame(columns=["model_id", "cluster", "kind", "position", "image_id", "path"])
         if carded:
             self._members = queries.members(lake, pd.DataFrame(carded, columns=["model_id", "cluster"]))
-        self._outliers = _outliers(lake, settings.outliers)
+        self._outliers = queries.outliers(lake, settings.outliers, min(PER_METHOD, settings.outliers))
         self._reasons = queries.reasons(lake, set(self._outliers["image_id"]))
         self._has_reasons = queries.has(lake, "outlier_reasons")
         self._told = queries.methods(lake, "outlier_methods")
@@ -178,12 +178,6 @@ class PhotoSection:
             n = 0 if told.empty else int(told.iloc[0]["n_outliers"])
             return f"{n:,} images are outliers by all methods and feature sets together. The first of them:"
         return f"The first in one of {len(told)} feature sets; scores of different sets do not compare."
-
-
-def _outliers(lake: Lake, per_consensus: int) -> pd.DataFrame:
-    if not queries.has(lake, "outliers"):
-        return pd.DataFrame(columns=["method", "features", "image_id", "path", "vehicle_id", "score", "place"])
-    return queries.outliers(lake, per_consensus, min(PER_METHOD, per_consensus))
 
 
 def _reasons_of(rows: pd.DataFrame | None, method: str) -> list[str]:

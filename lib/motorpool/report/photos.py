@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 
 from motorpool.blocks import Batches
 from motorpool.interpret.images import Photo, Problem, open_images
-from motorpool.interpret.montage import tile
+from motorpool.interpret.montage import jpeg, tile
 
 #: Tiles of a sheet each way: a sheet of 96 pixels takes 15 MB in a browser, and only those looked at are loaded.
 SHEET = 20
@@ -59,7 +59,7 @@ def read_squares(
                 data, problems = [], []
                 for path, side in zip(part.column("path").to_pylist(), part.column("side").to_pylist(), strict=True):
                     photo = images.photo(path, 2 * side)
-                    data.append(None if photo.image is None else _jpeg(tile(photo, side), _TILE_QUALITY))
+                    data.append(None if photo.image is None else jpeg(tile(photo, side), _TILE_QUALITY))
                     problems.append(photo.problem)
                 found = [part.column("image_id"), part.column("side"), pa.array(data, pa.binary())]
                 names = ["image_id", "side", "jpeg", "problem"]
@@ -70,12 +70,6 @@ def read_squares(
         (r["image_id"], r["side"]): Square(None if r["jpeg"] is None else bytes(r["jpeg"]), r["problem"])
         for r in squares.collect()
     }
-
-
-def _jpeg(picture: Image.Image, quality: int) -> bytes:
-    out = io.BytesIO()
-    picture.save(out, "JPEG", quality=quality, optimize=True)
-    return out.getvalue()
 
 
 def together(squares: Sequence[Square], columns: int, side: int) -> Image.Image:
@@ -97,7 +91,7 @@ def _opened(square: Square, side: int) -> Image.Image:
 def write_montage(squares: Sequence[Square], columns: int, side: int, out: Path) -> tuple[int, int]:
     """A JPEG of the squares; returns its width and height in pixels."""
     picture = together(squares, columns, side)
-    out.write_bytes(_jpeg(picture, 78))
+    out.write_bytes(jpeg(picture, 78))
     return picture.size
 
 
@@ -108,6 +102,6 @@ def write_sheets(image_ids: Sequence[int], squares: Squares, side: int, folder: 
         part = [squares.get((i, side), Square(None, "missing")) for i in image_ids[at : at + SHEET * SHEET]]
         name = f"sheet-{len(sheets):03d}.jpg"
         picture = together(part, SHEET, side)
-        (folder / name).write_bytes(_jpeg(picture, _SHEET_QUALITY))
+        (folder / name).write_bytes(jpeg(picture, _SHEET_QUALITY))
         sheets.append({"file": f"photos/{name}", "columns": picture.width // side})
     return sheets

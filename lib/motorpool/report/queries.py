@@ -6,7 +6,7 @@ that the lake lacks gives None or an empty frame with its columns, and the page 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,8 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from motorpool.config import CONSENSUS
+from motorpool.interpret.members import exemplars
 from motorpool.lake import Lake
-from motorpool.schemas import TABLES
 
 #: More models than this make a table that no browser sorts at once; the first of the ranking are kept.
 MAX_MODELS = 5_000
@@ -40,18 +40,13 @@ class Overview:
 class Tree:
     """An agglomerative tree: merges float64[m - 1, 4] as `linkage.linkage` gives them, and one cut of it, int[m]."""
 
-    model_id: str
     merges: np.ndarray
     clusters: np.ndarray
 
 
 def has(lake: Lake, table: str) -> bool:
     """Whether the lake holds the table with a row or more."""
-    return table in TABLES and lake.exists(table) and not lake.read(table).isEmpty()
-
-
-def present(lake: Lake, tables: Iterable[str]) -> dict[str, bool]:
-    return {name: has(lake, name) for name in tables}
+    return not lake.read_or_empty(table).isEmpty()
 
 
 def _frame(df: DataFrame) -> pd.DataFrame:
@@ -72,9 +67,7 @@ def overview(lake: Lake) -> Overview:
 
 def models(lake: Lake) -> pd.DataFrame:
     """One row per model with its place in the ranking (null: not ranked), the ranked ones first, at most 5,000."""
-    lake.read("models")
-    lake.register()
-    board = lake.spark.table(lake.sql_name("leaderboard")).select("model_id", *_RANKING)
+    board = lake.leaderboard().select("model_id", *_RANKING)
     found = (
         lake.read("models")
         .join(board, on="model_id", how="left")
@@ -85,9 +78,8 @@ def models(lake: Lake) -> pd.DataFrame:
 
 
 def feature_sets(lake: Lake) -> pd.DataFrame:
-    """``features, descriptors, steps, n_features, explained_variance, explained_variance_curve``."""
-    wanted = ("features", "descriptors", "steps", "n_features", "explained_variance", "explained_variance_curve")
-    return _frame(lake.read("feature_sets").select(*wanted).orderBy("features"))
+    """``features, explained_variance_curve``."""
+    return _frame(lake.read("feature_sets").select("features", "explained_variance_curve").orderBy("features"))
 
 
 def k_distances(lake: Lake) -> pd.DataFrame:
@@ -97,7 +89,7 @@ def k_distances(lake: Lake) -> pd.DataFrame:
 
 def clusters(lake: Lake, model_ids: Sequence[str]) -> pd.DataFrame:
     """The clusters of the models, without centroids."""
-    found = lake.read_or_empty("clusters").where(F.col("model_id").isin(list(model_ids)))
+    found = lake.read_or_empty("clusters", model_id=model_ids)
     return _frame(found.drop("centroid").orderBy("model_id", "cluster"))
 
 
@@ -116,7 +108,7 @@ def tree(lake: Lake, model_id: str, tree_of: str) -> Tree | None:
     found = {r["field"]: np.array(r["values"]).reshape(r["shape"]) for r in rows.where(of_model | of_tree).collect()}
     if set(found) != {"merges", "clusters"} or not len(found["merges"]):
         return None
-    return Tree(model_id, found["merges"], found["clusters"].astype(np.int64))
+    return Tree(found["merges"], found["clusters"].astype(np.int64))
 
 
 def map_images(lake: Lake, n: int, seed: int) -> pd.DataFrame:
@@ -136,36 +128,32 @@ def _of_images(df: DataFrame, image_ids: np.ndarray) -> DataFrame:
 
 def projection_names(lake: Lake, features: Sequence[str]) -> pd.DataFrame:
     """``features, method, dims`` (2 or 3) of the projections of the given feature sets."""
-    found = lake.read("projections").where(F.col("features").isin(list(features)))
+    found = lake.read_or_empty("projections", features=features)
     dims = F.when(F.count("z") > 0, 3).otherwise(2).alias("dims")
     return _frame(found.groupBy("features", "method").agg(dims).orderBy("features", "method"))
 
 
 def projections(lake: Lake, features: str, image_ids: np.ndarray) -> pd.DataFrame:
     """``method, image_id, x, y, z`` of the sampled images in one feature set."""
-    found = lake.read("projections").where(F.col("features") == features)
+    found = lake.read("projections", features=features)
     return _of_images(found, image_ids).select("method", "image_id", "x", "y", "z").toPandas()
 
 
 def labels(lake: Lake, model_ids: Sequence[str], image_ids: np.ndarray) -> pd.DataFrame:
     """``model_id, image_id, cluster`` of the sampled images."""
-    found = lake.read("labels").where(F.col("model_id").isin(list(model_ids)))
+    found = lake.read("labels", model_id=model_ids)
     return _of_images(found, image_ids).select("model_id", "image_id", "cluster").toPandas()
 
 
 def outlier_ids(lake: Lake, image_ids: np.ndarray) -> set[int]:
     """Those of the sampled images that the consensus of the outlier methods flags."""
-    if not has(lake, "outliers"):
-        return set()
-    flagged = lake.read("outliers", features=CONSENSUS).where("is_outlier")
+    flagged = lake.read_or_empty("outliers", features=CONSENSUS).where("is_outlier")
     return {int(r["image_id"]) for r in _of_images(flagged, image_ids).select("image_id").collect()}
 
 
 def methods(lake: Lake, table: str) -> pd.DataFrame:
     """A table with a row for each method of a feature set: ``outlier_methods``, ``projection_methods``."""
-    if not has(lake, table):
-        return pd.DataFrame(columns=["features", "method"])
-    return _frame(lake.read(table).orderBy("features", "method"))
+    return _frame(lake.read_or_empty(table).orderBy("features", "method"))
 
 
 # -- pictures --------------------------------------------------------------------------------------
@@ -179,17 +167,15 @@ def members(lake: Lake, wanted: pd.DataFrame) -> pd.DataFrame:
     """
     columns = ("model_id", "cluster", "kind", "position", "image_id")
     pairs = F.broadcast(lake.spark.createDataFrame(wanted, "model_id STRING, cluster INT"))
-    nearest = F.posexplode(F.slice("exemplars", 1, PER_KIND)).alias("position", "image_id")
-    exemplars = lake.read_or_empty("clusters").join(pairs, on=["model_id", "cluster"], how="inner")
-    found = exemplars.select("model_id", "cluster", F.lit("exemplar").alias("kind"), nearest).select(*columns)
-    if has(lake, "cluster_members"):
-        told = lake.read("cluster_members").join(pairs, on=["model_id", "cluster"], how="inner").select(*columns)
-        rest = found.join(told.select("model_id").distinct(), on="model_id", how="left_anti").select(*columns)
-        first = Window.partitionBy("model_id", "cluster", "kind").orderBy("position", "image_id")
-        numbered = told.withColumn("position", F.row_number().over(first) - 1)
-        found = numbered.where(F.col("position") < PER_KIND).unionByName(rest)
+    of_pairs = lake.read_or_empty("clusters").join(pairs, on=["model_id", "cluster"], how="inner")
+    found = exemplars(of_pairs, PER_KIND).withColumn("kind", F.lit("exemplar")).select(*columns)
+    told = lake.read_or_empty("cluster_members").join(pairs, on=["model_id", "cluster"], how="inner").select(*columns)
+    rest = found.join(told.select("model_id").distinct(), on="model_id", how="left_anti").select(*columns)
+    first = Window.partitionBy("model_id", "cluster", "kind").orderBy("position", "image_id")
+    numbered = told.withColumn("position", F.row_number().over(first) - 1)
+    shown = numbered.where(F.col("position") < PER_KIND).unionByName(rest)
     images = lake.read("images").select("image_id", "path")
-    joined = found.join(images, on="image_id", how="inner").select(*columns, "path")
+    joined = shown.join(images, on="image_id", how="inner").select(*columns, "path")
     return _frame(joined.orderBy("model_id", "cluster", "kind", "position"))
 
 
@@ -202,12 +188,12 @@ def paths(lake: Lake, image_ids: Collection[int]) -> dict[int, str]:
 
 
 def outliers(lake: Lake, per_consensus: int, per_method: int) -> pd.DataFrame:
-    """``method, features, image_id, path, vehicle_id, score, place`` of the images that stand out most.
+    """``method, features, image_id, path, score, place`` of the images that stand out most.
 
     The consensus's first ``per_consensus``, and for every other method the images with the best places in any feature
     set, because scores of different sets do not compare; an image comes once for each method.
     """
-    flagged = lake.read("outliers").where("is_outlier")
+    flagged = lake.read_or_empty("outliers").where("is_outlier")
     order = Window.partitionBy("features", "method").orderBy(F.col("score").desc(), "image_id")
     placed = flagged.withColumn("place", F.row_number().over(order))
     limit = F.when(F.col("method") == CONSENSUS, per_consensus).otherwise(per_method)
@@ -219,8 +205,8 @@ def outliers(lake: Lake, per_consensus: int, per_method: int) -> pd.DataFrame:
         .where("nth = 1")
         .withColumn("nth", F.row_number().over(of_method))
         .where(F.col("nth") <= limit)
-        .join(lake.read("images").select("image_id", "path", "vehicle_id"), on="image_id", how="inner")
-        .select("method", "features", "image_id", "path", "vehicle_id", "score", "place")
+        .join(lake.read("images").select("image_id", "path"), on="image_id", how="inner")
+        .select("method", "features", "image_id", "path", "score", "place")
     )
     return _frame(chosen.orderBy("method", "place", "features", "image_id"))
 
@@ -228,19 +214,17 @@ def outliers(lake: Lake, per_consensus: int, per_method: int) -> pd.DataFrame:
 def reasons(lake: Lake, image_ids: Collection[int]) -> pd.DataFrame:
     """``features, method, image_id, reason`` of the images shown."""
     columns = ("features", "method", "image_id", "reason")
-    if not has(lake, "outlier_reasons") or not image_ids:
+    if not image_ids:
         return pd.DataFrame(columns=columns)
-    found = _of_images(lake.read("outlier_reasons"), np.array(sorted(image_ids), np.int64))
+    found = _of_images(lake.read_or_empty("outlier_reasons"), np.array(sorted(image_ids), np.int64))
     return _frame(found.where("reason IS NOT NULL").select(*columns).orderBy("image_id", "features", "method"))
 
 
 def vehicles(lake: Lake, model_id: str, n: int) -> tuple[dict[str, float], pd.DataFrame]:
     """How many vehicles a model holds whole, and the ``n`` of two or more photos whose photos disagree most."""
     empty = pd.DataFrame(columns=["vehicle_id", "cluster", "n_photos", "agreement", "dissenting"])
-    if not has(lake, "vehicles"):
-        return {}, empty
     several: Column = F.col("n_photos") >= 2
-    of_model = lake.read("vehicles").where((F.col("model_id") == model_id) & several)
+    of_model = lake.read_or_empty("vehicles", model_id=model_id).where(several)
     row = of_model.agg(F.count("*").alias("n"), F.count_if(F.col("agreement") == 1).alias("whole")).first()
     if row is None or not row["n"]:
         return {}, empty

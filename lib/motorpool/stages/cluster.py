@@ -185,8 +185,7 @@ def _write_told(
     parameters = [row for m in told for row in parameter_rows(fitted.specs[m], fitted.facts[m])]
     for table, content in (("clusters", clusters), ("parameters", parameters)):
         if content:
-            frame = ctx.spark.createDataFrame(content, ctx.lake.schema(table))
-            ctx.lake.replace(table, frame, {"model_id": ids})
+            ctx.lake.replace_rows(table, content, {"model_id": ids})
     return dict(zip(told, agreement, strict=True))
 
 
@@ -226,5 +225,4 @@ def _write_curves(ctx: Context, features: FeatureSet, fitting: Fitting) -> None:
             for at, distance in enumerate(curve.distances)
         ]  # fmt: skip
     if rows:
-        frame = ctx.spark.createDataFrame(rows, ctx.lake.schema("k_distances"))
-        ctx.lake.replace("k_distances", frame, {"features": [features.name]})
+        ctx.lake.replace_rows("k_distances", rows, {"features": [features.name]})

@@ -62,15 +62,13 @@ def run_consensus(ctx: Context) -> None:
 
 def _members(ctx: Context, config: ConsensusConfig) -> list[Node]:
     """The first models of each feature set's ranking, by id."""
-    ctx.lake.read("models")
-    ctx.lake.register()
+    board = ctx.lake.leaderboard()
     names = config.features if config.features is not None else ctx.config.consensus_features
     views = [f.name for f in ctx.config.feature_sets if f.name not in names and f.vehicle_part == "within"]
     if views and config.features is None:
         log.info("consensus: %s take no part: their clusters are views", ", ".join(views))
     chosen = F.col("features").isin(names) & (F.col("rank_in_features") <= config.models_per_features)
-    board = ctx.spark.table(ctx.lake.sql_name("leaderboard")).where(chosen)
-    members = [(r["features"], r["model_id"]) for r in board.orderBy("model_id").collect()]
+    members = [(r["features"], r["model_id"]) for r in board.where(chosen).orderBy("model_id").collect()]
     for name in names:
         if name not in {features for features, _ in members}:
             log.info("consensus: %s takes no part: none of its models can be ranked", name)
@@ -149,7 +147,7 @@ def _cut(
         placed.unpersist()
     held = [sizes(of[0], k) for of, k in zip(tables, counts, strict=True)]
     clusters = [row for model_id, size in zip(ids, held, strict=True) for row in _cluster_rows(model_id, size, n)]
-    ctx.lake.replace("clusters", ctx.spark.createDataFrame(clusters, ctx.lake.schema("clusters")), {"model_id": ids})
+    ctx.lake.replace_rows("clusters", clusters, {"model_id": ids})
     seconds = (time.monotonic() - began) / len(specs)
     rows = []
     for spec, of, size, agreed in zip(specs, tables, held, agreement, strict=True):

@@ -21,9 +21,7 @@ COLUMNS = ("path", "cluster", "outlier")
 
 def best_model(lake: Lake, algorithms: Collection[str] | None = None) -> Row:
     """The leaderboard's first row, of all ``algorithms`` or some; LakeError when no such model can be ranked."""
-    lake.read("models")
-    lake.register()
-    board = lake.spark.table(lake.sql_name("leaderboard"))
+    board = lake.leaderboard()
     if algorithms is not None:
         board = board.where(F.col("algorithm").isin(list(algorithms)))
     row = board.orderBy("rank").first()

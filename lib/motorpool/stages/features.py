@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from motorpool.errors import ConfigError, LakeError
 from motorpool.features.fit import Fitted, Fitter
 from motorpool.features.program import Program
-from motorpool.features.spec import VEHICLE_PROJECTIONS, FeatureSet
+from motorpool.features.spec import PROJECTIONS, FeatureSet
 from motorpool.features.vehicles import Vehicles
 from motorpool.lake import Lake
 from motorpool.stages.context import Context, explained, timed
@@ -33,7 +33,10 @@ def run_features(ctx: Context) -> None:
     if not pending:
         log.info("features: all %d feature sets are in the lake, nothing to do", len(sets))
         return
-    vehicles = _vehicles(ctx.lake, pending)
+    asking = next((fs for fs in pending if fs.uses_vehicles), None)
+    vehicles = None
+    if asking is not None:
+        vehicles = known_vehicles(ctx.lake, f"feature set {asking.name}: the step {asking.vehicle_steps[0].kind}")
     for group in _groups(pending):
         names = sorted({d for fs in group for d in fs.descriptors})
         wide = wide_descriptors(ctx.lake, names)
@@ -70,17 +73,14 @@ def load_program(lake: Lake, features: str) -> Program:
     return Program.from_rows(row["program"])
 
 
-def _vehicles(lake: Lake, sets: Sequence[FeatureSet]) -> Vehicles | None:
-    """The vehicles of the lake's images, None where no set looks at them; LakeError where they tell nothing."""
-    asking = next((fs for fs in sets if fs.uses_vehicles), None)
-    if asking is None:
-        return None
+def known_vehicles(lake: Lake, who: str, otherwise: str = "") -> Vehicles:
+    """The vehicles of the lake's images; where they tell nothing, a LakeError with ``who`` asks and what else to do."""
     vehicles = Vehicles.of(lake.read("images"))
     problem = vehicles.problem()
     if problem:
         raise LakeError(
-            f"feature set {asking.name}: the step {asking.vehicle_steps[0].kind} needs to know which photos show the "
-            f"same vehicle, but in the lake {lake} {problem}: {VEHICLES_ADVICE}, and ingest into a new lake"
+            f"{who} needs to know which photos show the same vehicle, but in the lake {lake} {problem}: "
+            f"{VEHICLES_ADVICE}, and ingest into a new lake{otherwise}"
         )
     return vehicles
 
@@ -145,12 +145,8 @@ def _write(ctx: Context, fitter: Fitter, item: Fitted) -> None:
         "definition": spec.definition,
         "program": item.program.to_rows(),
     }
-    table = ctx.lake.schema("feature_sets", without=("created_at",))
-    rows = ctx.spark.createDataFrame([row], table).withColumn("created_at", F.current_timestamp())
-    ctx.lake.replace("feature_sets", rows, {"features": [spec.name]})
+    ctx.lake.replace_rows("feature_sets", [row], {"features": [spec.name]})
     if item.spectrum:
-        projections = [
-            s.kind for s in (*spec.parts[-1].steps, *spec.steps) if s.kind in ("pca", "svd", *VEHICLE_PROJECTIONS)
-        ]
+        projections = [s.kind for s in (*spec.parts[-1].steps, *spec.steps) if s.kind in PROJECTIONS]
         kind = {"vehicle_whiten": " between vehicles", "vehicle_within": " within vehicles"}.get(projections[-1], "")
         log.info("features: %s keeps %.1f %% of the variance%s", spec.name, 100 * item.spectrum.explained, kind)

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from motorpool.config import has_scheme, local_folder
 from motorpool.errors import ConfigError
-
-_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-
-
-def is_remote(path: str) -> bool:
-    """Whether a path has a scheme, so that it is on no file system where a folder can be renamed."""
-    return _REMOTE.match(path) is not None
 
 
 def check_folder(out: str, key: str, mark: str, apart_from: str | None = None) -> Path:
@@ -25,11 +18,12 @@ def check_folder(out: str, key: str, mark: str, apart_from: str | None = None) -
     ConfigError, which names ``key``, for a folder of somebody else's, for a path with a scheme, and for one inside
     the folder ``apart_from`` or around it.
     """
-    if is_remote(out):
+    if has_scheme(out):
         raise ConfigError(f"{key}: {out}: is written to a local or mounted folder; name one without a scheme")
     folder = Path(out).absolute()
-    if apart_from is not None and not is_remote(apart_from):
-        other = Path(apart_from).resolve()
+    other = local_folder(apart_from) if apart_from is not None else None
+    if other is not None:
+        other = other.resolve()
         if folder.resolve() == other or other in folder.resolve().parents or folder.resolve() in other.parents:
             raise ConfigError(f"{key}: {out}: must lie beside {apart_from}, neither in it nor around it")
     if folder.exists() and not folder.is_dir():

@@ -98,9 +98,7 @@ def _overrides(ctx: Context, config: ReportConfig) -> Overrides:
 
 def _choose(ctx: Context, config: ReportConfig) -> tuple[list[str], list[tuple[str, str]]]:
     """The ids of the models to interpret, and the best model of each feature set: ``features, model_id``."""
-    ctx.lake.read("models")
-    ctx.lake.register()
-    board = ctx.spark.table(ctx.lake.sql_name("leaderboard")).where("rank_in_features = 1").orderBy("rank")
+    board = ctx.lake.leaderboard().where("rank_in_features = 1").orderBy("rank")
     best = [(r["features"], r["model_id"]) for r in board.select("features", "model_id").collect()]
     if isinstance(config.models, int):
         return [model_id for _, model_id in best[: config.models]], best[:MAX_PEERS]
@@ -347,6 +345,4 @@ def _write_done(
         }
         for model_id, model in evidence.items()
     ]
-    table = ctx.lake.schema("interpretations", without=("created_at",))
-    frame = ctx.spark.createDataFrame(rows, table).withColumn("created_at", F.current_timestamp())
-    ctx.lake.replace("interpretations", frame, {"model_id": list(evidence)})
+    ctx.lake.replace_rows("interpretations", rows, {"model_id": list(evidence)})

@@ -126,9 +126,7 @@ def model_row(
 
 
 def write_models(ctx: Context, rows: Sequence[dict[str, Any]]) -> None:
-    table = ctx.lake.schema("models", without=("created_at",))
-    frame = ctx.spark.createDataFrame(list(rows), table).withColumn("created_at", F.current_timestamp())
-    ctx.lake.replace("models", frame, {"model_id": [str(r["model_id"]) for r in rows]})
+    ctx.lake.replace_rows("models", rows, {"model_id": [str(r["model_id"]) for r in rows]})
 
 
 def write_labels(ctx: Context, wide: DataFrame, model_ids: Sequence[str]) -> None:

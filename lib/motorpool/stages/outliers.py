@@ -13,20 +13,19 @@ from pyspark.sql import functions as F
 
 from motorpool import blocks
 from motorpool.config import CONSENSUS, VEHICLE_METHODS, OutlierConfig
-from motorpool.errors import LakeError
 from motorpool.features.spec import FeatureSet
 from motorpool.features.vehicles import Vehicles
 from motorpool.neighbours.search import Wanted, search
 from motorpool.neighbours.strips import Arranged, arrange
 from motorpool.outliers.consensus import consensus, fill_unknown, flag
 from motorpool.outliers.forest import isolation_forest
-from motorpool.outliers.local import knn_distance, local_outlier_factor
+from motorpool.outliers.local import knn_distance, local_outlier_factor, nearest
 from motorpool.outliers.reasons import NEIGHBOURS, explain, explain_consensus, facts, no_facts, usual_scores
 from motorpool.outliers.reconstruction import pca_error, reconstructs
-from motorpool.outliers.stray import nearest, stray_groups
+from motorpool.outliers.stray import stray_groups
 from motorpool.outliers.vehicles import most_typical, odd_one_out
 from motorpool.stages.context import Context, explained, timed
-from motorpool.stages.features import VEHICLES_ADVICE, load_program, wide_descriptors
+from motorpool.stages.features import known_vehicles, load_program, wide_descriptors
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,10 @@ def run_outliers(ctx: Context) -> None:
     if config is None:
         log.info("outliers: the config has no section `outliers`, nothing to do")
         return
-    vehicles = _vehicles(ctx, config)
+    asking = next((m for m in config.methods if m in VEHICLE_METHODS), None)
+    vehicles = None
+    if asking is not None:
+        vehicles = known_vehicles(ctx.lake, f"outliers.methods: {asking}", ", or leave the method out")
     done = set()
     # Scores from before reasons were written are made again.
     if ctx.lake.exists("outlier_methods") and ctx.lake.exists("outlier_reasons"):
@@ -74,21 +76,6 @@ def run_outliers(ctx: Context) -> None:
             _run_consensus(ctx, config)
     else:
         log.info("outliers: all methods of the study are in the lake, nothing to do")
-
-
-def _vehicles(ctx: Context, config: OutlierConfig) -> Vehicles | None:
-    """The vehicles of the lake's images, None where no method looks at them."""
-    asking = next((m for m in config.methods if m in VEHICLE_METHODS), None)
-    if asking is None:
-        return None
-    vehicles = Vehicles.of(ctx.lake.read("images"))
-    problem = vehicles.problem()
-    if problem:
-        raise LakeError(
-            f"outliers.methods: {asking} needs to know which photos show the same vehicle, but in the lake {ctx.lake} "
-            f"{problem}: {VEHICLES_ADVICE}, and ingest into a new lake, or leave the method out"
-        )
-    return vehicles
 
 
 def _params(config: OutlierConfig, seed: int, method: str) -> dict[str, str]:
@@ -189,10 +176,12 @@ def _look_at_vectors(
     wanted = Wanted(k=config.k)
     state = search(arranged, wanted, lambda text: log.debug("outliers: %s: %s", features, text), ctx.backend)
     found.held.append(state.unpersist)
+    near = blocks.persist(nearest(arranged, state, NEIGHBOURS))
+    found.held.append(near.unpersist)
     for method, score in _OF_NEIGHBOURS.items():
         if method in methods:
             found.scores[method] = score(arranged, state, config.k)
-            found.facts.append(facts(nearest(arranged, state, NEIGHBOURS), method))
+            found.facts.append(facts(near, method))
     if compared is not None and "stray_groups" in methods:
         strays = blocks.persist(stray_groups(arranged, state, config.k, compared))
         found.held.append(strays.unpersist)
@@ -265,6 +254,4 @@ def _write_methods(ctx: Context, config: OutlierConfig, features: str, seconds: 
         }
         for r in found
     ]
-    table = ctx.lake.schema("outlier_methods", without=("created_at",))
-    frame = ctx.spark.createDataFrame(rows, table).withColumn("created_at", F.current_timestamp())
-    ctx.lake.replace("outlier_methods", frame, {"features": [features]})
+    ctx.lake.replace_rows("outlier_methods", rows, {"features": [features]})

@@ -18,8 +18,9 @@ from motorpool import blocks
 from motorpool.cluster.tasks import run_tasks
 from motorpool.config import ProjectionConfig, ProjectionMethod
 from motorpool.errors import ConfigError, LakeError
+from motorpool.projection.landmarks import Rows
 from motorpool.projection.layouts import LEAST_ROWS, Layout, check_packages
-from motorpool.projection.look import Rows, look
+from motorpool.projection.look import look
 from motorpool.projection.maps import Axes, lay_out_all, place_all
 from motorpool.projection.quality import JUDGED, trust
 from motorpool.stages.context import Context, explained, timed
@@ -119,14 +120,15 @@ def _make_maps(ctx: Context, config: ProjectionConfig, features: str, maps: Sequ
     try:
         seen = look(block_df, config.sample, JUDGED, seed)
         n, n_fitted = seen.stats.n, len(seen.sample)
+        principal = Axes.of(seen.stats, max(m.dims for m in maps))
         laying = time.monotonic()
         if layouts:
             _say(ctx, f"{features}: laying out {n_fitted:,} of {n:,} images by {', '.join(layouts)}")
             _warn_of_cpu(ctx, layouts)
-        done = lay_out_all(ctx.spark, seen.sample, seen.stats, list(layouts.values()), ctx.backend)
+        done = lay_out_all(ctx.spark, seen.sample, principal, list(layouts.values()), ctx.backend)
         laying = time.monotonic() - laying
         laid_out = dict(zip(layouts, done, strict=True))
-        axes = {m.name: Axes.of(seen.stats, m.dims) for m in maps if m.method == "pca"}
+        axes = {m.name: principal.first(m.dims) for m in maps if m.method == "pca"}
         placed = {name: found.placed for name, found in laid_out.items()}
         rows = place_all(block_df, axes, seen.sample, placed).withColumn("features", F.lit(features))
         _say(ctx, f"{features}: placing {n:,} images on {len(maps)} map(s)")
@@ -171,7 +173,7 @@ def _say(ctx: Context, text: str) -> None:
 
 def _others(ctx: Context, features: str, maps: Sequence[_Map]) -> DataFrame:
     """The maps of a feature set that are in the lake and stay there."""
-    rows = ctx.lake.read_or_empty("projections").where(F.col("features") == features)
+    rows = ctx.lake.read_or_empty("projections", features=features)
     return rows.where(~F.col("method").isin([m.name for m in maps]))
 
 
@@ -193,6 +195,4 @@ def _trust(ctx: Context, features: str, judged: Rows, maps: Sequence[_Map]) -> d
 
 
 def _write_methods(ctx: Context, features: str, maps: Sequence[_Map], rows: list[dict[str, Any]]) -> None:
-    table = ctx.lake.schema("projection_methods", without=("created_at",))
-    frame = ctx.spark.createDataFrame(rows, table).withColumn("created_at", F.current_timestamp())
-    ctx.lake.replace("projection_methods", frame, {"features": [features], "method": [m.name for m in maps]})
+    ctx.lake.replace_rows("projection_methods", rows, {"features": [features], "method": [m.name for m in maps]})

@@ -1,9 +1,9 @@
-"""Whether executors see the lake's folder: on a cluster a path without a scheme means each machine's own disk."""
+"""Whether executors see the lake's folder: on a cluster a local path means each machine's own disk."""
 
 from __future__ import annotations
 
-import re
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,21 +11,21 @@ from pyspark.sql import SparkSession
 
 from motorpool import blocks
 from motorpool.blocks import Batches
-from motorpool.config import LakeConfig
+from motorpool.config import LakeConfig, has_scheme, local_folder
 from motorpool.errors import LakeError
-
-#: Names no machine's own disk; ``file:`` does.
-_REMOTE = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+:")
 
 
 def check_reach(spark: SparkSession, lake: LakeConfig) -> None:
-    """`require_shared` where it matters: for a lake in a folder, on a cluster. LakeError as there."""
-    if lake.path is None or _REMOTE.match(lake.path):
+    """`require_shared` where it matters: for a lake in a local folder, on a cluster. LakeError as there."""
+    if lake.path is None or local_folder(lake.path) is None:
         return
     # Spark Connect's client is not the driver, and sees other folders than that does.
     if getattr(spark, "_sc", None) is None or str(spark.conf.get("spark.master", "local")).startswith("local"):
         return
-    require_shared(spark, lake.path)
+    # Where the cluster's own file system is another (HDFS on YARN, DBFS), a path without a scheme lies there.
+    default = str(spark.sparkContext._jsc.hadoopConfiguration().get("fs.defaultFS", "file:///"))
+    if has_scheme(lake.path) or default.startswith("file:"):
+        require_shared(spark, lake.path)
 
 
 def require_shared(spark: SparkSession, path: str) -> None:
@@ -33,8 +33,10 @@ def require_shared(spark: SparkSession, path: str) -> None:
 
     Asks the executors that are there, two tasks for each slot, but none that joins later. Leaves nothing behind.
     """
-    folder = Path(re.sub(r"^file:(//)?", "", path))
-    made = not folder.exists()
+    folder = local_folder(path)
+    if folder is None:
+        raise ValueError(f"{path}: is no local folder")
+    made = [p for p in (folder, *folder.parents) if not p.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f"_probe-{uuid.uuid4().hex}"
     probe.touch()
@@ -42,8 +44,10 @@ def require_shared(spark: SparkSession, path: str) -> None:
         blind = hosts_without(spark, probe)
     finally:
         probe.unlink()
-        if made:
-            folder.rmdir()
+        # Innermost first, as far as nobody else has put something there meanwhile.
+        with suppress(OSError):
+            for empty in made:
+                empty.rmdir()
     if blind:
         raise LakeError(
             f"lake.path {path}: the driver's folder is not seen on {', '.join(blind)}. Put the lake where all machines "

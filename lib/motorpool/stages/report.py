@@ -8,12 +8,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from motorpool.config import Config, LakeConfig, ReportConfig
+from motorpool.config import Config, LakeConfig, ReportConfig, local_folder
 from motorpool.errors import ConfigError, EnvironmentMissingError
 from motorpool.interpret.images import find_images
 from motorpool.lake import Lake
 from motorpool.stages.context import Context, explained, timed
-from motorpool.stages.folder_out import check_folder, is_remote, whole_folder
+from motorpool.stages.folder_out import check_folder, whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +47,11 @@ def check_report(lake: LakeConfig, out: str | None) -> Path:
         )
     if out is not None:
         return check_folder(out, "report.out", _MARK, lake.path)
-    if lake.path is None or is_remote(lake.path):
+    folder = local_folder(lake.path) if lake.path is not None else None
+    if folder is None:
         where = lake.path or "in a catalog"
         raise ConfigError(f"report.out: is missing: the lake ({where}) lies in no local folder, so name one")
-    beside = Path(lake.path).absolute().parent / "report"
-    return check_folder(str(beside), "report.out", _MARK, lake.path)
+    return check_folder(str(folder.absolute().parent / "report"), "report.out", _MARK, lake.path)
 
 
 def run_report(ctx: Context) -> None:

@@ -43,9 +43,8 @@ def run_vehicles(ctx: Context) -> None:
 
 def _missing(ctx: Context, most: int | str) -> dict[str, list[str]]:
     """The ids of the models that ``vehicles`` lacks, by feature set."""
-    ctx.lake.register()
     of_views = F.col("vehicle_part").eqNullSafe("within")
-    board = ctx.spark.table(ctx.lake.sql_name("leaderboard")).where(~of_views)
+    board = ctx.lake.leaderboard().where(~of_views)
     if most != "all":
         board = board.where(F.col("rank_in_features") <= F.lit(most))
     held = ctx.lake.read_or_empty("vehicles").select("model_id").distinct()

@@ -60,7 +60,7 @@ function traceOf(series) {
   const colour = colourAt(series.colour);
   const x = series.x, y = series.y;
   if (series.kind === "bars") {
-    return { type: "bar", orientation: "h", x, y: series.text.map(short), marker: { color: colourAt(0) }, hovertext: series.text, hovertemplate: "%{hovertext}: %{x:.2f} %<extra></extra>" };
+    return { type: "bar", orientation: "h", x, y: series.text.map(short), marker: { color: colourAt(0) }, hovertext: series.text.map(escaped), hovertemplate: "%{hovertext}: %{x:.2f} %<extra></extra>" };
   }
   const hollow = series.hollow.length ? series.hollow : x.map(() => false);
   const open = hollow.map((h) => (h ? "circle-open" : "circle"));

@@ -2,7 +2,10 @@
 // Maps of the sampled images, in two and three dimensions, with the photo of the point under the pointer.
 
 function unpack(packed) {
-  return packed.columns.map((column, i) => Float32Array.from(new Uint16Array(bytes(column)), (v) => packed.low[i] + (v / 65535) * packed.span[i]));
+  return packed.columns.map((column, i) => {
+    const steps = packed.steps > 65535 ? new Uint32Array(bytes(column)) : new Uint16Array(bytes(column));
+    return Float32Array.from(steps, (v) => packed.low[i] + (v / packed.steps) * packed.span[i]);
+  });
 }
 
 // Named one by one: some that come by default lead out of the page.
@@ -14,6 +17,7 @@ class CloudMap {
     this.dims = Number(root.dataset.dims);
     this.plot = $(".plot", root);
     this.only = null;
+    this.whole = false;
     this.turning = 0;
     for (const name of ["features", "method", "colour"]) this[name] = $(`select[name=${name}]`, root);
   }
@@ -30,7 +34,8 @@ class CloudMap {
       return;
     }
     this.features.onchange = () => this.choose();
-    this.method.onchange = () => this.show();
+    this.method.onchange = () => { this.whole = false; this.show(); };
+    $(".whole", this.root).onclick = () => { this.whole = !this.whole; this.show(); };
     this.colour.onchange = () => { this.only = null; this.show(); };
     const turn = $(".turn", this.root);
     if (turn) turn.onclick = () => this.turn(turn);
@@ -55,6 +60,7 @@ class CloudMap {
     this.colour.value = kept && kept !== this.own ? kept : this.map.model_id ?? models[0]?.value;
     this.own = this.map.model_id;
     this.only = null;
+    this.whole = false;
     await this.show();
   }
 
@@ -86,8 +92,8 @@ class CloudMap {
   async show() {
     const [found, groups] = this.groups();
     this.shown = { found, groups };
-    $(".caption", this.root).textContent = found.caption;
     const limit = this.dims === 3 ? Math.min(found.at.length, this.points.most_3d) : found.at.length;
+    this.tell(found, limit);
     const photos = this.points.thumbs?.n ?? found.at.length;
     // Points with a photo can be hovered; the others only show where images lie. The sample's order is random.
     const withPhoto = [], without = [];
@@ -101,23 +107,40 @@ class CloudMap {
       return this.dims === 3 ? { type: "scatter3d", z: pick(found.xyz[2]), ...common } : { type: "scattergl", ...common };
     });
     const config = { responsive: true, displaylogo: false, displayModeBar: true, modeBarButtons: [BUTTONS[this.dims]], scrollZoom: false };
-    await Plotly.react(this.plot, traces, this.dims === 3 ? this.layout3() : this.layout2(found, groups), config);
+    await Plotly.react(this.plot, traces, this.dims === 3 ? this.layout3(found) : this.layout2(found), config);
     this.legend(groups, limit);
   }
 
-  layout2(found, groups) {
-    const bare = { showgrid: false, zeroline: false, showline: false, showticklabels: false, ticks: "" };
-    const known = this.colour.value !== "outliers" && this.colour.value === found.labelled ? Object.entries(found.labels) : [];
-    const annotations = (known.length <= 40 ? known : []).map(([c, [x, y]]) => ({
-      x, y, text: `<b>${Number(c)}</b>`, showarrow: false, font: { size: 13, color: css("--ink") }, bgcolor: dark.matches ? "rgba(20,23,27,0.72)" : "rgba(255,255,255,0.75)", bordercolor: clusterColour(Number(c)), borderwidth: 1.5, borderpad: 2, captureevents: false,
-    }));
-    const uirevision = this.features.value + this.method.value;
-    return layout({ xaxis: axis("", bare), yaxis: axis("", bare), annotations, hovermode: "closest", hoverdistance: 12, dragmode: coarse.matches ? false : "pan", uirevision });
+  // A few points may lie so far off that the map leaves them out, unless the reader wants to see it whole.
+  tell(found, limit) {
+    let outside = 0;
+    for (let i = 0; i < limit; i++) outside += (found.frame ?? []).some(([low, high], d) => found.xyz[d][i] < low || found.xyz[d][i] > high);
+    const count = (n) => n.toLocaleString("en");
+    const left = outside ? `${count(outside)} of ${count(limit)} points lie outside the frame.` : "";
+    $(".caption", this.root).textContent = [found.caption, this.whole ? "" : left].filter(Boolean).join(" ");
+    const whole = $(".whole", this.root);
+    whole.hidden = !outside;
+    whole.setAttribute("aria-pressed", String(this.whole));
   }
 
-  layout3() {
+  range(found, d) { return found.frame && !this.whole ? { range: [...found.frame[d]], autorange: false } : { autorange: true }; }
+
+  layout2(found) {
+    const bare = { showgrid: false, zeroline: false, showline: false, showticklabels: false, ticks: "" };
+    const known = this.colour.value !== "outliers" && this.colour.value === found.labelled ? Object.entries(found.labels) : [];
+    const annotations = known.map(([c, [x, y]]) => ({
+      x, y, text: `<b>${Number(c)}</b>`, showarrow: false, font: { size: 13, color: css("--ink") }, bgcolor: dark.matches ? "rgba(20,23,27,0.72)" : "rgba(255,255,255,0.75)", bordercolor: clusterColour(Number(c)), borderwidth: 1.5, borderpad: 2, captureevents: false,
+    }));
+    const uirevision = this.features.value + this.method.value + this.whole;
+    return layout({ xaxis: axis("", { ...bare, ...this.range(found, 0) }), yaxis: axis("", { ...bare, ...this.range(found, 1) }), annotations, hovermode: "closest", hoverdistance: 12, dragmode: coarse.matches ? false : "pan", uirevision });
+  }
+
+  layout3(found) {
     const side = { showticklabels: false, title: { text: "" }, gridcolor: css("--grid"), zeroline: false, showspikes: false, backgroundcolor: "rgba(0,0,0,0)", linecolor: css("--line") };
-    return layout({ scene: { xaxis: side, yaxis: side, zaxis: side, aspectmode: "cube", camera: { eye: { x: 1.2, y: 1.2, z: 0.5 }, center: { x: 0, y: 0, z: -0.1 } } }, uirevision: this.features.value + this.method.value, margin: { l: 0, r: 0, t: 0, b: 0 } });
+    const [xaxis, yaxis, zaxis] = [0, 1, 2].map((d) => ({ ...side, ...this.range(found, d) }));
+    // From farther off where the place is narrow: the view's angle is that of its height.
+    const off = this.plot.clientWidth < this.plot.clientHeight ? 1.6 : 1;
+    return layout({ scene: { xaxis, yaxis, zaxis, aspectmode: "cube", camera: { eye: { x: 1.2 * off, y: 1.2 * off, z: 0.5 * off }, center: { x: 0, y: 0, z: -0.1 } } }, uirevision: this.features.value + this.method.value, margin: { l: 0, r: 0, t: 0, b: 0 } });
   }
 
   legend(groups, limit) {
