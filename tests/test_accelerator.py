@@ -114,7 +114,7 @@ ALONE: Any = Session("local[2]")
 
 
 def test_cpu_is_taken_without_a_question(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG, "motorpool"):
         assert choose_backend(CLUSTER, config("cpu"), never) is CPU
     assert "accelerator: cpu, as the config says" in caplog.text
 

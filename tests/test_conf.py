@@ -133,8 +133,8 @@ def test_versions_agree() -> None:
     assert len(plugins) == 3
     for plugin in plugins:
         year, month, _ = plugin.split(".")
-        assert gpu["spark-rapids-ml"] == f"=={int(year)}.{int(month)}.*"
-    for package in ("cuml-cu12", "spark-rapids-ml"):
+        assert gpu["cuml-cu12"] == wanted("gpu-cu13")["cuml-cu13"] == f"=={int(year)}.{int(month)}.*"
+    for package in ("cuml-cu12", "cupy-cuda12x"):
         assert f'"{package}{gpu[package]}"' in init
     image = (SPARK / "kubernetes.Dockerfile").read_text()
     assert (
@@ -187,18 +187,21 @@ def test_the_bundle_uploads_what_it_runs() -> None:
         assert cluster["data_security_mode"] == "SINGLE_USER"
 
 
-def test_the_bundles_study_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the job's own arguments, variables at their defaults."""
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_the_bundles_study_is_one(target: str) -> None:
+    """With the job's own arguments, variables at their defaults or as the target has them."""
     (task,) = BUNDLE["resources"]["jobs"]["pipeline"]["tasks"]
     values = {f"var.{name}": str(variable["default"]) for name, variable in BUNDLE["variables"].items()}
+    values |= {f"var.{name}": value for name, value in BUNDLE["targets"][target].get("variables", {}).items()}
     values["workspace.file_path"] = str(ROOT)
     args = [
         re.sub(r"\$\{([\w.]+)\}", lambda found: values[found[1]], argument)
         for argument in task["spark_python_task"]["parameters"]
     ]
     assert args[0] == "--conf"
-    assert args[2::2] == ["--set"] * 3
+    assert args[2::2] == ["--set"] * 4
     config = load_config(args[1], args[3::2])
+    assert config.accelerator == target
     assert (config.lake.catalog, config.lake.schema_name) == ("main", "motorpool")
     assert config.require_case().path == "/Volumes/main/motorpool/files/IntelliVision_case"
 

@@ -34,7 +34,7 @@ def choose_backend(
     something, with the host, what it lacks and how to install it.
     """
     if config.accelerator == "cpu":
-        log.info("accelerator: cpu, as the config says")
+        log.debug("accelerator: cpu, as the config says")
         return CPU
     if config.accelerator == "auto" and _alone(spark) and find_spec(CUPY) is None:
         log.info("accelerator: auto takes cpu: cupy is not installed on this machine")
