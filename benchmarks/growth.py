@@ -13,9 +13,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from harness import DATA, entry, run_contender, step, write_report
+from harness import DATA, entry, run_contender, step, write_light_case, write_report
 
-DESCRIPTORS = ("vdc_type", "vdc_color")
+DESCRIPTORS = {"vdc_type": 512, "vdc_color": 128}
 
 
 def _case(images: int) -> Path:
@@ -23,25 +23,7 @@ def _case(images: int) -> Path:
 
 
 def prepare(args: argparse.Namespace) -> dict[str, Any]:
-    """Only the two descriptors and the paths, streamed: the sample case without the wide networks."""
-    from motorpool.case.pickle_writer import write_pickle_header, write_pickle_trailer
-    from motorpool.case.sample.descriptors import DescriptorSource
-    from motorpool.case.sample.truth import draw_truth
-
-    folder = _case(args.images[0])
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "descriptors").mkdir(parents=True)
-    truth = draw_truth(args.images[0], 1)
-    with (folder / "images_paths.csv").open("w", newline="") as f:
-        f.write("paths\r\n")
-        f.writelines(truth.path(i).replace("/", "\\") + "\r\n" for i in range(truth.images))
-    source = DescriptorSource(truth)
-    for name, width in zip(DESCRIPTORS, (512, 128), strict=True):
-        with (folder / "descriptors" / f"{name}.pickle").open("wb") as out:
-            write_pickle_header(out, (truth.images, width), "float32")
-            for block in source.blocks(name):
-                out.write(block.tobytes())
-            write_pickle_trailer(out)
+    write_light_case(_case(args.images[0]), args.images[0], DESCRIPTORS)
     return {}
 
 

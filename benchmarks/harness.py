@@ -12,11 +12,12 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -191,6 +192,27 @@ def full_case(images: int, seed: int = 1) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         make_sample_case(folder, images, seed, with_images=False)
     return folder
+
+
+def write_light_case(folder: Path, images: int, widths: Mapping[str, int]) -> None:
+    """The sample case with some of its descriptors alone, given with their widths, streamed; a new folder."""
+    from motorpool.case.pickle_writer import write_pickle_header, write_pickle_trailer
+    from motorpool.case.sample.descriptors import DescriptorSource
+    from motorpool.case.sample.truth import draw_truth
+
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "descriptors").mkdir(parents=True)
+    truth = draw_truth(images, 1)
+    with (folder / "images_paths.csv").open("w", newline="") as f:
+        f.write("paths\r\n")
+        f.writelines(truth.path(i).replace("/", "\\") + "\r\n" for i in range(truth.images))
+    source = DescriptorSource(truth)
+    for name, width in widths.items():
+        with (folder / "descriptors" / f"{name}.pickle").open("wb") as out:
+            write_pickle_header(out, (truth.images, width), "float32")
+            for block in source.blocks(name):
+                out.write(block.tobytes())
+            write_pickle_trailer(out)
 
 
 def read_components(folder: Path, rows: int | None = None) -> np.ndarray:
