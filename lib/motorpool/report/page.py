@@ -73,7 +73,7 @@ def gaps() -> dict[str, Gap]:
         "scores": Gap("no model has scores", f"motorpool cluster {conf}"),
         "variance": Gap("no feature set has a pca or svd step", f"motorpool features {conf}"),
         "k_distances": Gap(
-            "the table k_distances is missing or empty (DBSCAN and HDBSCAN write it)", f"motorpool cluster {conf}"
+            "the table k_distances is missing or empty (DBSCAN grids write it)", f"motorpool cluster {conf}"
         ),
         "agreement": lacks("agreement", "consensus"),
         "tree": Gap("the lake holds no agglomerative model with its tree", f"motorpool cluster {conf}"),
