@@ -48,8 +48,9 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
 
     from motorpool import blocks
     from motorpool.cluster.dbscan import DbscanGrid, fit_dbscan
-    from motorpool.neighbours.search import Wanted, search
+    from motorpool.neighbours.search import search
     from motorpool.neighbours.strips import arrange
+    from motorpool.neighbours.sweep import Wanted
     from motorpool.session import build_session
 
     eps = _eps(args)

@@ -62,8 +62,9 @@ def _motorpool(args: argparse.Namespace, name: str) -> dict[str, Any]:
     from motorpool.cluster.score import score_models
     from motorpool.features.fit import Fitter
     from motorpool.features.spec import FeatureSet, Part, Step
-    from motorpool.neighbours.search import Wanted, search
+    from motorpool.neighbours.search import search
     from motorpool.neighbours.strips import arrange
+    from motorpool.neighbours.sweep import Wanted
     from motorpool.projection.layouts import Layout
     from motorpool.projection.look import look
     from motorpool.projection.maps import Axes, lay_out_all

@@ -50,8 +50,9 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
 
     from motorpool import blocks
     from motorpool.cluster.hdbscan import HdbscanGrid, fit_hdbscan
-    from motorpool.neighbours.search import Wanted, search
+    from motorpool.neighbours.search import search
     from motorpool.neighbours.strips import arrange
+    from motorpool.neighbours.sweep import Wanted
     from motorpool.session import build_session
     from motorpool.stages.fitting import LISTED
 

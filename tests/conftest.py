@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from motorpool import blocks
+from motorpool.backend.needs import missing
 from motorpool.blocks import to_list_array
 from motorpool.case.arrays import open_array
 from motorpool.session import build_session
@@ -166,12 +166,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def _no_gpu() -> str | None:
     """Why tests marked ``gpu`` cannot run here, None where they can."""
-    if importlib.util.find_spec("cupy") is None:
-        return "needs a GPU: cupy is not installed"
-    import cupy
-
-    try:
-        found = cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as exc:
-        return f"needs a GPU: {exc}"
-    return None if found else "needs a GPU: cupy finds no device"
+    lacks = missing(["cupy"])
+    return f"needs a GPU: {', '.join(lacks)}" if lacks else None

@@ -29,8 +29,9 @@ from motorpool.errors import CaseError, ConfigError
 from motorpool.neighbours import strips
 from motorpool.neighbours.geometry import Metric, to_distance
 from motorpool.neighbours.queries import nearest_rows
-from motorpool.neighbours.search import Wanted, search
+from motorpool.neighbours.search import search
 from motorpool.neighbours.strips import arrange
+from motorpool.neighbours.sweep import Wanted
 from motorpool.stages.assign import run_assign
 from motorpool.stages.context import Context
 from motorpool.stages.pipeline import STAGES

@@ -24,8 +24,9 @@ from motorpool.cluster.halo import VoronoiCells
 from motorpool.cluster.labelled import Labelled
 from motorpool.errors import MotorpoolError
 from motorpool.neighbours.geometry import Metric, exact_gap, to_distance, to_gap
-from motorpool.neighbours.search import Wanted, search
+from motorpool.neighbours.search import search
 from motorpool.neighbours.strips import arrange
+from motorpool.neighbours.sweep import Wanted
 
 Blocked = Callable[..., DataFrame]
 

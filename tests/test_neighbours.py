@@ -19,8 +19,9 @@ from motorpool.cluster.labelled import Labelled
 from motorpool.neighbours import strips
 from motorpool.neighbours.curve import curve_of, k_distances
 from motorpool.neighbours.geometry import Metric, prepare, to_distance
-from motorpool.neighbours.search import COUNTS, FOUND, GAPS, IDS, Wanted, search
+from motorpool.neighbours.search import COUNTS, FOUND, GAPS, IDS, search
 from motorpool.neighbours.strips import Arranged, arrange, load
+from motorpool.neighbours.sweep import Wanted
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ from motorpool.features.program import Program
 from motorpool.features.spec import FeatureSet, Part, Step
 from motorpool.neighbours import strips
 from motorpool.neighbours.geometry import Metric
-from motorpool.neighbours.search import Wanted, search
+from motorpool.neighbours.search import search
 from motorpool.neighbours.strips import Arranged, arrange
+from motorpool.neighbours.sweep import Wanted
 from motorpool.outliers import forest
 from motorpool.outliers.consensus import consensus, flag
 from motorpool.outliers.forest import isolation_forest

@@ -24,8 +24,9 @@ from motorpool.config import parse_config
 from motorpool.errors import ConfigError, LakeError
 from motorpool.features.vehicles import Vehicles
 from motorpool.lake import Lake
-from motorpool.neighbours.search import Wanted, search
+from motorpool.neighbours.search import search
 from motorpool.neighbours.strips import arrange
+from motorpool.neighbours.sweep import Wanted
 from motorpool.outliers import vehicles as module
 from motorpool.outliers.consensus import consensus, fill_unknown, flag
 from motorpool.outliers.local import knn_distance, local_outlier_factor

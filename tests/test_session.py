@@ -7,7 +7,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from motorpool.blocks import Batches
-from motorpool.session import _same_python
+from motorpool.session import shares_python
 from motorpool.worker_daemon import without_archives
 
 
@@ -32,6 +32,6 @@ def test_workers_read_no_archive_again_before_each_task(spark: SparkSession) -> 
 
 def test_another_python_brings_its_own_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
-    assert _same_python({})
-    assert not _same_python({"spark.master": "spark://host:7077"})
-    assert not _same_python({"spark.pyspark.python": "/another/python"})
+    assert shares_python("local[*]")
+    assert not shares_python("spark://host:7077")
+    assert not shares_python("local[*]", "/another/python")

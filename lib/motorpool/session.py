@@ -87,7 +87,9 @@ def build_session(
         # Workers must run this very interpreter, or they miss its packages.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         defaults |= _LOCAL_ONLY | {"spark.master": "local[*]", "spark.driver.memory": _driver_memory()}
-        if _same_python(settings):
+        # Daemon and workers find pyspark beside the driver's, which a zip on the path would hide.
+        same = shares_python(settings.get("spark.master", "local[*]"), settings.get("spark.pyspark.python"))
+        if same and Path(pyspark.__file__).is_file():
             defaults["spark.python.daemon.module"] = "motorpool.worker_daemon"
         if delta:
             defaults |= DELTA_SETTINGS | {"spark.jars.packages": _packages(settings)}
@@ -124,11 +126,10 @@ def check_java() -> None:
         raise EnvironmentMissingError(f"{java} is Java {found[1]}. {advice}")
 
 
-def _same_python(settings: Mapping[str, str]) -> bool:
-    """Whether workers run on this machine in this very interpreter, with pyspark installed in it as a folder."""
-    local = settings.get("spark.master", "local[*]").startswith("local")
-    chosen = settings.get("spark.pyspark.python", os.environ["PYSPARK_PYTHON"])
-    return local and chosen == sys.executable and Path(pyspark.__file__).is_file()
+def shares_python(master: str, chosen: str | None = None) -> bool:
+    """Whether tasks run on this machine in this very interpreter; ``chosen`` is ``spark.pyspark.python``."""
+    python = chosen or os.environ.get("PYSPARK_PYTHON", sys.executable)
+    return master.startswith("local") and python == sys.executable
 
 
 def _packages(settings: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ def without_archives(path: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     sys.path[:] = without_archives(sys.path)
-    for entry in set(sys.path_importer_cache).difference(without_archives(list(sys.path_importer_cache))):
+    for entry in [entry for entry in sys.path_importer_cache if _ARCHIVE.search(entry)]:
         del sys.path_importer_cache[entry]
 
     from pyspark.daemon import manager

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from motorpool.backend.device import open_device
-from motorpool.projection.layouts import LEAST_ROWS, Layout, clear_start
+from motorpool.projection.layouts import UMAP_SIZE, Layout, clear_start, prepare
 
 
 def can_lay_out(layout: Layout) -> bool:
@@ -27,17 +27,14 @@ def lay_out_on_gpu(rows: np.ndarray, start: np.ndarray, layout: Layout) -> np.nd
     number of neighbours and the learning rate by the number of rows, and is not the same twice. With few rows as
     `projection.layouts.lay_out`. Memory: all rows on the device, several times.
     """
-    m = len(rows)
-    if m < LEAST_ROWS:
-        raise ValueError(f"{m} rows: a layout takes at least {LEAST_ROWS}")
+    centred, layout = prepare(rows, layout)
     device = open_device("cupy")
-    centred = device.put((rows - rows.mean(axis=0, dtype=np.float64)).astype(np.float32))
     manifold: Any = import_module("cuml.manifold")
     if layout.method == "umap":
         model = manifold.UMAP(
-            n_neighbors=min(layout.n_neighbors, m - 1),
+            n_neighbors=layout.n_neighbors,
             n_components=layout.dims,
-            init=device.put(clear_start(start, 10.0, layout.seed).astype(np.float32)),
+            init=device.put(clear_start(start, UMAP_SIZE, layout.seed).astype(np.float32)),
             build_algo="brute_force_knn",
             random_state=layout.seed,
             output_type="numpy",
@@ -45,9 +42,9 @@ def lay_out_on_gpu(rows: np.ndarray, start: np.ndarray, layout: Layout) -> np.nd
     else:
         model = manifold.TSNE(
             n_components=layout.dims,
-            perplexity=min(layout.perplexity, (m - 1) / 3),
+            perplexity=layout.perplexity,
             init="pca",
             random_state=layout.seed,
             output_type="numpy",
         )
-    return np.ascontiguousarray(model.fit_transform(centred), np.float32)
+    return np.ascontiguousarray(model.fit_transform(device.put(centred)), np.float32)

@@ -127,12 +127,12 @@ def nearest_tile(
             if bound > max(a_reach[i], b_reach[j]):
                 continue
             gap = exact_gap(a_raw[i], b_raw[j], cosine)
-            a_reach[i] = insert(a_gaps[i], a_found[i], gap, b_ids[j], a_reach[i])
-            b_reach[j] = insert(b_gaps[j], b_found[j], gap, a_ids[i], b_reach[j])
+            a_reach[i] = _insert(a_gaps[i], a_found[i], gap, b_ids[j], a_reach[i])
+            b_reach[j] = _insert(b_gaps[j], b_found[j], gap, a_ids[i], b_reach[j])
 
 
 @_jit
-def insert(gaps, found, gap, row_id, reach):
+def _insert(gaps, found, gap, row_id, reach):
     last = gaps.shape[0] - 1
     if gap > gaps[last] or (gap == gaps[last] and row_id > found[last]):
         return reach
@@ -153,7 +153,7 @@ def nearest_pairs(i, j, a_raw, b_raw, cosine, b_ids, a_gaps, a_found, a_reach):
     for pair in range(len(i)):
         row = i[pair]
         gap = exact_gap(a_raw[row], b_raw[j[pair]], cosine)
-        a_reach[row] = insert(a_gaps[row], a_found[row], gap, b_ids[j[pair]], a_reach[row])
+        a_reach[row] = _insert(a_gaps[row], a_found[row], gap, b_ids[j[pair]], a_reach[row])
 
 
 @_jit

@@ -15,8 +15,6 @@ from motorpool.neighbours.geometry import to_gap
 from motorpool.neighbours.strips import STATE, Arranged, Strip, over_pairs, over_strips, pack_state, pairs_between
 from motorpool.neighbours.sweep import Side, Wanted
 
-__all__ = ["COUNTS", "FOUND", "GAPS", "IDS", "WHERE", "Wanted", "search", "strip_bit"]
-
 #: Kinds of the arrays that a search leaves for every strip.
 IDS, COUNTS, WHERE, GAPS, FOUND = "ids", "counts", "where", "gaps", "found"
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Literal
@@ -25,6 +25,8 @@ from motorpool.projection.landmarks import Kernel
 LayoutMethod = Literal["umap", "tsne"]
 #: With fewer rows no neighbourhood is left to keep: a perplexity of 1 takes three other rows.
 LEAST_ROWS = 4
+#: The standard deviation of a start of UMAP along its first axis.
+UMAP_SIZE = 10.0
 #: That of UMAP is what umap-learn fits to its default min_dist, 0.1.
 KERNELS = {"umap": Kernel(1.577, 0.8951), "tsne": Kernel()}
 #: The module that a method imports, and the package that brings it.
@@ -75,16 +77,25 @@ def lay_out(rows: np.ndarray, start: np.ndarray, layout: Layout) -> np.ndarray:
     and the same seed give the same places on the same machine and versions, but the last digits of another processor
     can send a row elsewhere. Memory: with k = n_neighbors or 3 perplexity, some 50 m k bytes.
     """
+    centred, layout = prepare(rows, layout)
+    with threadpool_limits(limits=1):
+        if layout.method == "umap":
+            return _umap(centred, clear_start(start, UMAP_SIZE, layout.seed), layout.n_neighbors, layout.seed)
+        return _tsne(centred, clear_start(start, 1e-4, layout.seed), layout.perplexity, layout.seed)
+
+
+def prepare(rows: np.ndarray, layout: Layout) -> tuple[np.ndarray, Layout]:
+    """float32[m, d] rows about their mean, and as many neighbours and as large a perplexity as so many rows allow.
+
+    ValueError for fewer rows than LEAST_ROWS.
+    """
     m = len(rows)
     if m < LEAST_ROWS:
         raise ValueError(f"{m} rows: a layout takes at least {LEAST_ROWS}")
     # About the mean, float32 distances lose nothing to a far-off origin.
     centred = (rows - rows.mean(axis=0, dtype=np.float64)).astype(np.float32)
-    with threadpool_limits(limits=1):
-        if layout.method == "umap":
-            start = clear_start(start, 10.0, layout.seed)
-            return _umap(centred, start, min(layout.n_neighbors, m - 1), layout.seed)
-        return _tsne(centred, clear_start(start, 1e-4, layout.seed), min(layout.perplexity, (m - 1) / 3), layout.seed)
+    n_neighbors, perplexity = min(layout.n_neighbors, m - 1), min(layout.perplexity, (m - 1) / 3)
+    return centred, replace(layout, n_neighbors=n_neighbors, perplexity=perplexity)
 
 
 def clear_start(start: np.ndarray, size: float, seed: int) -> np.ndarray:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 
-import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from motorpool import blocks
 from motorpool.backend.needs import CUML, CUPY, INSTALL, missing
 from motorpool.backend.seam import CPU, GPU, Backend
-from motorpool.blocks import Batches
 from motorpool.config import Config
 from motorpool.errors import EnvironmentMissingError
+from motorpool.session import shares_python
+from motorpool.stages.hosts import ask_hosts
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +33,9 @@ def choose_backend(
     if config.accelerator == "cpu":
         log.debug("accelerator: cpu, as the config says")
         return CPU
-    if config.accelerator == "auto" and _alone(spark) and find_spec(CUPY) is None:
+    # Where tasks run in this very Python there is no need to ask them what is installed.
+    alone = shares_python(str(spark.conf.get("spark.master", "")))
+    if config.accelerator == "auto" and alone and find_spec(CUPY) is None:
         log.info("accelerator: auto takes cpu: cupy is not installed on this machine")
         return CPU
     lacks = (ask or ask_executors)(spark, needed(config))
@@ -54,12 +53,6 @@ def choose_backend(
     return CPU
 
 
-def _alone(spark: SparkSession) -> bool:
-    """Whether tasks run on this machine with this very Python: then there is no need to ask them what is installed."""
-    local = str(spark.conf.get("spark.master", "")).startswith("local")
-    return local and os.environ.get("PYSPARK_PYTHON", sys.executable) == sys.executable
-
-
 def needed(config: Config) -> list[str]:
     """The modules that a run on a GPU imports: cuML for maps alone."""
     maps = config.projections is not None and any(m in ("umap", "tsne") for m in config.projections.methods)
@@ -67,23 +60,8 @@ def needed(config: Config) -> list[str]:
 
 
 def ask_executors(spark: SparkSession, modules: Sequence[str]) -> Lacks:
-    """What each executor's host lacks. Asks those that are there, two tasks for each slot, none that joins later."""
-
-    def look(batches: Batches) -> Batches:
-        import socket
-
-        for batch in batches:
-            if len(batch):
-                found = pa.array([missing(modules)], pa.list_(pa.string()))
-                yield pa.RecordBatch.from_arrays([pa.array([socket.gethostname()]), found], names=["host", "lacks"])
-
-    n = 2 * blocks.parallelism(spark)
-    rows = spark.range(0, n, 1, n).mapInArrow(look, "host STRING, lacks ARRAY<STRING>").distinct().collect()
-    lacks: dict[str, list[str]] = {}
-    for row in sorted(rows, key=lambda r: str(r["host"])):
-        known = lacks.setdefault(row["host"], [])
-        known += [problem for problem in row["lacks"] if problem not in known]
-    return lacks
+    """What each executor's host lacks (see `ask_hosts`)."""
+    return ask_hosts(spark, lambda: missing(modules))
 
 
 def _are_there(lacks: Lacks) -> str:

@@ -25,8 +25,9 @@ from motorpool.cluster.mixture import Mixture, fit_mixtures
 from motorpool.cluster.mixture_labels import by_mixtures
 from motorpool.neighbours.curve import k_distances
 from motorpool.neighbours.geometry import Metric
-from motorpool.neighbours.search import Wanted, search
+from motorpool.neighbours.search import search
 from motorpool.neighbours.strips import Arranged, arrange
+from motorpool.neighbours.sweep import Wanted
 from motorpool.stages.models import Facts, ModelSpec
 
 Progress = Callable[[str], None]

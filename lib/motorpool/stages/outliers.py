@@ -15,8 +15,9 @@ from motorpool import blocks
 from motorpool.config import CONSENSUS, VEHICLE_METHODS, OutlierConfig
 from motorpool.features.spec import FeatureSet
 from motorpool.features.vehicles import Vehicles
-from motorpool.neighbours.search import Wanted, search
+from motorpool.neighbours.search import search
 from motorpool.neighbours.strips import Arranged, arrange
+from motorpool.neighbours.sweep import Wanted
 from motorpool.outliers.consensus import consensus, fill_unknown, flag
 from motorpool.outliers.forest import isolation_forest
 from motorpool.outliers.local import knn_distance, local_outlier_factor, nearest

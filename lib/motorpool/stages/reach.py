@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from contextlib import suppress
-from pathlib import Path
 
-import pyarrow as pa
 from pyspark.sql import SparkSession
 
-from motorpool import blocks
-from motorpool.blocks import Batches
 from motorpool.config import LakeConfig, has_scheme, local_folder
 from motorpool.errors import LakeError
+from motorpool.stages.hosts import ask_hosts
 
 
 def check_reach(spark: SparkSession, lake: LakeConfig) -> None:
@@ -31,7 +29,7 @@ def check_reach(spark: SparkSession, lake: LakeConfig) -> None:
 def require_shared(spark: SparkSession, path: str) -> None:
     """LakeError where executors do not see what the driver puts into a folder: each would write files of its own there.
 
-    Asks the executors that are there, two tasks for each slot, but none that joins later. Leaves nothing behind.
+    Asks with `ask_hosts`. Leaves nothing behind.
     """
     folder = local_folder(path)
     if folder is None:
@@ -41,31 +39,17 @@ def require_shared(spark: SparkSession, path: str) -> None:
     probe = folder / f"_probe-{uuid.uuid4().hex}"
     probe.touch()
     try:
-        blind = hosts_without(spark, probe)
+        name = str(probe)
+        seen = ask_hosts(spark, lambda: [str(os.path.exists(name))])
     finally:
         probe.unlink()
         # Innermost first, as far as nobody else has put something there meanwhile.
         with suppress(OSError):
             for empty in made:
                 empty.rmdir()
+    blind = [host for host, found in seen.items() if found != ["True"]]
     if blind:
         raise LakeError(
             f"lake.path {path}: the driver's folder is not seen on {', '.join(blind)}. Put the lake where all machines "
             "of the cluster find it under one name: a shared mount, or an object store (s3a://, gs://, abfss://, hdfs://)"
         )
-
-
-def hosts_without(spark: SparkSession, file: Path) -> list[str]:
-    """The hosts, by name, of tasks for which there is no such file."""
-    name = str(file)
-
-    def look(batches: Batches) -> Batches:
-        import os
-        import socket
-
-        for batch in batches:
-            if len(batch) and not os.path.exists(name):
-                yield pa.RecordBatch.from_arrays([pa.array([socket.gethostname()])], names=["host"])
-
-    n = 2 * blocks.parallelism(spark)
-    return sorted(r["host"] for r in spark.range(0, n, 1, n).mapInArrow(look, "host STRING").distinct().collect())
