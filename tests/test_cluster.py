@@ -238,7 +238,8 @@ def test_out_of_memory_says_so_and_goes_on_from_there(
         shutil.copytree(folder / "local" / table, folder / "memory" / table)
     lake = lake_of(spark, folder, "memory")
     before = versions(lake)
-    starved = job(cluster, folder, "starved", "cluster", "memory", **{"spark.executor.pyspark.memory": "300m"})
+    # Too little to load Arrow's libraries; with some more, OpenBLAS waits for ever for the memory that it is refused.
+    starved = job(cluster, folder, "starved", "cluster", "memory", **{"spark.executor.pyspark.memory": "200m"})
     assert starved.finish() == 1, starved.tail()
     assert "motorpool: a task ran out of memory" in starved.said
     assert "spark.executor.memoryOverhead" in starved.said

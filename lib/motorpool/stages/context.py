@@ -47,8 +47,11 @@ class Context:
     @classmethod
     def start(cls, config: Config, *, verbose: bool = False) -> Context:
         spark = build_session(config.spark, delta=config.lake.format == "delta", verbose=verbose)
-        check_reach(spark, config.lake)
-        return cls(config, spark, Lake(spark, config.lake), backend=choose_backend(spark, config))
+        # Both ask executors, whose tasks may fail like any other.
+        with explained():
+            check_reach(spark, config.lake)
+            backend = choose_backend(spark, config)
+        return cls(config, spark, Lake(spark, config.lake), backend=backend)
 
 
 @contextmanager
@@ -78,7 +81,7 @@ def explained() -> Iterator[None]:
             raise TaskMemoryError(
                 f"a task ran out of memory, or was ended from outside, each time that Spark tried it: {short[0]}. Most "
                 "of its memory is Python's: raise spark.executor.memoryOverhead (and spark.executor.pyspark.memory "
-                "where it is set), or let fewer tasks share an executor by a smaller spark.executor.cores, or a GPU by "
+                "where it is set, to 1g or more for each task), or let fewer tasks share an executor by a smaller spark.executor.cores, or a GPU by "
                 "a larger spark.task.resource.gpu.amount; on one machine set spark.master to local[1], or free memory. "
                 "Started again, the run goes on after the last step that was written"
             ) from exc
