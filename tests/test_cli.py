@@ -51,6 +51,13 @@ def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, s
     return status, out, err
 
 
+def test_no_command_pays_for_libraries_that_it_does_not_use() -> None:
+    heavy = ("sklearn", "scipy.stats", "matplotlib", "plotly", "umap", "openTSNE", "cupy", "cuml")
+    code = f"import sys, motorpool.cli; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"
+
+
 def refused(capsys: pytest.CaptureFixture[str], status: int, *args: object) -> str:
     """The message: one paragraph on stderr, no traceback, nothing on stdout."""
     found, out, err = call(capsys, *args)

@@ -96,17 +96,16 @@ class TestParameter:
         assert notebook.parameter("lake", "main.cars") == "main.trucks"
 
 
-class TestOpenLake:
-    @pytest.fixture(scope="class", params=["delta", "parquet"])
-    def run(
-        self, request: pytest.FixtureRequest, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory
-    ) -> Context:
-        folder = tmp_path_factory.mktemp("open")
-        write_case(folder / "case", 12, {"osnet": blobs(12, 3)})
-        ctx = run_of(spark, folder / "case", folder / "lake", request.param)
-        run_ingest(ctx)
-        return ctx
+@pytest.fixture(scope="class", params=["delta", "parquet"])
+def run(request: pytest.FixtureRequest, spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Context:
+    folder = tmp_path_factory.mktemp("open")
+    write_case(folder / "case", 12, {"osnet": blobs(12, 3)})
+    ctx = run_of(spark, folder / "case", folder / "lake", request.param)
+    run_ingest(ctx)
+    return ctx
 
+
+class TestOpenLake:
     def test_a_folder(self, run: Context) -> None:
         lake = notebook.open_lake(str(run.config.lake.path))
         assert lake.spark.sparkContext is run.spark.sparkContext

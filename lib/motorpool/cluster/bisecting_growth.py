@@ -6,7 +6,6 @@ import heapq
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.cluster import KMeans
 
 from motorpool.cluster.bisecting_tree import BisectingTree, Planes
 from motorpool.cluster.coreset import Coreset, Spread
@@ -94,6 +93,8 @@ class Growth:
 
     def _divide(self, node: int) -> bool:
         """Start the split of a node, or start it again, on the coreset's rows in it; False where they are all equal."""
+        from sklearn.cluster import KMeans
+
         members = self._members(node)
         rows, weights = self._rows[members], self._weights[members]
         if not len(rows) or (rows == rows[0]).all():

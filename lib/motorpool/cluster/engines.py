@@ -8,7 +8,6 @@ from typing import Protocol
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.neighbors import NearestNeighbors
 
 from motorpool.cluster.halo import positions
 from motorpool.neighbours.geometry import Metric, exact_gaps, to_gap
@@ -76,7 +75,9 @@ class SklearnEngine:
     def nearest(self, queries: np.ndarray, x: np.ndarray, metric: Metric, eps: float) -> tuple[np.ndarray, np.ndarray]:
         index, gaps = np.full(len(queries), -1, np.int64), np.full(len(queries), np.inf, np.float32)
         for i, j in _pairs_within(queries, x, metric, eps):
-            gap = exact_gaps(queries, x, i, j, metric == "cosine").astype(np.float32)
+            # A gap beyond float32 is infinite there: farther than any other.
+            with np.errstate(over="ignore"):
+                gap = exact_gaps(queries, x, i, j, metric == "cosine").astype(np.float32)
             order = np.lexsort((j, gap, i))
             best = order[np.diff(i[order], prepend=-1) > 0]
             index[i[best]], gaps[i[best]] = j[best], gap[best]
@@ -87,6 +88,8 @@ def _pairs_within(
     queries: np.ndarray, x: np.ndarray, metric: Metric, eps: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """All pairs of a query and a row within eps, as int64 positions of both; a query's pairs come together."""
+    from sklearn.neighbors import NearestNeighbors
+
     if not len(queries) or not len(x):
         return
     width = x.shape[1]

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from motorpool import blocks
 from motorpool.backend.seam import CPU, Backend
@@ -122,6 +120,9 @@ def _starts(
 
 
 def _fit_coreset(rows: np.ndarray, weights: np.ndarray, k: int, state: int) -> np.ndarray:
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
     if len(rows) <= k:
         return rows.astype(np.float64)
     with warnings.catch_warnings():

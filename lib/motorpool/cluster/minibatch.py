@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
-from sklearn.cluster import MiniBatchKMeans
-from sklearn.exceptions import ConvergenceWarning
 
 from motorpool import blocks
 from motorpool.cluster.tasks import run_tasks
@@ -102,6 +100,9 @@ def fit_minibatch_kmeans(
     n = drawn.n
 
     def fit(index: int) -> MiniBatchModel:
+        from sklearn.cluster import MiniBatchKMeans
+        from sklearn.exceptions import ConvergenceWarning
+
         began, k = time.monotonic(), ks[index]
         model = MiniBatchKMeans(
             k,

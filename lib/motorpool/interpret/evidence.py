@@ -12,7 +12,6 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest
 
 from motorpool.cluster.agreement import Contingency
 from motorpool.interpret.counts import NUMBERS, Counts
@@ -65,6 +64,8 @@ class Share:
 
 @lru_cache(maxsize=4096)
 def _wilson(count: int, of: int) -> float:
+    from scipy.stats import binomtest
+
     return float(binomtest(count, of).proportion_ci(CONFIDENCE, method="wilson").low)
 
 

@@ -14,10 +14,8 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-import scipy.cluster.hierarchy
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from sklearn.cluster import KMeans
 
 from motorpool import blocks
 from motorpool.blocks import Batches
@@ -124,6 +122,9 @@ def _strip_rows(n: int, width: int, slots: int) -> int:
 
 def rough_cells(rows: np.ndarray, metric: Metric, n_cells: int, seed: int) -> np.ndarray:
     """float64[cells, d] centres from float32[n, d] rows, near ones side by side: n_cells, or n where that is less."""
+    from scipy.cluster import hierarchy
+    from sklearn.cluster import KMeans
+
     n_cells = min(n_cells, len(rows))
     points = prepare(np.arange(len(rows)), rows, metric).x.astype(np.float32)
     if n_cells == 1:
@@ -131,7 +132,7 @@ def rough_cells(rows: np.ndarray, metric: Metric, n_cells: int, seed: int) -> np
     # Rough cells do: they only decide which rows travel together.
     model = KMeans(n_cells, init="random", n_init=1, max_iter=8, random_state=seed).fit(points)
     centres = np.asarray(model.cluster_centers_, np.float64)
-    order = scipy.cluster.hierarchy.leaves_list(scipy.cluster.hierarchy.linkage(centres, "average"))
+    order = hierarchy.leaves_list(hierarchy.linkage(centres, "average"))
     return centres[order]
 
 

@@ -43,10 +43,11 @@ class Side:
     ) -> Side:
         """``levels`` float64[radii] are the radii as gaps; the arrays are changed in place."""
         top = (counts < wanted.enough).sum(axis=1).astype(np.int32) - 1
-        far = np.append(levels, -np.inf).astype(np.float32)
         last = gaps[:, -1] if wanted.k else np.full(len(counts), -np.inf)
-        # Rounded up: a reach is never too short.
-        near = last.astype(np.float32) * np.float32(1.0000002)
+        # What is beyond float32 becomes infinite, and a reach is never too short: rounded up.
+        with np.errstate(over="ignore"):
+            far = np.append(levels, -np.inf).astype(np.float32)
+            near = last.astype(np.float32) * np.float32(1.0000002)
         return cls(rows, tiles_of(rows), counts, top, far[top], gaps, ids.astype(np.int64), near)
 
     @classmethod

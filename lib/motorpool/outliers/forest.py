@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
-from sklearn.ensemble import IsolationForest
 
 from motorpool import blocks
 from motorpool.blocks import Batches
@@ -30,6 +29,8 @@ def isolation_forest(block_df: DataFrame, *, seed: int, n_trees: int = 200, samp
     Memory of the driver: the sample, twice; of a task: the trees, about 90 bytes for each of n_trees x 2 sample nodes.
     Raises ValueError where there are no rows.
     """
+    from sklearn.ensemble import IsolationForest
+
     rows = _draw(block_df, seed)
     # One worker: the driver may share its cores with the executors.
     forest = IsolationForest(n_estimators=n_trees, max_samples=min(sample, len(rows)), random_state=seed, n_jobs=1)

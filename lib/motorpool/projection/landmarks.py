@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 #: Neighbours that pull a row; fewer where there are fewer landmarks.
@@ -69,6 +68,8 @@ class Landmarks:
     """
 
     def __init__(self, sample: Rows, layouts: Mapping[str, Placed]) -> None:
+        from sklearn.neighbors import NearestNeighbors
+
         self._ids = sample.ids
         self._layouts = layouts
         self._k = min(NEIGHBOURS, len(sample))

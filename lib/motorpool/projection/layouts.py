@@ -16,7 +16,6 @@ from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 from threadpoolctl import threadpool_limits
 
 from motorpool.errors import EnvironmentMissingError
@@ -65,6 +64,8 @@ class Graph:
 
 def nearest_others(rows: np.ndarray, k: int) -> Graph:
     """The k nearest other rows, Euclidean and exact, of float32[m, d] with m > k: m^2 products of d numbers."""
+    from sklearn.neighbors import NearestNeighbors
+
     distances, others = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(rows).kneighbors()
     return Graph(others, distances)
 

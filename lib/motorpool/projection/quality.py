@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.manifold import trustworthiness
 from threadpoolctl import threadpool_limits
 
 #: Images that maps are judged by, at most: two float64 and two int64 matrices of so many rows and columns are 288 MB.
@@ -18,6 +17,8 @@ def trust(x: np.ndarray, places: np.ndarray) -> float | None:
     With fewer than 11 rows it takes as many neighbours as it is defined for, less than half the rows; None below three
     rows. Memory: 32 m^2 bytes.
     """
+    from sklearn.manifold import trustworthiness
+
     k = min(NEIGHBOURS, (len(x) - 1) // 2)
     if k < 1:
         return None

@@ -81,8 +81,9 @@ def explained() -> Iterator[None]:
             raise TaskMemoryError(
                 f"a task ran out of memory, or was ended from outside, each time that Spark tried it: {short[0]}. Most "
                 "of its memory is Python's: raise spark.executor.memoryOverhead (and spark.executor.pyspark.memory "
-                "where it is set, to 1g or more for each task), or let fewer tasks share an executor by a smaller spark.executor.cores, or a GPU by "
-                "a larger spark.task.resource.gpu.amount; on one machine set spark.master to local[1], or free memory. "
-                "Started again, the run goes on after the last step that was written"
+                "where it is set, to 1g or more for each task), or let fewer tasks share an executor by a smaller "
+                "spark.executor.cores, or a GPU by a larger spark.task.resource.gpu.amount; on one machine set "
+                "spark.master to local[1], or free memory. Started again, the run goes on after the last step that was "
+                "written"
             ) from exc
         raise
