@@ -1,11 +1,12 @@
 """The DBSCAN grid of 12 eps x 7 min_samples on 416,314 x 100, and against scikit-learn where it survives.
 
-    python benchmarks/dbscan.py [--images 416314] [--sizes 10000 30000] [--growth 100000 416314]
+    python benchmarks/dbscan.py [--images 416314] [--sizes 10000 30000] [--growth 100000 416314] [--curve 100000]
 
 The rows are 100 standardised principal components of vdc_type. Two grids: the published study's (eps 0.25 to 512
 by powers of two: most cells are all noise or one cluster) and one between the 1 % and 60 % quantiles of the
 distances to the 64th neighbour, where every cell has work to do. scikit-learn runs the study's grid cell by cell on the
-first rows (30,000 are about what it survives: it holds all neighbour lists); clusters and noise are compared.
+first rows (30,000 are about what it survives: it holds all neighbour lists); clusters and noise are compared. For the
+growth over eps, each eps runs alone on --curve rows.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     from motorpool.session import build_session
 
     eps = _eps(args)
+    if args.only is not None:
+        eps = eps[args.only : args.only + 1]
     with step("session"):
         # What is persisted beyond it goes to the disk.
         spark = build_session({"spark.driver.memory": args.heap}, delta=False)
@@ -71,7 +74,7 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     noise = labelled.wide().select(
         *(F.sum((F.col("clusters")[m] < 0).cast("long")).alias(str(m)) for m in range(grid.n_models))
     )
-    return {"clusters": list(labelled.sizes), "noise": list(noise.first() or ())}
+    return {"eps": list(eps), "clusters": list(labelled.sizes), "noise": list(noise.first() or ())}
 
 
 def sklearn(args: argparse.Namespace) -> dict[str, Any]:
@@ -94,6 +97,17 @@ def sklearn(args: argparse.Namespace) -> dict[str, Any]:
 CONTENDERS = {"prepare": prepare, "motorpool": motorpool, "sklearn": sklearn}
 
 
+def _alone(args: argparse.Namespace, n: int, grid: str, only: int) -> list[Any]:
+    """One eps of a grid on n rows, as a line of the curve."""
+    options = ["--images", str(args.images), "--rows", str(n), "--grid", grid, "--heap", args.heap, "--only", str(only)]
+    outcome = run_contender(__file__, "motorpool", options)
+    seconds = outcome.steps.get("work", (outcome.seconds, 0.0))[0]
+    found = outcome.result or {}
+    (eps,) = found.get("eps") or [None]
+    clusters, noise = (json.dumps(found.get(what)) for what in ("clusters", "noise"))
+    return [n, eps, seconds, outcome.peak_gib, clusters, noise, outcome.failed]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=416_314)
@@ -102,6 +116,8 @@ def main() -> None:
     parser.add_argument("--grid", choices=["study", "quantiles"], default="study")
     parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 30_000])
     parser.add_argument("--growth", type=int, nargs="*", default=[100_000, 200_000, 416_314])
+    parser.add_argument("--curve", type=int, nargs="*", default=[100_000])
+    parser.add_argument("--only", type=int, help="the one eps of the grid, by its place from 0")
     args = entry(CONTENDERS, parser)
     if args is None:
         return
@@ -128,6 +144,10 @@ def main() -> None:
             )  # fmt: skip
         ratio = seconds / ours["seconds"]
         rows.append([n, grid, name, seconds, ratio, outcome.peak_gib, same, json.dumps(steps), outcome.failed])
+    # The quantiles lie close together: every second one draws the curve.
+    places = [("study", i) for i in range(12)] + [("quantiles", i) for i in range(0, 12, 2)]
+    curve = [_alone(args, n, grid, i) for n in args.curve for grid, i in places]
+    curve.sort(key=lambda row: (row[0], row[1] or 0.0))
     shutil.rmtree(SOURCE, ignore_errors=True)
     header = [
         "rows", "eps", "contender", "seconds", "ratio to motorpool", "peak memory (GiB)",
@@ -136,7 +156,14 @@ def main() -> None:
     write_report(
         "dbscan",
         f"DBSCAN, 12 eps x 7 min_samples, {COLUMNS} columns",
-        [("Grids", header, rows)],
+        [
+            ("Grids", header, rows),
+            (
+                "Growth over eps: one eps with seven min_samples",
+                ["rows", "eps", "seconds", "peak memory (GiB)", "clusters, min_samples 8 to 512", "noise", "failed"],
+                curve,
+            ),
+        ],
         f"Seconds leave out starting Python and Spark. One run each. The JVM's heap is {args.heap}.",
     )
 
