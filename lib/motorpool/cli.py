@@ -28,7 +28,7 @@ from motorpool.config import CaseConfig, Config, LakeConfig, ReportConfig, load_
 from motorpool.errors import ConfigError, LakeError, MotorpoolError
 from motorpool.lake import Lake
 from motorpool.progress import SparkProgress
-from motorpool.session import build_session
+from motorpool.session import build_session, discard_jvm_log
 from motorpool.stages.assign import run_assign
 from motorpool.stages.context import Context
 from motorpool.stages.export import best_model, run_export
@@ -392,6 +392,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in args
     try:
         cli.main(args=args, prog_name="motorpool", standalone_mode=False)
+        discard_jvm_log()
         return 0
     except click.exceptions.Exit as exc:
         return int(exc.exit_code)

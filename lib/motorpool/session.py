@@ -21,6 +21,9 @@ from motorpool.errors import EnvironmentMissingError
 
 log = logging.getLogger(__name__)
 
+#: Where the JVM that this process started writes what it has to say.
+_jvm_log: Path | None = None
+
 DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
 DELTA_SETTINGS = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -157,8 +160,9 @@ def _set_runtime(spark: SparkSession, settings: Mapping[str, str]) -> None:
 def _start(builder: SparkSession.Builder, verbose: bool) -> SparkSession:
     if verbose:
         return builder.getOrCreate()
+    global _jvm_log
     handle, name = tempfile.mkstemp(prefix="motorpool-spark-", suffix=".log")
-    log_file = Path(name)
+    log_file = _jvm_log = Path(name)
     try:
         with _stderr_to(handle):
             return builder.getOrCreate()
@@ -171,6 +175,24 @@ def _start(builder: SparkSession.Builder, verbose: bool) -> SparkSession:
                 f"proxy, set spark.jars.repositories to a mirror, or use `lake.format: parquet`. {hint}"
             )
         raise EnvironmentMissingError(f"Spark did not start: {hint}") from exc
+
+
+def jvm_log() -> tuple[Path, str] | None:
+    """The log of the JVM that this process started, and its last MiB; None where it logs elsewhere.
+
+    A JVM that ends takes the reason with it: what Python gets to see is a broken connection, or an error that follows.
+    """
+    if _jvm_log is None or not _jvm_log.is_file():
+        return None
+    with _jvm_log.open("rb") as f:
+        f.seek(max(0, f.seek(0, os.SEEK_END) - 2**20))
+        return _jvm_log, f.read().decode(errors="replace")
+
+
+def discard_jvm_log() -> None:
+    """Remove the log, of which nobody will ask after a run that went well."""
+    if _jvm_log is not None:
+        _jvm_log.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

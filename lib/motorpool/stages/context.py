@@ -15,7 +15,7 @@ from motorpool.backend.seam import CPU, Backend
 from motorpool.config import Config
 from motorpool.errors import CaseError, EnvironmentMissingError, LakeError, MotorpoolError, TaskMemoryError
 from motorpool.lake import Lake
-from motorpool.session import build_session
+from motorpool.session import build_session, jvm_log
 from motorpool.stages.accelerator import choose_backend
 from motorpool.stages.reach import check_reach
 
@@ -25,7 +25,9 @@ _RAISED_IN_TASK = re.compile(r"motorpool\.errors\.(\w+): (.*?)(?:\n\n|\n\s+at |\
 _ERRORS: dict[str, type[MotorpoolError]] = {
     e.__name__: e for e in (CaseError, LakeError, EnvironmentMissingError, MotorpoolError)
 }
-#: How a lack of memory shows: Python's and the JVM's own errors, what loading a library says, and a killed process.
+#: How a full heap of a JVM shows: its own error, and the status with which Spark then ends it.
+_NO_HEAP = re.compile(r"OutOfMemoryError: (?:Java heap space|GC overhead limit exceeded)|exited with code 52\b")
+#: How any other lack of memory shows: Python's and Java's errors, what loading a library says, and a killed process.
 _NO_MEMORY = re.compile(
     r"\w*(?:MemoryError|OutOfMemory\w*)|[Cc]annot allocate memory|failed to map segment|can't start new thread|"
     r"exit code 137|Python worker exited unexpectedly"
@@ -67,7 +69,7 @@ def timed(what: str) -> Iterator[None]:
 def explained() -> Iterator[None]:
     """Turn an error that a task raised on purpose back into itself, without Spark's wrapping.
 
-    A task that failed for want of memory becomes a TaskMemoryError, which says what to change.
+    What failed for want of memory becomes a TaskMemoryError, which says what to change.
     """
     try:
         yield
@@ -76,6 +78,14 @@ def explained() -> Iterator[None]:
         found = _RAISED_IN_TASK.search(str(exc))
         if not isinstance(exc, MotorpoolError) and found and found[1] in _ERRORS:
             raise _ERRORS[found[1]](found[2].strip()) from exc
+        where, said = jvm_log() or ("", "")
+        heap = _NO_HEAP.search(str(exc)) or _NO_HEAP.search(said)
+        if not isinstance(exc, MotorpoolError) and heap:
+            raise TaskMemoryError(
+                f"a Java process of Spark ran out of memory: {heap[0]}. On one machine raise spark.driver.memory, e.g. "
+                "--set spark.driver.memory=8g; on a cluster spark.executor.memory. Started again, the run goes on "
+                f"after the last step that was written{f'. Its log is {where}' if where else ''}"
+            ) from exc
         short = _NO_MEMORY.search(str(exc))
         if not isinstance(exc, MotorpoolError) and short:
             raise TaskMemoryError(
