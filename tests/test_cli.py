@@ -7,10 +7,13 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import yaml
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from cases import blobs, run_of, write_case
@@ -56,6 +59,19 @@ def test_no_command_pays_for_libraries_that_it_does_not_use() -> None:
     code = f"import sys, motorpool.cli; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_a_failed_task_is_told_by_the_end_of_its_traceback(spark: SparkSession) -> None:
+    def divide(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from (1 // 0 for _ in batches)
+        except ZeroDivisionError as exc:
+            raise ValueError("no share for row 7") from exc
+
+    with pytest.raises(PySparkException) as raised:
+        spark.range(3).mapInArrow(divide, "id BIGINT").collect()
+    assert cli.brief(raised.value) == "PythonException: a task failed: ValueError: no share for row 7"
+    assert cli.brief(KeyError("rows")) == "KeyError: 'rows'"
 
 
 def refused(capsys: pytest.CaptureFixture[str], status: int, *args: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import re
 import signal
 import sys
 import tempfile
@@ -39,6 +40,9 @@ _ERR = Console(stderr=True)
 _OUT = Console()
 
 Command = Callable[..., Any]
+
+#: A traceback of Python's; the group is the first line after its files and code, which are indented.
+_TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+(\S.*)")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -408,11 +412,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(exc, 1, debug)
 
 
+def brief(exc: Exception) -> str:
+    """One line or a few of an error that nobody foresaw; of a failed task's traceback only what it ends with."""
+    ends = _TRACEBACK.findall(str(exc))
+    return f"{type(exc).__name__}: {f'a task failed: {ends[-1]}' if ends else exc}"[:2000]
+
+
 def _fail(exc: Exception, status: int, debug: bool) -> int:
     if debug:
         _ERR.print_exception()
-    text = str(exc) if isinstance(exc, MotorpoolError) else f"{type(exc).__name__}: {str(exc)[:2000]}"
-    click.echo(f"motorpool: {text}", err=True)
+    click.echo(f"motorpool: {exc if isinstance(exc, MotorpoolError) else brief(exc)}", err=True)
     if not debug and not isinstance(exc, MotorpoolError):
         click.echo("Run it again as `motorpool --debug ...` for the traceback.", err=True)
     return status
