@@ -101,7 +101,7 @@ def _alone(args: argparse.Namespace, n: int, grid: str, only: int) -> list[Any]:
     """One eps of a grid on n rows, as a line of the curve."""
     options = ["--images", str(args.images), "--rows", str(n), "--grid", grid, "--heap", args.heap, "--only", str(only)]
     outcome = run_contender(__file__, "motorpool", options)
-    seconds = outcome.steps.get("work", (outcome.seconds, 0.0))[0]
+    seconds = outcome.work_seconds
     found = outcome.result or {}
     (eps,) = found.get("eps") or [None]
     clusters, noise = (json.dumps(found.get(what)) for what in ("clusters", "noise"))
@@ -131,7 +131,7 @@ def main() -> None:
         outcome = run_contender(
             __file__, name, ["--images", str(args.images), "--rows", str(n), "--grid", grid, "--heap", args.heap]
         )
-        seconds = outcome.steps.get("work", (outcome.seconds, 0.0))[0]
+        seconds = outcome.work_seconds
         steps = {k: round(v[0], 1) for k, v in outcome.steps.items() if k != "work"}
         ours = found.setdefault((n, grid), {"seconds": seconds, **outcome.result})
         same = None

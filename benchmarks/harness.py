@@ -54,6 +54,11 @@ class Outcome:
     result: dict[str, Any] = field(default_factory=dict)
     failed: str | None = None
 
+    @property
+    def work_seconds(self) -> float:
+        """Those of the step `work`, without the start of Python and Spark; of all where it was not reached."""
+        return self.steps["work"][0] if "work" in self.steps else self.seconds
+
 
 def _tree_pss(root: psutil.Process) -> int:
     total = 0

@@ -147,7 +147,7 @@ def main() -> None:
     ours: dict[int, tuple[Outcome, float]] = {}
     for n, name in tasks:
         outcome = run_contender(__file__, name, ["--images", str(args.images), "--rows", str(n)])
-        seconds = outcome.steps.get("work", (outcome.seconds, 0.0))[0]
+        seconds = outcome.work_seconds
         first, base = ours.setdefault(n, (outcome, seconds))
         weight, exact = outcome.result.get("weight"), first.result.get("weight")
         rows.append(

@@ -134,9 +134,9 @@ def main() -> None:
     for name in ["motorpool", "sklearn"] + (["mllib"] if args.mllib_ks else []):
         repeats = 1 if name == "mllib" else args.repeats
         outcomes = [run_contender(__file__, name, [*flags, "--seed", str(args.seed + i)]) for i in range(repeats)]
-        outcomes.sort(key=lambda o: o.steps.get("work", (o.seconds, 0.0))[0])
+        outcomes.sort(key=lambda o: o.work_seconds)
         middle = outcomes[len(outcomes) // 2]
-        seconds = middle.steps.get("work", (middle.seconds, 0.0))[0]
+        seconds = middle.work_seconds
         if name == "mllib":
             # Its mean over the values of k that were run, times the whole sweep: an extrapolation.
             parts = {k: v[0] for k, v in middle.steps.items() if k.startswith("k =")}

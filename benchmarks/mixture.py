@@ -157,9 +157,9 @@ def main() -> None:
     for name in ["motorpool", "sklearn"] + ([] if args.no_mllib else ["mllib"]):
         repeats = 1 if name == "mllib" else args.repeats
         outcomes = [run_contender(__file__, name, flags) for _ in range(repeats)]
-        outcomes.sort(key=lambda o: o.steps.get("work", (o.seconds, 0.0))[0])
+        outcomes.sort(key=lambda o: o.work_seconds)
         middle = outcomes[len(outcomes) // 2]
-        seconds = middle.steps.get("work", (middle.seconds, 0.0))[0]
+        seconds = middle.work_seconds
         base = seconds if name == "motorpool" and not middle.failed else base
         iterations = middle.result.get("iterations")
         inner = {k: round(v[0], 1) for k, v in middle.steps.items() if k != "work"}

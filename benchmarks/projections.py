@@ -130,7 +130,7 @@ def main() -> None:
                 name,
                 size,
                 outcome.result.get("fitted"),
-                outcome.steps.get("work", (outcome.seconds, 0.0))[0],
+                outcome.work_seconds,
                 outcome.steps.get("work", (0.0, outcome.peak_gib))[1],
                 outcome.result.get("trust5"),
                 outcome.result.get("trust15"),

@@ -54,6 +54,16 @@ def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, s
     return status, out, err
 
 
+def refused(capsys: pytest.CaptureFixture[str], status: int, *args: object) -> str:
+    """The message: one paragraph on stderr, no traceback, nothing on stdout."""
+    found, out, err = call(capsys, *args)
+    assert (found, out) == (status, ""), err
+    assert "Traceback" not in err
+    assert "\n\n" not in err.strip()
+    assert 0 < len(err) < 3000
+    return err
+
+
 def test_no_command_pays_for_libraries_that_it_does_not_use() -> None:
     heavy = ("sklearn", "scipy.stats", "matplotlib", "plotly", "umap", "openTSNE", "cupy", "cuml")
     code = f"import sys, motorpool.cli; print([name for name in {heavy} if name in sys.modules])"
@@ -72,16 +82,6 @@ def test_a_failed_task_is_told_by_the_end_of_its_traceback(spark: SparkSession) 
         spark.range(3).mapInArrow(divide, "id BIGINT").collect()
     assert cli.brief(raised.value) == "PythonException: a task failed: ValueError: no share for row 7"
     assert cli.brief(KeyError("rows")) == "KeyError: 'rows'"
-
-
-def refused(capsys: pytest.CaptureFixture[str], status: int, *args: object) -> str:
-    """The message: one paragraph on stderr, no traceback, nothing on stdout."""
-    found, out, err = call(capsys, *args)
-    assert (found, out) == (status, ""), err
-    assert "Traceback" not in err
-    assert "\n\n" not in err.strip()
-    assert 0 < len(err) < 3000
-    return err
 
 
 class TestHelp:

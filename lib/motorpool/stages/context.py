@@ -73,21 +73,24 @@ def explained() -> Iterator[None]:
     """
     try:
         yield
+    except MotorpoolError:
+        raise
     except Exception as exc:
         # A failed task arrives as PySparkException or Py4JJavaError, depending on the kind of write.
         found = _RAISED_IN_TASK.search(str(exc))
-        if not isinstance(exc, MotorpoolError) and found and found[1] in _ERRORS:
+        if found and found[1] in _ERRORS:
             raise _ERRORS[found[1]](found[2].strip()) from exc
-        where, said = jvm_log() or ("", "")
-        heap = _NO_HEAP.search(str(exc)) or _NO_HEAP.search(said)
-        if not isinstance(exc, MotorpoolError) and heap:
+        where, said = jvm_log() or (None, "")
+        logged = _NO_HEAP.search(said)
+        heap = logged or _NO_HEAP.search(str(exc))
+        if heap:
             raise TaskMemoryError(
                 f"a Java process of Spark ran out of memory: {heap[0]}. On one machine raise spark.driver.memory, e.g. "
                 "--set spark.driver.memory=8g; on a cluster spark.executor.memory. Started again, the run goes on "
-                f"after the last step that was written{f'. Its log is {where}' if where else ''}"
+                f"after the last step that was written{f'. Its log is {where}' if logged else ''}"
             ) from exc
         short = _NO_MEMORY.search(str(exc))
-        if not isinstance(exc, MotorpoolError) and short:
+        if short:
             raise TaskMemoryError(
                 f"a task ran out of memory, or was ended from outside, each time that Spark tried it: {short[0]}. Most "
                 "of its memory is Python's: raise spark.executor.memoryOverhead (and spark.executor.pyspark.memory "
