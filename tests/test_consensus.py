@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -547,7 +548,13 @@ def test_other_members_make_other_models(done: Context, spark: SparkSession, cas
     assert "ot" in told
 
 
-def test_too_few_members_and_no_models(spark: SparkSession, case: Path, tmp_path: Path) -> None:
+def test_too_few_members_and_no_models(
+    spark: SparkSession,
+    case: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     ctx = run_of(spark, case, tmp_path / "lake", "parquet", **STUDY)
     with pytest.raises(LakeError, match="run `motorpool cluster` first"):
         run_consensus(ctx)
@@ -556,6 +563,12 @@ def test_too_few_members_and_no_models(spark: SparkSession, case: Path, tmp_path
     shared = {"features": "t", "calinski_harabasz": 1.0, "davies_bouldin": 1.0, "n_clusters": 2}
     rows = [empty | shared | {"model_id": m, "status": s} for m, s in (("good", "ok"), ("bad", "degenerate"))]
     ctx.lake.overwrite("models", spark.createDataFrame([tuple(r.values()) for r in rows], schema))
-    with pytest.raises(ConfigError, match=r"of t, o the leaderboard has 1 .* raise consensus.models_per_features"):
-        run_consensus(ctx)
+    monkeypatch.setattr(logging.getLogger("motorpool"), "propagate", True)
+    run_consensus(ctx)
+    assert "of t, o the leaderboard has 1 with models_per_features = 2. Raise" in caplog.text
     assert not ctx.lake.exists("agreement")
+    # What former members agreed on is no longer so.
+    told = {"model_a": "a", "model_b": "b", "features_a": "t", "features_b": "o", "ari": 1.0, "nmi": 1.0, "n_images": 9}
+    ctx.lake.overwrite("agreement", spark.createDataFrame([told], TABLES["agreement"].schema))
+    run_consensus(ctx)
+    assert ctx.lake.read("agreement").isEmpty()

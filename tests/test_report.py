@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import os
 import re
 import shutil
@@ -30,7 +31,6 @@ from motorpool.report.queries import Tree
 from motorpool.report.verdict import verdict
 from motorpool.report.wording import number, percent, title_of
 from motorpool.schemas import TABLES
-from motorpool.stages import report as stage
 from motorpool.stages.context import Context
 from motorpool.stages.report import Summary, check_report, run_report, write_report
 from report_lake import EVIL, EVIL_TITLE, EVIL_VEHICLE, K, make_lake
@@ -333,8 +333,8 @@ class TestFolder:
             check_report(config, out and out.replace("{tmp}", str(tmp_path)))
 
     def test_a_missing_package_is_named_with_the_command(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        find = stage.importlib.util.find_spec
-        monkeypatch.setattr(stage.importlib.util, "find_spec", lambda name: None if name == "plotly" else find(name))
+        find = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "plotly" else find(name))
         with pytest.raises(EnvironmentMissingError, match="needs plotly, not installed here: pip install plotly"):
             check_report(LakeConfig(path=str(tmp_path / "lake")), None)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -129,6 +130,30 @@ def _pack(ids: np.ndarray, x: np.ndarray) -> pa.RecordBatch:
 def persist(df: DataFrame) -> DataFrame:
     """Keep a DataFrame that several passes read, in memory and beyond that on the executors' disks."""
     return df.persist(StorageLevel.MEMORY_AND_DISK)
+
+
+@contextmanager
+def kept(df: DataFrame) -> Iterator[DataFrame]:
+    """A DataFrame that several passes read, persisted for as long as the block lasts, however it ends."""
+    df = persist(df)
+    try:
+        yield df
+    finally:
+        df.unpersist()
+
+
+def computed(df: DataFrame) -> DataFrame:
+    """The DataFrame, persisted and worked out by one job, whose caller unpersists it; where the job fails none.
+
+    For what outlives what it is made from.
+    """
+    df = persist(df)
+    try:
+        df.count()
+    except BaseException:
+        df.unpersist()
+        raise
+    return df
 
 
 def to_driver(df: DataFrame, column: str) -> Iterator[bytearray]:

@@ -15,31 +15,45 @@ from pathlib import Path
 from typing import Any
 
 import click
-from pyspark.errors import PySparkException
-from pyspark.logger import PySparkLogger
-from pyspark.sql import DataFrame, Row
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
+try:
+    from pyspark.errors import PySparkException
+    from pyspark.logger import PySparkLogger
+    from pyspark.sql import DataFrame, Row
+except ModuleNotFoundError as exc:
+    if (exc.name or "").partition(".")[0] != "pyspark":
+        raise
+    # Spark is an extra, since clusters bring their own; no command works without it, not even the list of commands.
+    sys.exit("motorpool: Spark is not installed here: pip install 'motorpool[spark]', or run on a cluster that has it")
+
 from motorpool import __version__
 from motorpool.config import CaseConfig, Config, LakeConfig, ReportConfig, load_config
 from motorpool.errors import ConfigError, LakeError, MotorpoolError
 from motorpool.lake import Lake
 from motorpool.progress import SparkProgress
-from motorpool.session import build_session, discard_jvm_log
+from motorpool.session import build_session
 from motorpool.stages.assign import run_assign
 from motorpool.stages.context import Context
-from motorpool.stages.export import best_model, run_export
+from motorpool.stages.export import run_export
 from motorpool.stages.pipeline import STAGES, check_config, run_pipeline
 from motorpool.stages.report import check_report, images_root_of, write_report
+from motorpool.texts import expand_home
 
 _ERR = Console(stderr=True)
 _OUT = Console()
 
 Command = Callable[..., Any]
+
+
+def _local_path(value: str | Path) -> Path:
+    """A file or folder of this machine; ``~`` is the home folder, as in a config: shells leave ``--out=~/x`` alone."""
+    return Path(expand_home(str(value)))
+
 
 #: A traceback of Python's; the group is the first line after its files and code, which are indented.
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+(\S.*)")
@@ -69,7 +83,9 @@ def _run_options(command: Command) -> Command:
     command = click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="Override any key.")(
         command
     )
-    return click.option("--conf", required=True, metavar="FILE", help="The YAML file that describes the run.")(command)
+    return click.option(
+        "--conf", required=True, type=expand_home, metavar="FILE", help="The YAML file that describes the run."
+    )(command)
 
 
 def _work(
@@ -115,7 +131,7 @@ for _name, _stage in STAGES.items():
 
 
 @cli.command()
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=_local_path)
 @click.option("--images", type=click.IntRange(min=1), default=2000, show_default=True, help="Number of photos.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option("--no-images", is_flag=True, help="Descriptors and tables only, no photos.")
@@ -140,8 +156,10 @@ def sample(out: Path, images: int, seed: int, no_images: bool) -> None:
     )
 
 
-_LAKE_OPTION = click.option("--lake", "lake_path", metavar="DIR", help="The lake's folder.")
-_CONF_OPTION = click.option("--conf", metavar="FILE", help="Take the lake from a config instead (for catalogs).")
+_LAKE_OPTION = click.option("--lake", "lake_path", type=expand_home, metavar="DIR", help="The lake's folder.")
+_CONF_OPTION = click.option(
+    "--conf", type=expand_home, metavar="FILE", help="Take the lake from a config instead (for catalogs)."
+)
 
 
 def _lake_config(
@@ -243,7 +261,7 @@ def _cell(value: object) -> str:
 @cli.command()
 @_LAKE_OPTION
 @_CONF_OPTION
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The CSV file to write.")
+@click.option("--out", required=True, type=_local_path, metavar="FILE", help="The CSV file to write.")
 @click.option("--model", "model_id", metavar="ID", help="A model_id; the leaderboard's best by default.")
 @click.pass_context
 def export(ctx: click.Context, lake_path: str | None, conf: str | None, out: Path, model_id: str | None) -> None:
@@ -260,10 +278,11 @@ def export(ctx: click.Context, lake_path: str | None, conf: str | None, out: Pat
     "--case",
     "case_path",
     required=True,
+    type=expand_home,
     metavar="DIR",
     help="The new images' case folder, or a YAML file whose section `case` names its parts.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="The CSV or .parquet file to write.")
+@click.option("--out", required=True, type=_local_path, metavar="FILE", help="The CSV or .parquet file to write.")
 @click.option("--model", "model_id", metavar="ID", help="A model_id; the leaderboard's best by default.")
 @click.pass_context
 def assign(
@@ -285,8 +304,16 @@ def assign(
 @_LAKE_OPTION
 @_CONF_OPTION
 @click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="Override any key of the config.")
-@click.option("--out", metavar="DIR", help="The folder to write; `report` beside the lake by default.")
-@click.option("--images", "images_root", metavar="DIR|ZIP", help="Where the photos lie, unless the config says.")
+@click.option(
+    "--out", type=expand_home, metavar="DIR", help="The folder to write; `report` beside the lake by default."
+)
+@click.option(
+    "--images",
+    "images_root",
+    type=expand_home,
+    metavar="DIR|ZIP",
+    help="Where the photos lie, unless the config says.",
+)
 @click.pass_context
 def report(
     ctx: click.Context,
@@ -342,8 +369,8 @@ def serve(ctx: click.Context, lake_path: str | None, conf: str | None, port: int
 
 
 def summarise(lake: Lake, seconds: float, report_folder: Path | None = None) -> None:
-    """What a run found, what to look at, and what to type next."""
-    best = best_model(lake)
+    """What a run found, what to look at, and what to type next; where no model can be ranked, why not."""
+    best = lake.leaderboard().orderBy("rank").first()
     counts = lake.read("models").groupBy("status").count().collect()
     by_status = {r["status"]: r["count"] for r in counts}
     n_images = lake.read("images").count()
@@ -353,6 +380,30 @@ def summarise(lake: Lake, seconds: float, report_folder: Path | None = None) -> 
         f"(degenerate or failed), {seconds:,.0f} s",
         soft_wrap=True,
     )
+    if best is None:
+        _show_reasons(lake)
+    else:
+        _show_best(lake, best)
+    if report_folder is not None:
+        page = report_folder / "index.html"
+        _OUT.print(f"\nOpen in a browser: {page}", soft_wrap=True, highlight=False, markup=False)
+    _OUT.print("\nType next:", style="bold")
+    for line in _next_commands(lake, best):
+        _OUT.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _show_reasons(lake: Lake) -> None:
+    _OUT.print("No model can be ranked, so none is the best:", soft_wrap=True)
+    table = Table()
+    for name in ("models", "features", "algorithm", "why"):
+        table.add_column(name, justify="right" if name == "models" else "left")
+    held = lake.read("models").groupBy("features", "algorithm", "reason").count()
+    for row in held.orderBy("features", "algorithm", "count", "reason").limit(12).collect():
+        table.add_row(str(row["count"]), *(Text(row[c] or "") for c in ("features", "algorithm", "reason")))
+    _show(table)
+
+
+def _show_best(lake: Lake, best: Row) -> None:
     table = Table(title="The best model of each feature set", title_justify="left")
     for name in ("rank", "features", "clusters", "Cal.-Har.", "Dav.-Bou.", "silhouette", "vehicle agr."):
         table.add_column(name, justify="left" if name == "features" else "right")
@@ -374,20 +425,22 @@ def summarise(lake: Lake, seconds: float, report_folder: Path | None = None) -> 
         f"{best['features']}.",
         soft_wrap=True,
     )
-    if report_folder is not None:
-        page = report_folder / "index.html"
-        _OUT.print(f"\nOpen in a browser: {page}", soft_wrap=True, highlight=False, markup=False)
-    _OUT.print("\nType next:", style="bold")
-    counts_by_cluster = (
-        "SELECT cluster, count(*) AS photos, count(DISTINCT vehicle_id) AS vehicles FROM assignments "  # noqa: S608 (shown)
+
+
+def _next_commands(lake: Lake, best: Row | None) -> list[str]:
+    # S608: these are shown, not run.
+    ask = f"motorpool sql --lake {lake}"
+    if best is None:
+        return [f'{ask} "SELECT features, algorithm, params, status, reason FROM models"']  # noqa: S608
+    by_cluster = (
+        "SELECT cluster, count(*) AS photos, count(DISTINCT vehicle_id) AS vehicles FROM assignments "  # noqa: S608
         f"WHERE model_id = '{best['model_id']}' GROUP BY cluster ORDER BY cluster"
     )
-    for line in (
-        f'motorpool sql --lake {lake} "SELECT * FROM leaderboard LIMIT 10"',  # noqa: S608
-        f'motorpool sql --lake {lake} "{counts_by_cluster}"',
+    return [
+        f'{ask} "SELECT * FROM leaderboard LIMIT 10"',  # noqa: S608
+        f'{ask} "{by_cluster}"',
         f"motorpool export --lake {lake} --out best_clusterization.csv",
-    ):
-        _OUT.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -396,7 +449,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in args
     try:
         cli.main(args=args, prog_name="motorpool", standalone_mode=False)
-        discard_jvm_log()
         return 0
     except click.exceptions.Exit as exc:
         return int(exc.exit_code)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from motorpool.errors import ConfigError
 from motorpool.features.spec import (
@@ -24,6 +24,7 @@ from motorpool.features.spec import (
     parse_step,
 )
 from motorpool.grids import ALGORITHMS, Counts, Grid, Name, Section, check_name
+from motorpool.texts import as_number, decode, expand_home
 
 OutlierMethod = Literal[
     "isolation_forest", "knn_distance", "lof", "pca_error", "dbscan_noise", "glosh", "mixture_density", "odd_one_out",
@@ -55,9 +56,12 @@ def _parse_steps(value: Any) -> Any:
 
 
 Steps = Annotated[tuple[Step, ...], BeforeValidator(_parse_steps)]
+#: Every file and folder that a config names: `~` stands for the home folder.
+Location = Annotated[str, AfterValidator(expand_home)]
 
 
 def _count_or_all(value: Any) -> Any:
+    value = as_number(value)
     if value != "all" and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
         raise ValueError(f"{value!r}: expected how many, 0 or more, or 'all'")
     return value
@@ -66,11 +70,11 @@ def _count_or_all(value: Any) -> Any:
 class CaseConfig(Section):
     """Where the images and descriptors lie: a case folder, or its parts one by one."""
 
-    path: str | None = None
-    descriptors: dict[Name, str] | None = None
-    images_paths: str | None = None
-    images_root: str | None = None
-    attributes: str | None = None
+    path: Location | None = None
+    descriptors: dict[Name, Location] | None = None
+    images_paths: Location | None = None
+    images_root: Location | None = None
+    attributes: Location | None = None
     #: Regular expression on the forward-slash path whose first group is the vehicle; null: no vehicles.
     vehicle_pattern: str | None = DEFAULT_VEHICLE_PATTERN
     #: Instead of the pattern: the column of the attributes file that names what photos show (a vehicle, a track, ...).
@@ -103,7 +107,7 @@ class CaseConfig(Section):
 class LakeConfig(Section):
     """Where the tables live: under a path, or in a schema of a catalog."""
 
-    path: str | None = None
+    path: Location | None = None
     catalog: Name | None = None
     schema_name: Name | None = Field(default=None, alias="schema")
     format: Literal["delta", "parquet"] = "delta"
@@ -267,6 +271,7 @@ class ProjectionConfig(Section):
 def _ids_or_count(value: Any) -> Any:
     if isinstance(value, (list, tuple)) and value:
         return tuple(dict.fromkeys(check_name(item) if isinstance(item, str) else _no_id(item) for item in value))
+    value = as_number(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= 100:
         raise ValueError(f"{value!r}: expected a list of model ids, or how many models, 0 to 100")
     return value
@@ -287,9 +292,9 @@ class ReportConfig(Section):
     #: Photos of each cluster whose appearance is measured, of all clusters of a model at most 20,000; 0 for none.
     sample: int = Field(default=200, ge=0, le=5_000)
     #: A YAML file of titles and descriptions that people give: model_id: {cluster: {title: ..., description: ...}}.
-    titles: str | None = Field(default=None, min_length=1)
+    titles: Annotated[Location, Field(min_length=1)] | None = None
     #: The folder to write: `report` beside the lake by default.
-    out: str | None = Field(default=None, min_length=1)
+    out: Annotated[Location, Field(min_length=1)] | None = None
     #: Images on the maps, drawn at random.
     points: int = Field(default=20_000, ge=100, le=50_000)
     #: Images on the maps whose photo can be seen: 1 to 3 KB each.
@@ -298,6 +303,11 @@ class ReportConfig(Section):
     cards: int = Field(default=100, ge=1, le=1_000)
     #: Outliers of the consensus with their photo; of each other method 12 at most.
     outliers: int = Field(default=48, ge=1, le=500)
+
+    @property
+    def named_models(self) -> tuple[str, ...]:
+        """The ids of the models that were asked for by name; none where their number was given."""
+        return () if isinstance(self.models, int) else self.models
 
 
 def _spark_setting(key: Any, value: Any) -> tuple[str, Any]:
@@ -391,23 +401,42 @@ class Config(Section):
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read, override (``key.sub=value``, value in YAML) and validate; ConfigError lists every problem."""
-    file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = decode(Path(expand_home(str(path))).read_bytes())
     except OSError as exc:
         raise ConfigError(f"{path}: cannot read the config: {exc.strerror or exc}") from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path}: cannot read the config: it is no UTF-8 text: {exc}") from exc
-    try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"{path}: is no valid YAML: {exc}") from exc
+    except ValueError as exc:
+        raise ConfigError(f"{path}: cannot read the config: {exc}") from exc
+    data = _yaml(text, f"{path}: is")
     data = {} if data is None else data
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected keys such as `case:` and `lake:`, found {type(data).__name__}")
     for override in overrides:
         _apply_override(data, override)
     return parse_config(data, str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as it is read everywhere, but for a key given twice, of which all but the last would be lost in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        # Keys of `<<` are merged in below, and give way to those that are written out.
+        keys = [key.value for key, _ in node.value if isinstance(key.value, str) and key.value != "<<"]
+        twice = next((k for i, k in enumerate(keys) if k in keys[:i]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _yaml(text: str, subject: str) -> Any:
+    try:
+        # S506: a SafeLoader makes no objects.
+        return yaml.load(text, _Loader)  # noqa: S506
+    # ValueError: dates that no calendar has, and numbers of thousands of digits.
+    except (yaml.YAMLError, ValueError) as exc:
+        raise ConfigError(f"{subject} no valid YAML: {exc}") from exc
+    except RecursionError as exc:
+        raise ConfigError(f"{subject} no config: its lists or keys lie too deep in each other") from exc
 
 
 def parse_config(data: dict[str, Any], source: str = "config") -> Config:
@@ -435,17 +464,20 @@ def _word(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] in ("value_error", "missing"):
         return f"{key}: {message}" if key else message
-    return f"{key}: {error['input']!r}: {message}"
+    return f"{key}: {_short(error['input'])}: {message}" if key else message
+
+
+def _short(value: Any) -> str:
+    """What was found, without all of what may be long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _apply_override(data: dict[str, Any], override: str) -> None:
     key, sep, raw = override.partition("=")
     if not sep or not key:
         raise ConfigError(f"--set {override}: expected key.sub=value")
-    try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"--set {override}: the value is no valid YAML: {exc}") from exc
+    value = _yaml(raw, f"--set {override}: the value is")
     # Spark's own keys hold dots: everything behind `spark.` is one key.
     path = ["spark", key.removeprefix("spark.")] if key.startswith("spark.") else key.split(".")
     node: Any = data

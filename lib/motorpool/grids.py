@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Annotated, Any, ClassVar, Literal
@@ -10,12 +11,25 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from motorpool.features.spec import NAME_PATTERN
+from motorpool.texts import as_number
 
 
 class Section(BaseModel):
     """A part of the config: unknown keys are refused, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers(cls, data: Any) -> Any:
+        """Numbers that YAML has left as text; fields of lists and unions have validators of their own."""
+        if not isinstance(data, dict):
+            return data
+        numbers = {name for name, field in cls.model_fields.items() if field.annotation in (int, float)} & set(data)
+        for name in numbers:
+            if isinstance(data[name], bool):
+                raise ValueError(f"{name}: {data[name]!r}: expected a number")
+        return {**data, **{name: as_number(data[name]) for name in numbers}}
 
 
 def check_name(value: str) -> str:
@@ -26,15 +40,21 @@ def check_name(value: str) -> str:
     return value
 
 
+#: No list of counts may be longer: each of them is a model.
+MAX_RANGE = 100_000
+
+
 def parse_counts(value: Any) -> Any:
     """``9``, ``[2, 5, 9]`` or ``"2..15"`` (both ends included), freely mixed in a list."""
     counts: set[int] = set()
-    for item in value if isinstance(value, list) else [value]:
+    for item in map(as_number, value if isinstance(value, (list, tuple)) else [value]):
         found = re.fullmatch(r"\s*(\d+)\s*\.\.\s*(\d+)\s*", item) if isinstance(item, str) else None
         if found:
             low, high = int(found[1]), int(found[2])
             if high < low:
                 raise ValueError(f"{item!r}: the range is empty, write the smaller number first")
+            if high - low >= MAX_RANGE:
+                raise ValueError(f"{item!r}: the range holds {high - low + 1:,} numbers, more than {MAX_RANGE:,}")
             counts.update(range(low, high + 1))
         elif isinstance(item, int) and not isinstance(item, bool):
             counts.add(item)
@@ -49,9 +69,9 @@ def _parse_eps(value: Any) -> Any:
     """``auto``, or distances above 0: ascending, each once."""
     if value == "auto":
         return value
-    items = list(value) if isinstance(value, (list, tuple)) else [value]
+    items = [as_number(item) for item in (value if isinstance(value, (list, tuple)) else [value])]
     for item in items:
-        if isinstance(item, bool) or not isinstance(item, (int, float)) or not 0 < item < float("inf"):
+        if isinstance(item, bool) or not isinstance(item, (int, float)) or not 0 < item <= sys.float_info.max:
             raise ValueError(f"{item!r}: expected `auto` or distances above 0, e.g. [0.5, 1, 2]")
     if not items:
         raise ValueError("is empty: name at least one distance, or `auto`")
@@ -60,7 +80,10 @@ def _parse_eps(value: Any) -> Any:
 
 def _as_list(value: Any) -> Any:
     """One value may stand for a list of one."""
-    return tuple(dict.fromkeys(value)) if isinstance(value, (list, tuple)) else (value,)
+    if not isinstance(value, (list, tuple)):
+        return (value,)
+    # Compared, not hashed: what is no text is refused later, by name.
+    return tuple(item for i, item in enumerate(value) if item not in value[:i])
 
 
 Name = Annotated[str, BeforeValidator(lambda v: check_name(str(v)))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -14,17 +15,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyspark
+from pyspark import SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from motorpool.errors import EnvironmentMissingError
+from motorpool.start_failures import DELTA_PACKAGE, why_not
 
 log = logging.getLogger(__name__)
 
-#: Where the JVM that this process started writes what it has to say.
+#: Where the JVM that this process started writes what it has to say: removed when the process ends.
 _jvm_log: Path | None = None
 
-DELTA_PACKAGE = "io.delta:delta-spark_2.13:4.0.1"
 DELTA_SETTINGS = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
@@ -163,49 +165,66 @@ def _start(builder: SparkSession.Builder, verbose: bool) -> SparkSession:
     global _jvm_log
     handle, name = tempfile.mkstemp(prefix="motorpool-spark-", suffix=".log")
     log_file = _jvm_log = Path(name)
+    atexit.register(log_file.unlink, missing_ok=True)
     try:
-        with _stderr_to(handle):
+        with _output_to(handle):
             return builder.getOrCreate()
     except Exception as exc:
-        tail = log_file.read_text(errors="replace")
-        hint = f"Spark's log is {log_file}."
-        if "unresolved dependency" in tail.lower() or "UNRESOLVED DEPENDENCIES" in tail:
-            hint = (
-                f"Delta's jars ({DELTA_PACKAGE}) could not be fetched from Maven Central: check the network or "
-                f"proxy, set spark.jars.repositories to a mirror, or use `lake.format: parquet`. {hint}"
-            )
-        raise EnvironmentMissingError(f"Spark did not start: {hint}") from exc
+        reason = why_not(f"{log_file.read_text(errors='replace')}\n{exc}")
+        raise EnvironmentMissingError(f"Spark did not start: {reason}. Spark's log is {keep_jvm_log()}") from exc
 
 
-def jvm_log() -> tuple[Path, str] | None:
-    """The log of the JVM that this process started, and its last MiB; None where it logs elsewhere.
+def jvm_log_end() -> int:
+    """How many bytes the JVM that this process started has logged by now: what comes later is news."""
+    return _jvm_log.stat().st_size if _jvm_log is not None and _jvm_log.is_file() else 0
+
+
+def jvm_log_since(start: int) -> str:
+    """What the JVM that this process started has logged behind ``start`` bytes, its last MiB; empty elsewhere.
 
     A JVM that ends takes the reason with it: what Python gets to see is a broken connection, or an error that follows.
     """
     if _jvm_log is None or not _jvm_log.is_file():
-        return None
+        return ""
     with _jvm_log.open("rb") as f:
-        f.seek(max(0, f.seek(0, os.SEEK_END) - 2**20))
-        return _jvm_log, f.read().decode(errors="replace")
+        f.seek(max(start, f.seek(0, os.SEEK_END) - 2**20))
+        return f.read().decode(errors="replace")
 
 
-def discard_jvm_log() -> None:
-    """Remove the log, of which nobody will ask after a run that went well."""
+def keep_jvm_log() -> Path | None:
+    """The log's file, for an error to name: it then stays behind; None where the JVM logs elsewhere."""
     if _jvm_log is not None:
-        _jvm_log.unlink(missing_ok=True)
+        atexit.unregister(_jvm_log.unlink)
+    return _jvm_log
+
+
+def jvm_ended(patience: float) -> bool:
+    """Whether the JVM that this process started has ended, or does so within ``patience`` seconds."""
+    process = getattr(SparkContext._gateway, "proc", None)
+    if process is None:
+        return False
+    try:
+        process.wait(timeout=patience)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 @contextlib.contextmanager
-def _stderr_to(target: int) -> Iterator[None]:
-    """Let what is started inside inherit an open file as its stderr: the JVM then logs there for good."""
-    sys.stderr.flush()
-    kept = os.dup(2)
+def _output_to(target: int) -> Iterator[None]:
+    """Let what is started inside inherit an open file as its stdout and stderr: the JVM then logs there for good."""
+    streams = (1, 2)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    kept = [os.dup(number) for number in streams]
     try:
-        os.dup2(target, 2)
+        for number in streams:
+            os.dup2(target, number)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        for number, held in zip(streams, kept, strict=True):
+            os.dup2(held, number)
+            os.close(held)
         os.close(target)
 
 

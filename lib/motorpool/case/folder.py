@@ -42,11 +42,25 @@ def find_case(config: CaseConfig) -> Case:
         raise CaseError(
             f"case.path {files.redact(str(root))}: holds no {PATHS_FILE}; name the file as case.images_paths"
         )
+    descriptors = dict(config.descriptors) if config.descriptors else _list_descriptors(str(root))
+    _check_names(descriptors)
     return Case(
-        descriptors=dict(config.descriptors) if config.descriptors else _list_descriptors(str(root)),
+        descriptors=descriptors,
         images_paths=images_paths,
         attributes=found(config.attributes, ATTRIBUTES_FILE),
     )
+
+
+def _check_names(descriptors: dict[str, str]) -> None:
+    """Descriptors become columns beside ``image_id``, and names of columns that differ by case alone are one."""
+    seen = {"image_id": "the images' own number"}
+    for name, file in descriptors.items():
+        other = seen.setdefault(name.lower(), files.redact(file))
+        if other != files.redact(file):
+            raise CaseError(
+                f"{files.redact(file)}: a descriptor cannot be named {name!r} beside {other}, whose name is the same "
+                "to Spark: choose another name in case.descriptors"
+            )
 
 
 def _list_descriptors(root: str) -> dict[str, str]:

@@ -89,18 +89,15 @@ def read_images(
     if attributes is None:
         return images
     _check_attributes(attributes, paths, str(case.attributes))
-    if vehicle_column is not None:
-        # Whatever else is called vehicle_id gives way to the column that was asked for.
-        attributes = attributes.withColumn("vehicle_id", F.col(f"`{vehicle_column}`"))
+    # Names that differ by case alone are one to Spark. Whatever is called vehicle_id gives way to the column that was
+    # asked for, and to the path where a pattern is set.
+    theirs = next((c for c in attributes.columns if c.lower() == "vehicle_id"), None)
+    source = vehicle_column or (theirs if vehicle_pattern is None else None)
+    others = [c for c in attributes.columns if c not in ("path", theirs)]
+    told = [F.col(f"`{source}`").alias("vehicle_id")] if source is not None else []
+    if told:
         images = images.drop("vehicle_id")
-    elif "vehicle_id" in attributes.columns:
-        # The path tells the vehicle where a pattern is set; without one the attributes may.
-        if vehicle_pattern is None:
-            images = images.drop("vehicle_id")
-        else:
-            attributes = attributes.drop("vehicle_id")
-    others = [c for c in attributes.columns if c not in ("path", "vehicle_id")]
-    joined = images.join(attributes, on="path", how="left")
+    joined = images.join(attributes.select("path", *told, *(f"`{c}`" for c in others)), on="path", how="left")
     if vehicle_column is not None:
         _warn_of_missing(joined, f"case.vehicle_column {vehicle_column!r} names")
     return joined.select("image_id", "path", "vehicle_id", *(f"`{c}`" for c in others)).orderBy("image_id")

@@ -105,8 +105,7 @@ def fit_dbscan_cells(
         numbers = number(_fetch(found.where(F.col("kind") == PARTS), PART_DTYPE), links)
         progress("clusters merged over all cells")
         labelled = found.where(F.col("kind") == BLOCK).mapInArrow(renumber(numbers), LABELLED_SCHEMA)
-        labelled = blocks.persist(labelled)
-        labelled.count()
+        labelled = blocks.computed(labelled)
         return stored_labels(labelled, numbers.sizes(grid.n_models), known.mean)
     finally:
         pieces.unpersist()

@@ -108,8 +108,7 @@ def fit_dbscan(
         progress("labelling rows")
         found = partial.where(F.col("kind").isin(_ROOTS, _BORDER))
         work = _labeller(numbers, arranged.metric)
-        labelled = blocks.persist(over_strips(arranged, found, work, LABELLED_SCHEMA, with_rows=True))
-        labelled.count()
+        labelled = blocks.computed(over_strips(arranged, found, work, LABELLED_SCHEMA, with_rows=True))
         return stored_labels(labelled, numbers.sizes(grid.n_models), arranged.mean)
     finally:
         own.unpersist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -55,7 +55,10 @@ def by_core_rows(
         _distance(F.col("gap"), metric).cast("float").alias("distance"),
         F.lit(None).cast("float").alias("strength"),
     )
-    return _kept(assigned, near)
+    try:
+        return blocks.computed(assigned)
+    finally:
+        near.unpersist()
 
 
 def by_reachability(
@@ -93,29 +96,32 @@ def by_reachability(
     `nearest_rows` twice, and a shuffle of 2 (min_samples - 1) small rows for each new one.
     """
     k = max(min_samples, 2 * (min_samples - 1))
-    with _arranged(vectors, metric, seed) as study:
-        near = nearest_rows(study, block_df, k, seed=seed, progress=progress)
-        own_core = F.get("gaps", F.least(F.lit(min_samples), F.size("gaps")) - 1)
-        pairs = near.select(
-            "image_id",
-            (own_core if min_samples > 1 else F.lit(0.0)).alias("own_core"),
-            F.explode_outer(F.arrays_zip("neighbours", "gaps")).alias("met"),
-        ).select("image_id", "own_core", F.col("met.neighbours").alias("neighbour"), F.col("met.gaps").alias("gap"))
-        met = vectors.join(pairs.select(F.col("neighbour").alias("image_id")).distinct(), "image_id", "left_semi")
-        cores = _core_gaps(study, met, min_samples, seed, progress)
-    known = cores.join(labels.select("image_id", "cluster", "strength"), "image_id", "inner")
-    joined = pairs.join(known.withColumnRenamed("image_id", "neighbour"), "neighbour", "left")
-    # Structs compare field by field. No neighbour at all means noise.
-    reach = F.coalesce(F.greatest("gap", "own_core", "core"), F.lit(float("inf"))).alias("reach")
-    cluster = F.coalesce("cluster", F.lit(-1)).cast("int").alias("cluster")
-    nearest = F.min(F.struct(reach, "gap", "neighbour", cluster, "strength")).alias("nearest")
-    found = joined.groupBy("image_id").agg(nearest).select("image_id", "nearest.*")
+    with ExitStack() as held:
+        with _arranged(vectors, metric, seed) as study:
+            near = nearest_rows(study, block_df, k, seed=seed, progress=progress)
+            held.callback(near.unpersist)
+            own_core = F.get("gaps", F.least(F.lit(min_samples), F.size("gaps")) - 1)
+            pairs = near.select(
+                "image_id",
+                (own_core if min_samples > 1 else F.lit(0.0)).alias("own_core"),
+                F.explode_outer(F.arrays_zip("neighbours", "gaps")).alias("met"),
+            ).select("image_id", "own_core", F.col("met.neighbours").alias("neighbour"), F.col("met.gaps").alias("gap"))
+            met = vectors.join(pairs.select(F.col("neighbour").alias("image_id")).distinct(), "image_id", "left_semi")
+            cores = _core_gaps(study, met, min_samples, seed, progress)
+            held.callback(cores.unpersist)
+        known = cores.join(labels.select("image_id", "cluster", "strength"), "image_id", "inner")
+        joined = pairs.join(known.withColumnRenamed("image_id", "neighbour"), "neighbour", "left")
+        # Structs compare field by field. No neighbour at all means noise.
+        reach = F.coalesce(F.greatest("gap", "own_core", "core"), F.lit(float("inf"))).alias("reach")
+        cluster = F.coalesce("cluster", F.lit(-1)).cast("int").alias("cluster")
+        nearest = F.min(F.struct(reach, "gap", "neighbour", cluster, "strength")).alias("nearest")
+        found = joined.groupBy("image_id").agg(nearest).select("image_id", "nearest.*")
 
-    def run(batches: Batches) -> Batches:
-        for batch in batches:
-            yield _joined(batch, births, deaths, metric)
+        def run(batches: Batches) -> Batches:
+            for batch in batches:
+                yield _joined(batch, births, deaths, metric)
 
-    return _kept(found.mapInArrow(run, ASSIGNED), near, cores)
+        return blocks.computed(found.mapInArrow(run, ASSIGNED))
 
 
 def _core_gaps(study: Arranged, met: DataFrame, min_samples: int, seed: int, progress: Say) -> DataFrame:
@@ -133,7 +139,10 @@ def _core_gaps(study: Arranged, met: DataFrame, min_samples: int, seed: int, pro
     # Every row finds itself; among more equal rows than are asked for, perhaps not.
     others = F.filter(F.arrays_zip("neighbours", "gaps"), lambda met: met["neighbours"] != F.col("image_id"))["gaps"]
     core = F.get(others, F.least(F.lit(min_samples - 1), F.size(others)) - 1)
-    return _kept(near.select("image_id", F.coalesce(core, F.lit(0.0)).alias("core")), near)
+    try:
+        return blocks.computed(near.select("image_id", F.coalesce(core, F.lit(0.0)).alias("core")))
+    finally:
+        near.unpersist()
 
 
 def _joined(batch: pa.RecordBatch, births: np.ndarray, deaths: np.ndarray, metric: Metric) -> pa.RecordBatch:
@@ -173,14 +182,3 @@ def _arranged(vectors: DataFrame, metric: Metric, seed: int) -> Iterator[Arrange
         if study is not None:
             study.release()
         block_df.unpersist()
-
-
-def _kept(result: DataFrame, *sources: DataFrame) -> DataFrame:
-    """The result, computed and persisted; what it came from is dropped."""
-    result = blocks.persist(result)
-    try:
-        result.count()
-    finally:
-        for source in sources:
-            source.unpersist()
-    return result

@@ -68,6 +68,5 @@ def fit_hdbscan(
         whole = LabelledBlock(strip.rows.ids, strip.rows.raw, labels, strengths=strengths, outliers=glosh)
         yield from packed(whole)
 
-    labelled = blocks.persist(over_strips(arranged, state, work, LABELLED_SCHEMA, with_rows=True))
-    labelled.count()
+    labelled = blocks.computed(over_strips(arranged, state, work, LABELLED_SCHEMA, with_rows=True))
     return HdbscanModels(stored_labels(labelled, [f.n_clusters for f in flat], arranged.mean), tree, flat)

@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from motorpool.texts import as_number
+
 #: Names end up in partition folders and SQL predicates, so they stay within this alphabet.
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
@@ -115,17 +117,19 @@ def _centre(kind: str, param: Any) -> str:
 
 
 def _quantiles(kind: str, param: Any) -> tuple[float, float]:
-    ok = isinstance(param, (list, tuple)) and len(param) == 2 and all(_is_number(p) for p in param)
-    if not ok or not 0 <= param[0] < param[1] <= 1:
+    found = [as_number(p) for p in param] if isinstance(param, (list, tuple)) else []
+    ok = len(found) == 2 and all(_is_number(p) for p in found)
+    if not ok or not 0 <= found[0] < found[1] <= 1:
         raise ValueError(f"{kind}: {param!r}: expected two quantiles, low < high, such as {_DEFAULTS[kind]}")
-    return float(param[0]), float(param[1])
+    return float(found[0]), float(found[1])
 
 
 def _components(kind: str, param: Any) -> int | float:
-    if isinstance(param, int) and not isinstance(param, bool) and param >= 1:
-        return param
-    if isinstance(param, float) and 0 < param < 1:
-        return param
+    found = as_number(param)
+    if isinstance(found, int) and not isinstance(found, bool) and found >= 1:
+        return found
+    if isinstance(found, float) and 0 < found < 1:
+        return found
     raise ValueError(
         f"{kind}: {param!r}: expected a number of components (a whole number of at least 1) "
         "or a share of variance between 0 and 1"

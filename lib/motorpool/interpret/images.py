@@ -10,9 +10,10 @@ import io
 import os
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import Literal, Protocol
 
 from PIL import Image, ImageOps
@@ -28,7 +29,10 @@ Problem = Literal["missing", "broken", "refused"]
 MAX_BYTES, MAX_PIXELS = 64 * 2**20, 80_000_000
 #: Plain rasters. Pillow hands some of its other formats to outside programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 _FOLDER, _ZIP = "veriwild", "veriwild.zip"
+#: Folders in each other that may wrap all photos of a local folder.
+_WRAPPED = 4
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,9 @@ class _NoPhotoError(Exception):
 
 
 class _Reader(Protocol):
+    #: Where paths may begin below the root: at the root itself, the empty text, and in folders that wrap all photos.
+    heads: tuple[str, ...]
+
     def read(self, path: str) -> bytes | None:
         """The bytes at a clean path, None where there is nothing."""
 
@@ -77,10 +84,11 @@ class Images:
 
     def _read(self, path: str) -> bytes:
         try:
-            for spelling in _spellings(clean_path(path)):
-                data = self._reader.read(spelling)
-                if data is not None:
-                    return data
+            for tail in _tails(clean_path(path)):
+                for head in self._reader.heads:
+                    data = self._reader.read(head + tail)
+                    if data is not None:
+                        return data
         except _NoPhotoError:
             raise
         except Exception as exc:  # Stores and archives fail in their own ways: one photo the less.
@@ -110,11 +118,12 @@ def open_images(root: str) -> Images:
     """The photos below ``root``: a folder or URI as `case.files` takes it, or a .zip, which is not unpacked.
 
     Cheap for folders, so tasks call it themselves. A zip's list of entries is read once for each process and kept:
-    measured, 2 s and 0.6 KB an entry (260 MB for 416,314); unpack a zip of many millions. Raises CaseError where the
-    root is not there or no zip.
+    measured, 2 s and 0.7 KB an entry (290 MB for 416,314); unpack a zip of many millions. Photos may lie below further
+    folders that wrap them all (in stores: they may not), and a zip may have been packed on a Mac or with the separators
+    of Windows. Raises CaseError where the root is not there or no zip.
     """
     if _is_zip(root):
-        return Images(_ZipReader(_open_zip(root, files.file_size(root))))
+        return Images(_open_zip(root, files.file_size(root)))
     if not files.exists(root):
         raise CaseError(f"{files.redact(root)}: there is no such folder of photos")
     local = files.local_path(root)
@@ -133,7 +142,7 @@ def clean_path(path: str) -> str:
     return "/".join(parts)
 
 
-def _spellings(path: str) -> Iterator[str]:
+def _tails(path: str) -> Iterator[str]:
     """The path itself, and without its first folder, for roots that are this folder."""
     yield path
     _, _, rest = path.partition("/")
@@ -145,9 +154,49 @@ def _is_zip(root: str) -> bool:
     return root.lower().endswith(".zip")
 
 
+def is_by_product(name: str) -> bool:
+    """Whether a file of this path is what a Mac leaves beside the photos: no photo, though it may be called .jpg."""
+    *folders, last = name.split("/")
+    return "__MACOSX" in folders or last.startswith("._") or last == ".DS_Store"
+
+
+def heads_of(names: Iterable[str]) -> tuple[str, ...]:
+    """The folders, each in the one before and with a slash behind, that all photos among ``names`` lie in; "" first.
+
+    A zip, or a folder, often holds what was packed below one folder more. Photos go by their endings.
+    """
+    common: list[str] | None = None
+    for name in names:
+        if name.lower().endswith(_ENDINGS):
+            folders = name.split("/")[:-1]
+            common = folders if common is None else common[: _alike(common, folders)]
+            if not common:
+                break
+    return ("", *("/".join((common or [])[: i + 1]) + "/" for i in range(len(common or []))))
+
+
+def _alike(a: Sequence[str], b: Sequence[str]) -> int:
+    """How many of the first items are the same."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _wrapping_folders(root: str) -> tuple[str, ...]:
+    """`heads_of` for a local folder: its only folder, the only one in that, and so on, but for hidden ones."""
+    heads = [""]
+    while len(heads) <= _WRAPPED:
+        with os.scandir(os.path.join(root, heads[-1])) as entries:
+            folders = (e.name for e in entries if e.is_dir() and not e.name.startswith((".", "__MACOSX")))
+            found = list(islice(folders, 2))
+        if len(found) != 1:
+            break
+        heads.append(f"{heads[-1]}{found[0]}/")
+    return tuple(heads)
+
+
 class _FolderReader:
     def __init__(self, root: str) -> None:
         self._root = os.path.realpath(root)
+        self.heads = _wrapping_folders(self._root)
 
     def read(self, path: str) -> bytes | None:
         # A link may lead out of the folder without any dots in its name.
@@ -162,6 +211,9 @@ class _FolderReader:
 
 
 class _RemoteReader:
+    #: To list what a store holds may take a request for each thousand photos.
+    heads: tuple[str, ...] = ("",)
+
     def __init__(self, root: str) -> None:
         self._root = root
 
@@ -176,29 +228,30 @@ class _RemoteReader:
 class _ZipReader:
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
-        names = archive.namelist()
-        # A zip may hold everything below one more folder, whatever its name.
-        first = names[0].replace("\\", "/").split("/")[0] if names else ""
-        self._heads = ("", f"{first}/") if first else ("",)
+        # By the names with forward slashes: some programs write the separators of Windows. Folders end in one.
+        self._entries = {
+            clean: entry
+            for entry in archive.infolist()
+            for clean in (entry.filename.replace("\\", "/").removeprefix("./"),)
+            if not clean.endswith("/") and not is_by_product(clean)
+        }
+        self.heads = heads_of(self._entries)
 
     def read(self, path: str) -> bytes | None:
-        for head in self._heads:
-            # Some programs write the names with the separators of Windows.
-            for name in (head + path, (head + path).replace("/", "\\")):
-                if name in self._archive.NameToInfo:
-                    entry = self._archive.getinfo(name)
-                    with self._archive.open(entry) as f:
-                        return f.read(_checked(entry.file_size))
-        return None
+        entry = self._entries.get(path)
+        if entry is None:
+            return None
+        with self._archive.open(entry) as f:
+            return f.read(_checked(entry.file_size))
 
 
 @lru_cache(maxsize=1)
-def _open_zip(root: str, size: int) -> zipfile.ZipFile:
+def _open_zip(root: str, size: int) -> _ZipReader:
     """Kept open for the tasks to come; another ``size`` is another file."""
     local = files.local_path(root)
     try:
-        return zipfile.ZipFile(files.open_file(root) if local is None else local)
-    except (OSError, ValueError, zipfile.BadZipFile) as exc:
+        return _ZipReader(zipfile.ZipFile(files.open_file(root) if local is None else local))
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as exc:
         raise CaseError(f"{files.redact(root)}: cannot be read as a zip ({size:,} bytes): {exc}") from exc
 
 

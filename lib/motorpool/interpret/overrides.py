@@ -15,6 +15,7 @@ import yaml
 
 from motorpool.case import files
 from motorpool.errors import CaseError, ConfigError
+from motorpool.texts import decode
 
 #: Characters of a title and of a description.
 MAX_TITLE, MAX_DESCRIPTION = 200, 4000
@@ -49,11 +50,14 @@ def load_overrides(path: str) -> Overrides:
     try:
         with files.open_file(path) as f:
             # S506: _Loader makes texts, lists and dicts, and no objects.
-            data = yaml.load(bytes(f.read(2**22)).decode("utf-8-sig"), _Loader)  # noqa: S506
-    except (CaseError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{shown}: cannot be read: {exc}") from exc
+            text = decode(bytes(f.read(2**22)))
+        data = yaml.load(text, _Loader)  # noqa: S506
     except yaml.YAMLError as exc:
         raise ConfigError(f"{shown}: is no valid YAML: {exc}") from exc
+    except (CaseError, ValueError, OSError) as exc:
+        raise ConfigError(f"{shown}: cannot be read: {exc}") from exc
+    except RecursionError as exc:
+        raise ConfigError(f"{shown}: cannot be read: its keys lie too deep in each other") from exc
     if data in (None, ""):
         return {}
     if not isinstance(data, dict):

@@ -69,9 +69,7 @@ def nearest_rows(
             yield _pack(found[IDS][0], np.take_along_axis(gaps, order, 1), np.take_along_axis(ids, order, 1))
 
         progress(f"{asked.n:,} rows in {asked.n_strips} strips: looking for their nearest of {study.n:,}")
-        result = blocks.persist(over_strips(asked, over_pairs(both, pairs, work), merge, NEAREST, with_rows=False))
-        result.count()
-        return result
+        return blocks.computed(over_strips(asked, over_pairs(both, pairs, work), merge, NEAREST, with_rows=False))
     finally:
         asked.release()
 

@@ -56,11 +56,10 @@ def search(
             yield from _found(side, strip.index, more, more > 0, other.index)
 
     progress(f"neighbours of {arranged.n:,} rows: all pairs of {arranged.n_strips} strips")
-    own = blocks.persist(over_pairs(arranged, [(s, s) for s in range(arranged.n_strips)], within))
-    try:
-        if arranged.n_strips == 1:
-            own.count()
-            return own
+    of_strips = over_pairs(arranged, [(s, s) for s in range(arranged.n_strips)], within)
+    if arranged.n_strips == 1:
+        return blocks.computed(of_strips)
+    with blocks.kept(of_strips) as own:
         known = own.where(F.col("kind").isin(COUNTS, GAPS, FOUND))
         others = over_pairs(arranged, pairs_between(arranged.n_strips), between, known)
 
@@ -76,12 +75,7 @@ def search(
                 yield pack_state(strip.index, FOUND, ids)
 
         merged = over_strips(arranged, own.unionByName(others), merge, STATE, with_rows=False)
-        result = blocks.persist(merged)
-        result.count()
-        return result
-    finally:
-        if arranged.n_strips > 1:
-            own.unpersist()
+        return blocks.computed(merged)
 
 
 def strip_bit(strip: int) -> np.uint64:

@@ -102,8 +102,7 @@ def odd_one_out(vectors: DataFrame, vehicles: Vehicles) -> Compared:
         scored = _relative(deviations.mapInArrow(square, _SQUARED), whitening.usual)
         everyone = vehicles.attach(vectors).select("image_id", "vehicle_id")
         found = everyone.join(scored, on="image_id", how="left")
-        df = blocks.persist(found.select("image_id", "vehicle_id", "n_photos", "score"))
-        df.count()
+        df = blocks.computed(found.select("image_id", "vehicle_id", "n_photos", "score"))
     finally:
         deviations.unpersist()
     return Compared(df, float(np.sqrt(2.0 * np.trace(covariance))) if covariance.ndim else 0.0)

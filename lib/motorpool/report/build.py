@@ -85,8 +85,8 @@ def build(
 def _shown(models: pd.DataFrame, settings: ReportConfig) -> pd.DataFrame:
     """The best model of each feature set, the best of all first, then those that ``report.models`` names."""
     best = models[models["rank_in_features"] == 1].sort_values("rank")
-    named: list[str] = settings.models if isinstance(settings.models, list) else []
-    others = models["model_id"].isin(named) & ~models["model_id"].isin(best["model_id"]) & (models["n_clusters"] > 1)
+    named = models["model_id"].isin(settings.named_models) & ~models["model_id"].isin(best["model_id"])
+    others = named & (models["n_clusters"] > 1)
     return pd.concat([best, models[others]]) if others.any() else best
 
 

@@ -24,7 +24,10 @@ _PROVENANCE = frozenset({*_COUNTS, "seed", "members", "mean_nmi", "tree_of", "mi
 
 @dataclass(frozen=True)
 class Series:
-    """One line, cloud of points or set of bars. ``hollow`` marks points that stand for less than the others."""
+    """One line, cloud of points or set of bars. ``hollow`` marks points that stand for less than the others.
+
+    Points without a place, at NaN or infinity, are left out: neither paper nor JSON has one for them.
+    """
 
     name: str
     x: list[float]
@@ -33,6 +36,15 @@ class Series:
     colour: int = 0
     text: list[str] = field(default_factory=list)
     hollow: list[bool] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        placed = [math.isfinite(x) and math.isfinite(y) for x, y in zip(self.x, self.y, strict=True)]
+        if not all(placed):
+            for name in ("x", "y", "text", "hollow"):
+                values = getattr(self, name)
+                # The last two may be left out.
+                kept = [v for v, ok in zip(values, placed, strict=True) if ok] if values else values
+                object.__setattr__(self, name, kept)
 
 
 @dataclass(frozen=True)
@@ -164,6 +176,8 @@ def variance_chart(feature_sets: pd.DataFrame) -> Chart | None:
 def k_distance_chart(k_distances: pd.DataFrame, order: Sequence[str]) -> Chart | None:
     """Distances to the k-th neighbour, smallest first; distances of different feature sets do not compare."""
     panels = []
+    # Infinite where there are fewer images than k.
+    k_distances = k_distances[np.isfinite(k_distances["distance"].astype(float))]
     place = {name: i for i, name in enumerate(order)}
     groups = sorted(
         k_distances.groupby(["features", "metric"]), key=lambda g: (place.get(str(g[0][0]), len(place)), g[0])

@@ -94,7 +94,7 @@ class PhotoSection:
             "strip": first,
             "more_clusters": self._cards[0]["n_clusters"] - len(first) if self._cards else 0,
             "models_with_cards": self._cards,
-            "named_models": isinstance(self._settings.models, list),
+            "named_models": bool(self._settings.named_models),
             "untitled": all(item["title"] == f"cluster {item['cluster']}" for item in every),
             "cards_cut": len(every) < n_all,
             "cards_shown": len(every),

@@ -174,7 +174,7 @@ def _label(lake: Lake, model: StoredModel, vectors: DataFrame) -> DataFrame:
     """``image_id, cluster, distance, strength`` of every vector, computed and persisted."""
     if model.algorithm not in BY_DENSITY:
         wide = by_parameters(blocks.gather(vectors), model).wide()
-        labels = blocks.persist(
+        return blocks.computed(
             wide.select(
                 "image_id",
                 F.get("clusters", F.lit(0)).alias("cluster"),
@@ -182,8 +182,6 @@ def _label(lake: Lake, model: StoredModel, vectors: DataFrame) -> DataFrame:
                 F.get("strengths", F.lit(0)).alias("strength"),
             )
         )
-        labels.count()
-        return labels
     block_df = blocks.persist(blocks.gather(vectors))
     known = lake.read("features", features=model.features).select("image_id", "vector")
     labels = lake.read("labels", model_id=model.model_id)

@@ -16,7 +16,6 @@ from motorpool import blocks
 from motorpool.cluster.agreement import Contingency, contingency, side_by_side
 from motorpool.cluster.coassociation import Evidence, accumulate, relabel, shares, sizes, with_strengths
 from motorpool.config import CONSENSUS, ConsensusConfig
-from motorpool.errors import ConfigError
 from motorpool.features.spec import FeatureSet
 from motorpool.stages.context import Context, explained, timed
 from motorpool.stages.models import Facts, ModelSpec, judge, model_row, write_labels, write_models
@@ -34,8 +33,8 @@ def run_consensus(ctx: Context) -> None:
     The members are the best of each feature set by the leaderboard as it stands. Unless they are named, feature sets of
     what differs within vehicles stay out: their clusters are views, and nobody else's are. The members' ids are part of
     a consensus model's id, so other members make other models; those of former members stay in the lake as they are.
-    Images that a member has no label for take no part. Raises ConfigError where the leaderboard has fewer than two
-    members.
+    Images that a member has no label for take no part. Where the leaderboard has fewer than two members there is
+    nothing to agree on: the stage says so, and `agreement` holds no rows.
     """
     config = ctx.config.consensus
     if config is None:
@@ -44,6 +43,10 @@ def run_consensus(ctx: Context) -> None:
     with explained():
         remeasure(ctx)
     members = _members(ctx, config)
+    if len(members) < 2:
+        if ctx.lake.exists("agreement") and not ctx.lake.read("agreement").isEmpty():
+            ctx.lake.overwrite("agreement", ctx.spark.createDataFrame([], ctx.lake.schema("agreement")))
+        return
     specs = _specs(config, members)
     done = {r["model_id"] for r in ctx.lake.read("models", features=CONSENSUS).select("model_id").collect()}
     missing = [s for s in specs if s.model_id not in done]
@@ -61,7 +64,7 @@ def run_consensus(ctx: Context) -> None:
 
 
 def _members(ctx: Context, config: ConsensusConfig) -> list[Node]:
-    """The first models of each feature set's ranking, by id."""
+    """The first models of each feature set's ranking, by id; says what is missing where they are less than two."""
     board = ctx.lake.leaderboard()
     names = config.features if config.features is not None else ctx.config.consensus_features
     views = [f.name for f in ctx.config.feature_sets if f.name not in names and f.vehicle_part == "within"]
@@ -73,11 +76,12 @@ def _members(ctx: Context, config: ConsensusConfig) -> list[Node]:
         if name not in {features for features, _ in members}:
             log.info("consensus: %s takes no part: none of its models can be ranked", name)
     if len(members) < 2:
-        raise ConfigError(
-            f"consensus: takes two models or more, and of {', '.join(names)} the leaderboard has {len(members)} with "
-            f"models_per_features = {config.models_per_features}: raise consensus.models_per_features, name more "
-            "feature sets, or ask for more in cluster.models; the table `models` tells why a model is not ranked"
-        )
+        log.warning(
+            "consensus: nothing to do: it takes two models or more, and of %s the leaderboard has %d with "
+            "models_per_features = %d. Raise consensus.models_per_features, name more feature sets, or ask for more in "
+            "cluster.models; the table `models` tells why a model is not ranked",
+            ", ".join(names), len(members), config.models_per_features,
+        )  # fmt: skip
     return members
 
 

@@ -15,7 +15,7 @@ from motorpool.backend.seam import CPU, Backend
 from motorpool.config import Config
 from motorpool.errors import CaseError, EnvironmentMissingError, LakeError, MotorpoolError, TaskMemoryError
 from motorpool.lake import Lake
-from motorpool.session import build_session, jvm_log
+from motorpool.session import build_session, jvm_ended, jvm_log_end, jvm_log_since, keep_jvm_log
 from motorpool.stages.accelerator import choose_backend
 from motorpool.stages.reach import check_reach
 
@@ -27,6 +27,13 @@ _ERRORS: dict[str, type[MotorpoolError]] = {
 }
 #: How a full heap of a JVM shows: its own error, and the status with which Spark then ends it.
 _NO_HEAP = re.compile(r"OutOfMemoryError: (?:Java heap space|GC overhead limit exceeded)|exited with code 52\b")
+#: How a JVM that has gone away shows to those that it worked for.
+_LOST = re.compile(
+    r"Py4JNetworkError|Answer from Java side is empty|Connection(?:Refused|Reset)?Error|Connection (?:refused|reset)|"
+    r"EOFError|SparkContext (?:was|has been) shut ?down|stopped SparkContext|ExecutorLostFailure"
+)
+#: Seconds that a JVM may take to end after a full heap.
+_PATIENCE = 5.0
 #: How any other lack of memory shows: Python's and Java's errors, what loading a library says, and a killed process.
 _NO_MEMORY = re.compile(
     r"\w*(?:MemoryError|OutOfMemory\w*)|[Cc]annot allocate memory|failed to map segment|can't start new thread|"
@@ -69,8 +76,11 @@ def timed(what: str) -> Iterator[None]:
 def explained() -> Iterator[None]:
     """Turn an error that a task raised on purpose back into itself, without Spark's wrapping.
 
-    What failed for want of memory becomes a TaskMemoryError, which says what to change.
+    What failed for want of memory becomes a TaskMemoryError, which says what to change. The log of the JVM is asked
+    where the JVM is lost and cannot tell itself, and only for what it holds since the block began: Spark recovers from
+    many a full heap, which then is no reason for whatever fails later.
     """
+    logged_before = jvm_log_end()
     try:
         yield
     except MotorpoolError:
@@ -80,14 +90,15 @@ def explained() -> Iterator[None]:
         found = _RAISED_IN_TASK.search(str(exc))
         if found and found[1] in _ERRORS:
             raise _ERRORS[found[1]](found[2].strip()) from exc
-        where, said = jvm_log() or (None, "")
-        logged = _NO_HEAP.search(said)
-        heap = logged or _NO_HEAP.search(str(exc))
+        heap, where = _NO_HEAP.search(str(exc)), None
+        logged = _NO_HEAP.search(jvm_log_since(logged_before))
+        if logged and (heap or _LOST.search(repr(exc)) or jvm_ended(_PATIENCE)):
+            heap, where = logged, keep_jvm_log()
         if heap:
             raise TaskMemoryError(
                 f"a Java process of Spark ran out of memory: {heap[0]}. On one machine raise spark.driver.memory, e.g. "
                 "--set spark.driver.memory=8g; on a cluster spark.executor.memory. Started again, the run goes on "
-                f"after the last step that was written{f'. Its log is {where}' if logged else ''}"
+                f"after the last step that was written{f'. Its log is {where}' if where else ''}"
             ) from exc
         short = _NO_MEMORY.search(str(exc))
         if short:

@@ -91,7 +91,7 @@ def _overrides(ctx: Context, config: ReportConfig) -> Overrides:
     if config.titles is None:
         return {}
     given = load_overrides(config.titles)
-    rows = ctx.lake.read("clusters").groupBy("model_id").agg(F.max("cluster").alias("last")).collect()
+    rows = ctx.lake.read_or_empty("clusters").groupBy("model_id").agg(F.max("cluster").alias("last")).collect()
     check_overrides(given, {r["model_id"]: r["last"] + 1 for r in rows}, config.titles)
     return given
 
@@ -102,14 +102,18 @@ def _choose(ctx: Context, config: ReportConfig) -> tuple[list[str], list[tuple[s
     best = [(r["features"], r["model_id"]) for r in board.select("features", "model_id").collect()]
     if isinstance(config.models, int):
         return [model_id for _, model_id in best[: config.models]], best[:MAX_PEERS]
-    held = ctx.lake.read("clusters", model_id=config.models).select("model_id").distinct()
-    unknown = sorted(set(config.models) - {r["model_id"] for r in held.collect()})
+    named = list(config.named_models)
+    held = ctx.lake.read_or_empty("clusters", model_id=named).select("model_id").distinct()
+    with_clusters = {r["model_id"] for r in held.collect()}
+    told = {r["model_id"]: r["reason"] for r in ctx.lake.read("models", model_id=named).collect()}
+    unknown = [m for m in named if m not in told]
     if unknown:
         raise ConfigError(
-            f"report.models: {unknown[0]!r}: the lake {ctx.lake} holds no clusters of such a model; the view "
-            "`leaderboard` lists the ids"
+            f"report.models: {unknown[0]!r}: the lake {ctx.lake} holds no such model; the table `models` lists the ids"
         )
-    return list(config.models), best[:MAX_PEERS]
+    for m in (m for m in named if m not in with_clusters):
+        log.warning("interpret: model %s, which report.models names, has no clusters: %s", m, told[m])
+    return [m for m in named if m in with_clusters], best[:MAX_PEERS]
 
 
 def _params(
@@ -141,7 +145,7 @@ def _pending(ctx: Context, asked: Mapping[str, dict[str, str]]) -> list[str]:
     rows = ctx.lake.read_or_empty("interpretations").select("model_id", "params").collect()
     done = {r["model_id"] for r in rows if r["params"] == asked.get(r["model_id"])}
     # Clusters that were made again have lost their titles.
-    bare = ctx.lake.read("clusters").where("title IS NULL").select("model_id").distinct().collect()
+    bare = ctx.lake.read_or_empty("clusters").where("title IS NULL").select("model_id").distinct().collect()
     done -= {r["model_id"] for r in bare}
     return [m for m in asked if m not in done]
 
@@ -165,15 +169,15 @@ def _interpret(
     ids = [*pending, *(m for _, m in others)]
     sets = {**{m: models[m].features for m in pending}, **{m: features for features, m in others}}
     best = {m for _, m in peers}
-    wide = blocks.persist(members.gathered(ctx.lake.read("labels", model_id=ids), ids))
+    wide = members.gathered(ctx.lake.read("labels", model_id=ids), ids)
     own = wide.select(
         "image_id", F.slice("clusters", 1, len(pending)).alias("clusters"),
         F.slice("strengths", 1, len(pending)).alias("strengths"),
     )  # fmt: skip
     drawn = {m: min(config.sample, max(1, MAX_PHOTOS // len(models[m].sizes))) for m in pending}
     most = {m: max(drawn[m], config.members) for m in pending}
-    typical = blocks.persist(members.typical(own, pending, most, ctx.config.seed))
-    try:
+    typical = members.typical(own, pending, most, ctx.config.seed)
+    with blocks.kept(wide), blocks.kept(typical):
         with timed("interpret: choosing images"):
             _write_members(ctx, config, models, own, typical)
         photos = _measured(ctx, typical, drawn, root)
@@ -192,10 +196,6 @@ def _interpret(
                 m: evidence_of(m, model.sizes, model.centroids, counts.of_model(m), held[m])
                 for m, model in models.items()
             }
-    finally:
-        ctx.doing = ""
-        typical.unpersist()
-        wide.unpersist()
     _write_titles(ctx, evidence, given, others)
     _write_done(ctx, evidence, asked, (time.monotonic() - began) / len(pending))
 
@@ -259,13 +259,15 @@ def _measured(ctx: Context, typical: DataFrame, drawn: Mapping[str, int], root: 
     n = new.count()
     if n:
         tasks = max(blocks.parallelism(ctx.spark), math.ceil(n / _PHOTOS_A_TASK))
-        ctx.doing = f"measuring {n:,} photos"
         # Kept before it is written: writing may put all rows into one task, and photos are to be read in many.
-        measured = blocks.persist(measure_photos(new, root, tasks))
-        with timed(f"interpret: measuring {n:,} photos of {redact(root)}"):
-            measured.count()
-            ctx.lake.overwrite("appearance", known.unionByName(measured))
-        measured.unpersist()
+        measuring = timed(f"interpret: measuring {n:,} photos of {redact(root)}")
+        ctx.doing = f"measuring {n:,} photos"
+        try:
+            with measuring, blocks.kept(measure_photos(new, root, tasks)) as measured:
+                measured.count()
+                ctx.lake.overwrite("appearance", known.unionByName(measured))
+        finally:
+            ctx.doing = ""
     appearance = ctx.lake.read("appearance")
     lost = appearance.join(wanted, on="image_id", how="left_semi").where("status <> 'ok'").groupBy("status").count()
     for row in lost.orderBy("status").collect():

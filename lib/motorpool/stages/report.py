@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from motorpool.config import Config, LakeConfig, ReportConfig, local_folder
-from motorpool.errors import ConfigError, EnvironmentMissingError
+from motorpool.errors import ConfigError
 from motorpool.interpret.images import find_images
 from motorpool.lake import Lake
+from motorpool.report import check_packages
 from motorpool.stages.context import Context, explained, timed
 from motorpool.stages.folder_out import check_folder, whole_folder
 
 log = logging.getLogger(__name__)
 
-_PACKAGES = ("matplotlib", "plotly", "jinja2")
 #: The file that shows that a folder is a report, and may be replaced by the next one.
 _MARK = "data/charts.js"
 
@@ -40,11 +39,7 @@ def check_report(lake: LakeConfig, out: str | None) -> Path:
     ``out`` is by default the folder ``report`` beside the lake's. EnvironmentMissingError for packages that are not
     installed, ConfigError for a folder that cannot be written to or holds something else.
     """
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise EnvironmentMissingError(
-            f"the report needs {', '.join(missing)}, not installed here: pip install {' '.join(missing)}"
-        )
+    check_packages()
     if out is not None:
         return check_folder(out, "report.out", _MARK, lake.path)
     folder = local_folder(lake.path) if lake.path is not None else None
@@ -79,6 +74,7 @@ def write_report(lake: Lake, settings: ReportConfig, out: Path, images_root: str
     table. Driver memory: some 100 MB, whatever the number of images. LakeError where no model has been fitted.
     """
     # Here, since the packages that draw are an extra.
+    check_packages()
     from motorpool.report.build import build
 
     began = time.monotonic()
