@@ -66,7 +66,8 @@ def to_matrix(column: pa.Array) -> np.ndarray:
     offsets = np.asarray(column.offsets)
     if rest or column.null_count or values.null_count or not np.all(np.diff(offsets) == width):
         raise ValueError("the vectors of one table differ in length, are null or hold nulls")
-    return values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(n, width)
+    result: np.ndarray = values.to_numpy(zero_copy_only=False).astype(np.float32, copy=False).reshape(n, width)
+    return result
 
 
 def to_list_array(matrix: np.ndarray) -> pa.ListArray:
@@ -80,7 +81,8 @@ def to_list_array(matrix: np.ndarray) -> pa.ListArray:
 
 def batch_ids(batch: pa.RecordBatch) -> np.ndarray:
     """The ``image_id`` column of a batch as int64[n]."""
-    return batch.column("image_id").to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+    result: np.ndarray = batch.column("image_id").to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+    return result
 
 
 def block_arrays(batch: pa.RecordBatch) -> Iterator[tuple[np.ndarray, np.ndarray]]:

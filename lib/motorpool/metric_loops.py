@@ -6,14 +6,19 @@ Labels below zero are noise and count nowhere. Clusters of all models are stacke
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
+
+#: A number of float32 or float64, whichever numba infers: mypy tells the two apart, and Python does not.
+Real = Any
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
 @_jit
-def add_rows(x, labels, edges, counts, sums):
+def add_rows(x: np.ndarray, labels: np.ndarray, edges: np.ndarray, counts: np.ndarray, sums: np.ndarray) -> None:
     """Add float64[n, d] rows with int32[n, models] labels to counts int64[K] and sums float64[K, d]."""
     for i in range(len(x)):
         for m in range(labels.shape[1]):
@@ -25,7 +30,7 @@ def add_rows(x, labels, edges, counts, sums):
 
 
 @_jit
-def offer(squared, image_id, kept_squared, kept_ids):
+def offer(squared: Real, image_id: int, kept_squared: np.ndarray, kept_ids: np.ndarray) -> None:
     """Put a row among a cluster's kept ones, nearest first and ties to the lower id, if it is near enough."""
     last = len(kept_squared) - 1
     if (squared, image_id) >= (kept_squared[last], kept_ids[last]):
@@ -40,14 +45,27 @@ def offer(squared, image_id, kept_squared, kept_ids):
 
 
 @_jit
-def offer_rows(ids, at, squared, kept_squared, kept_ids):
+def offer_rows(
+    ids: np.ndarray, at: np.ndarray, squared: np.ndarray, kept_squared: np.ndarray, kept_ids: np.ndarray
+) -> None:
     """Offer int64[n] rows at float64[n] squared distances to the clusters ``at`` int64[n]."""
     for i in range(len(ids)):
         offer(squared[i], ids[i], kept_squared[at[i]], kept_ids[at[i]])
 
 
 @_jit
-def add_distances(ids, labels, d2, edges, counts, squared, distance, silhouette, kept_squared, kept_ids):
+def add_distances(
+    ids: np.ndarray,
+    labels: np.ndarray,
+    d2: np.ndarray,
+    edges: np.ndarray,
+    counts: np.ndarray,
+    squared: np.ndarray,
+    distance: np.ndarray,
+    silhouette: np.ndarray,
+    kept_squared: np.ndarray,
+    kept_ids: np.ndarray,
+) -> None:
     """Add int32[n, models] labels with float64[n, K] squared distances to all means; see `ClusterSpread`.
 
     squared and distance float64[K] sum those of a cluster's rows to its mean, silhouette float64[models] the rows'
@@ -74,7 +92,7 @@ def add_distances(ids, labels, d2, edges, counts, squared, distance, silhouette,
 
 
 @_jit
-def merge_kept(kept_squared, kept_ids, more_squared, more_ids):
+def merge_kept(kept_squared: np.ndarray, kept_ids: np.ndarray, more_squared: np.ndarray, more_ids: np.ndarray) -> None:
     """Offer every cluster the rows that another task has kept of it."""
     for at in range(len(kept_squared)):
         for e in range(more_squared.shape[1]):

@@ -31,7 +31,8 @@ def squared_distances(x: np.ndarray, factors: np.ndarray) -> np.ndarray:
     wide[:, :width] = x
     wide[:, width] = 1.0
     np.einsum("ij,ij->i", x, x, out=wide[:, width + 1])
-    return wide @ factors
+    result: np.ndarray = wide @ factors
+    return result
 
 
 class ClusterSums:
@@ -57,7 +58,8 @@ class ClusterSums:
     @property
     def means(self) -> np.ndarray:
         """float64[K, d]; zero rows for empty clusters."""
-        return self.sums / np.maximum(self.counts, 1)[:, None]
+        result: np.ndarray = self.sums / np.maximum(self.counts, 1)[:, None]
+        return result
 
 
 class ClusterSpread:

@@ -26,6 +26,7 @@ from motorpool.interpret.images import Images, open_images
 from motorpool.interpret.montage import jpeg, tile
 from motorpool.lake import Lake
 from motorpool.session import build_session
+from motorpool.texts import expand_home
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -67,6 +68,7 @@ def open_lake(location: str) -> Lake:
     Raises LakeError where there is no lake, ConfigError for a config that names none.
     """
     settings: dict[str, str] = {}
+    location = expand_home(location)
     if location.lower().endswith((".yaml", ".yml")):
         loaded = load_config(location)
         config, settings = loaded.lake, loaded.spark

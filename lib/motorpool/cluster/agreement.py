@@ -135,4 +135,5 @@ def _cells(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
 
 def label_matrix(batch: pa.RecordBatch, column: str) -> np.ndarray:
     """An ARRAY<INT> column as int32[n, models]."""
-    return batch.column(column).flatten().to_numpy(zero_copy_only=False).reshape(len(batch), -1)
+    result: np.ndarray = batch.column(column).flatten().to_numpy(zero_copy_only=False).reshape(len(batch), -1)
+    return result

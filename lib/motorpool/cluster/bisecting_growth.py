@@ -89,7 +89,8 @@ class Growth:
                 means[node] = means[a] + share * gap
                 between = self.counts[a] * share * float(gap @ gap)
                 self.counts[node], self.inertia[node] = n, self.inertia[a] + self.inertia[b] + between
-        return means
+        result: np.ndarray = means
+        return result
 
     def _divide(self, node: int) -> bool:
         """Start the split of a node, or start it again, on the coreset's rows in it; False where they are all equal."""

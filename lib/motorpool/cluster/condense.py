@@ -148,9 +148,11 @@ def _share(lambdas: np.ndarray, largest: np.ndarray) -> np.ndarray:
 def _persistence(stability: np.ndarray, size: np.ndarray, labels: np.ndarray, row_lambda: np.ndarray) -> np.ndarray:
     largest = row_lambda.max()
     if np.isfinite(largest):
-        return stability / (size * largest)
+        result: np.ndarray = stability / (size * largest)
+        return result
     # What is finite vanishes beside the rows that never leave.
-    return np.bincount(labels[(labels >= 0) & np.isinf(row_lambda)], minlength=len(size)) / size
+    shares: np.ndarray = np.bincount(labels[(labels >= 0) & np.isinf(row_lambda)], minlength=len(size)) / size
+    return shares
 
 
 @njit(cache=True, nogil=True)

@@ -192,7 +192,8 @@ class _Forest:
 
     def roots(self) -> np.ndarray:
         """int32[n, cells]: the root of every core row's component, -1 for rows that are not core."""
-        return kernels.all_roots(self.parents, self.ranks, self.n_ranks)
+        result: np.ndarray = kernels.all_roots(self.parents, self.ranks, self.n_ranks)
+        return result
 
     def borders(self, strips: Sequence[Strip], roots: np.ndarray) -> Iterator[tuple[int, str, np.ndarray]]:
         """The nearest core rows found; ``roots`` are those of the core rows within their own strips."""

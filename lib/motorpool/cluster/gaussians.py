@@ -75,7 +75,8 @@ def inverse(covariance_type: CovarianceType, precisions: np.ndarray) -> np.ndarr
             raise NotPositiveDefiniteError("a precision is not positive")
         return 1.0 / precisions
     whiten = _whiten(precisions)
-    return np.swapaxes(whiten, -1, -2) @ whiten
+    result: np.ndarray = np.swapaxes(whiten, -1, -2) @ whiten
+    return result
 
 
 def _whiten(covariances: np.ndarray) -> np.ndarray:
@@ -137,7 +138,8 @@ class Density:
             squares = np.square(x) if squares is None else squares
             scaled = self.means * self.factors
             squared = squares @ self.factors.T - 2.0 * (x @ scaled.T) + (scaled * self.means).sum(axis=1)
-        return self.constants - 0.5 * squared
+        result: np.ndarray = self.constants - 0.5 * squared
+        return result
 
     def _squared_full(self, x: np.ndarray) -> np.ndarray:
         """Squared Mahalanobis distances float64[n, k]."""
@@ -151,7 +153,8 @@ class Density:
 
 def _squared(x: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """Squared distances float64[n, k] of float64[n, d] to float64[k, d]."""
-    return np.vecdot(x, x)[:, None] - 2.0 * (x @ centres.T) + np.vecdot(centres, centres)
+    result: np.ndarray = np.vecdot(x, x)[:, None] - 2.0 * (x @ centres.T) + np.vecdot(centres, centres)
+    return result
 
 
 def responsibilities(log_joint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

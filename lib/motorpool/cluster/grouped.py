@@ -34,10 +34,12 @@ class GroupSums:
     @property
     def shifts(self) -> np.ndarray:
         """float64[n_groups, d] from each group's point to its mean; zero where it has no rows."""
-        return self.sums / np.maximum(self.counts, 1)[:, None]
+        result: np.ndarray = self.sums / np.maximum(self.counts, 1)[:, None]
+        return result
 
     @property
     def inertia(self) -> np.ndarray:
         """float64[n_groups] sums of squared distances to the group's mean."""
         towards = np.einsum("ij,ij->i", self.sums, self.shifts)
-        return np.maximum(self.squares - towards, 0.0)
+        result: np.ndarray = np.maximum(self.squares - towards, 0.0)
+        return result

@@ -130,7 +130,8 @@ def _fit_coreset(rows: np.ndarray, weights: np.ndarray, k: int, state: int) -> n
         warnings.simplefilter("ignore", ConvergenceWarning)
         # Settling here is cheap; every pass that a rough start costs later is not.
         model = KMeans(k, n_init=1, random_state=state, tol=1e-5).fit(rows, sample_weight=weights)
-    return model.cluster_centers_.astype(np.float64)
+    result: np.ndarray = model.cluster_centers_.astype(np.float64)
+    return result
 
 
 def _best(runs: list[_Run], known: Spread) -> KMeansModel:

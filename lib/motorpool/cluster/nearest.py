@@ -66,4 +66,5 @@ class NearestPoint:
 
     def _squared(self, x: np.ndarray, nearest: np.ndarray) -> np.ndarray:
         gaps = x - self._points[nearest]
-        return np.einsum("ij,ij->i", gaps, gaps)
+        result: np.ndarray = np.einsum("ij,ij->i", gaps, gaps)
+        return result

@@ -70,7 +70,8 @@ class Op:
         if self.kind == "scale":
             y = x * f["scale"]
             y += f["offset"]
-            return y.astype(np.float32)
+            result: np.ndarray = y.astype(np.float32)
+            return result
         if self.kind == "project":
             # A float32 shift and, behind the product, what its rounding left out: as exact, at half the memory.
             shift = f["centre"].astype(np.float32)
@@ -82,7 +83,8 @@ class Op:
             return np.clip(x, f["low"].astype(np.float32), f["high"].astype(np.float32))
         if self.kind == "l2":
             length = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))[:, None]
-            return np.divide(x, length, out=np.zeros_like(x), where=length > 0, casting="unsafe")
+            scaled: np.ndarray = np.divide(x, length, out=np.zeros_like(x), where=length > 0, casting="unsafe")
+            return scaled
         if self.is_group:
             raise ValueError(
                 f"operation {self.kind!r} looks at all photos of a vehicle: use motorpool.features.fit.transform"
@@ -138,7 +140,7 @@ class Program:
     def width(self, raw: Sequence[int]) -> int:
         """The number of features from the numbers of columns of its descriptors."""
         before, _, after = self.split()
-        return apply_ops(after, before.apply([np.zeros((1, n), np.float32) for n in raw])).shape[1]
+        return int(apply_ops(after, before.apply([np.zeros((1, n), np.float32) for n in raw])).shape[1])
 
     def apply(self, raw: Sequence[np.ndarray]) -> np.ndarray:
         """One float32[n, d_i] of each descriptor, in the order of ``descriptors``, to float32[n, n_features].

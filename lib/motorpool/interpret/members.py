@@ -90,7 +90,8 @@ def by_strength(wide: DataFrame, model_ids: Sequence[str], n: Mapping[str, int],
 
     def order(batch: pa.RecordBatch, found: np.ndarray) -> np.ndarray:
         flat = batch.column("strengths").flatten().to_numpy(zero_copy_only=False).astype(np.float64)
-        return (-1 if strongest else 1) * flat.reshape(found.shape)
+        result: np.ndarray = (-1 if strongest else 1) * flat.reshape(found.shape)
+        return result
 
     return _first(wide.select("image_id", "clusters", "strengths"), order, model_ids, n)
 

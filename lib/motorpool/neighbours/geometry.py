@@ -94,7 +94,7 @@ def exact_gap(x: np.ndarray, y: np.ndarray, cosine: bool) -> float:
         yy += np.float64(y[c]) * np.float64(y[c])
     if xx == 0.0 or yy == 0.0:
         return 1.0
-    return max(1.0 - total / np.sqrt(xx * yy), 0.0)
+    return max(1.0 - total / np.sqrt(xx * yy), 0.0)  # type: ignore[no-any-return]
 
 
 @numba.njit(nogil=True, cache=True)

@@ -128,12 +128,14 @@ def rough_cells(rows: np.ndarray, metric: Metric, n_cells: int, seed: int) -> np
     n_cells = min(n_cells, len(rows))
     points = prepare(np.arange(len(rows)), rows, metric).x.astype(np.float32)
     if n_cells == 1:
-        return points.mean(axis=0, keepdims=True, dtype=np.float64)
+        result: np.ndarray = points.mean(axis=0, keepdims=True, dtype=np.float64)
+        return result
     # Rough cells do: they only decide which rows travel together.
     model = KMeans(n_cells, init="random", n_init=1, max_iter=8, random_state=seed).fit(points)
     centres = np.asarray(model.cluster_centers_, np.float64)
     order = hierarchy.leaves_list(hierarchy.linkage(centres, "average"))
-    return centres[order]
+    ordered: np.ndarray = centres[order]
+    return ordered
 
 
 def _find_cell(nearest: NearestPoint, x: np.ndarray, metric: Metric) -> np.ndarray:

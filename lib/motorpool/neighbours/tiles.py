@@ -59,7 +59,8 @@ class Tiling:
     def _least_gaps(self, tile: int, other: Tiling) -> np.ndarray:
         """Lower bounds float64[tiles] of the gaps between the rows of one tile and those of each other tile."""
         apart = np.sqrt(np.square(other.centres - self.centres[tile]).sum(axis=1))
-        return 0.5 * np.square(np.maximum(apart - other.radii - self.radii[tile], 0.0))
+        result: np.ndarray = 0.5 * np.square(np.maximum(apart - other.radii - self.radii[tile], 0.0))
+        return result
 
 
 def tiles_of(rows: Rows) -> Tiling:

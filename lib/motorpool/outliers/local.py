@@ -88,12 +88,14 @@ def local_outlier_factor(arranged: Arranged, state: DataFrame, k: int) -> DataFr
     def density(_: np.ndarray, distances: np.ndarray, others: np.ndarray) -> np.ndarray:
         # Equations (5) and (6): never nearer to a neighbour than that one's own k-th neighbour is.
         reach = np.maximum(distances, k_distance[others])
-        return 1.0 / (reach.mean(axis=1) + _LEAST_REACH)
+        result: np.ndarray = 1.0 / (reach.mean(axis=1) + _LEAST_REACH)
+        return result
 
     densities = _Known.of(_score(arranged, state, k, density))
 
     def factor(ids: np.ndarray, _: np.ndarray, others: np.ndarray) -> np.ndarray:
-        return densities[others].mean(axis=1) / densities[ids]
+        result: np.ndarray = densities[others].mean(axis=1) / densities[ids]
+        return result
 
     return _score(arranged, state, k, factor)
 

@@ -28,7 +28,8 @@ class _Projection:
         kept = centred @ self.op.fields["components"]
         # Components are orthonormal, so the rest is what Pythagoras leaves.
         rest = np.einsum("ij,ij->i", centred, centred) - np.einsum("ij,ij->i", kept, kept)
-        return self.weight**2 * np.maximum(rest, 0.0)
+        result: np.ndarray = self.weight**2 * np.maximum(rest, 0.0)
+        return result
 
 
 def pca_error(wide: DataFrame, program: Program) -> DataFrame:

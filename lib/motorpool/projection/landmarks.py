@@ -78,7 +78,8 @@ class Landmarks:
         self._search = NearestNeighbors(n_neighbors=self._k, algorithm="brute").fit(self._centred(sample.x))
 
     def _centred(self, x: np.ndarray) -> np.ndarray:
-        return (x - self._shift).astype(np.float32)
+        result: np.ndarray = (x - self._shift).astype(np.float32)
+        return result
 
     def place(self, ids: np.ndarray, x: np.ndarray) -> dict[str, np.ndarray]:
         """float32[n, dims] on every map of int64[n] ids with float32[n, d] rows.

@@ -82,7 +82,8 @@ def _weights(merges: np.ndarray, m: int, nodes: np.ndarray) -> np.ndarray:
             weight[int(a)] = total - weight[int(b)]
         elif b < m <= a:
             weight[int(b)] = total - weight[int(a)]
-    return weight[nodes]
+    result: np.ndarray = weight[nodes]
+    return result
 
 
 def _n_clusters(merges: np.ndarray, k: int) -> np.ndarray:

@@ -218,8 +218,8 @@ def draw_turning(shown: Map, out: Path, *, frames: int = 36, points: int = 4000,
     pictures: list[Image.Image] = []
     for frame in range(frames):
         axes.view_init(elev=_ELEVATION, azim=360 * frame / frames)  # type: ignore[attr-defined]
-        canvas.draw()
-        rgb = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+        canvas.draw()  # type: ignore[no-untyped-call]
+        rgb = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])  # type: ignore[no-untyped-call]
         # One palette for all frames: with one each, colours flicker.
         first = pictures[0] if pictures else rgb.quantize(64)
         pictures.append(rgb.quantize(palette=first, dither=Image.Dither.NONE))

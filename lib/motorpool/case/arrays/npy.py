@@ -85,7 +85,7 @@ def _npy_layout(f: pa.NativeFile | IO[bytes], size: int, name: str) -> RawLayout
     # Versions differ in the width of the length, and in an encoding that matters to field names only.
     header = io.BytesIO(length.to_bytes(4, "little") + f.read(length))
     try:
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(header)
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(header)  # type: ignore[no-untyped-call]
     except Exception as error:  # the header is Python source, and its tokenizer raises many things
         raise CaseError(f"{name}: the .npy header is damaged. {COPY_AGAIN}") from error
     if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
