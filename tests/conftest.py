@@ -10,6 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# Read when libraries are loaded. Test workers and Spark's tasks share the cores: more threads wait for each other,
+# and those of OpenMP burn a core while they wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -46,9 +51,6 @@ CASE = Path(__file__).resolve().parents[2] / "shared" / "case" / "IntelliVision_
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """The session that jobs and notebooks use, made small: two slots, so that partitions run side by side."""
-    # A worker on each slot: more BLAS threads than that only wait for each other.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     settings = {
         "spark.master": "local[2]",
         "spark.driver.memory": "1g",
