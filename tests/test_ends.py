@@ -152,3 +152,31 @@ def test_home_in_what_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert cli.main(["sample", "~/case", "--images", "6", "--no-images"]) == 0
     assert (tmp_path / "case" / "images_paths.csv").is_file()
     assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["sample", "{file}/x", "--images", "3"], "{file}/x: cannot be written: "),
+        (["sample", "{file}", "--images", "3"], "{file} is a file: name a folder"),
+        (["sql", "--lake", "{file}", "SELECT 1"], "{file}: is not a folder, expected a folder"),
+        (["sql", "--lake", "", "SELECT 1"], "an empty path was given"),
+        (["run", "--conf", "{folder}"], "{folder}: cannot read the config: Is a directory"),
+        (["run", "--conf", "{conf}", "--set", "report.titles={folder}"], "{folder}: is a folder, expected a file"),
+        (["run", "--conf", "{conf}", "--set", "report.titles={file}/x"], "{file}/x: no such file"),
+        (["run", "--conf", "{conf}", "--set", "report.out={file}"], "report.out: {file}: is a file; name a folder"),
+        (["run", "--conf", "{conf}", "--set", "seed=2026-13-45"], "the value is no valid YAML: month must be"),
+        (["run", "--conf", "{conf}", "--set", "=3"], "expected key.sub=value"),
+    ],
+)
+def test_files_and_folders_that_are_not_what_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], args: list[str], expected: str
+) -> None:
+    """Found before Spark starts, and told in a sentence."""
+    (tmp_path / "file").write_text("")
+    conf = config(tmp_path, [{"algorithm": "kmeans", "k": 2}], report={})
+    names = {"file": tmp_path / "file", "folder": tmp_path, "conf": conf}
+    assert cli.main([a.format(**names) for a in args]) in (1, 2)
+    err = capsys.readouterr().err
+    assert expected.format(**names) in err
+    assert "--debug" not in err

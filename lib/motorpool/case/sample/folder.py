@@ -75,8 +75,11 @@ def make_sample_case(
         if progress is not None:
             progress(done, total)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    except OSError as exc:
+        raise ConfigError(f"{out}: cannot be written: {exc.strerror or exc}") from exc
     try:
         building.chmod(0o755)  # mkdtemp keeps others out; a case is for everyone
         _write_tables(building, truth)
