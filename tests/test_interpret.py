@@ -30,7 +30,7 @@ from motorpool.interpret.appearance import measure
 from motorpool.interpret.evidence import Evidence, Overlap, Photos, Share
 from motorpool.interpret.images import Photo, find_images, open_images
 from motorpool.interpret.overrides import Override, check_overrides, load_overrides
-from motorpool.interpret.wording import describe, percent, titles
+from motorpool.interpret.wording import describe, titles
 from motorpool.sampling import uniform_hash
 from motorpool.stages.context import Context
 from motorpool.stages.interpret import run_interpret
@@ -446,7 +446,7 @@ def test_labels_of_few_images_name_a_cluster_and_say_how_few() -> None:
     e = about(photos=Photos(100), colors=WHITE, lights=DAY, attributes=attributes)
     assert titles([e]) == {0: "Van, white"}
     text = describe(e, {0: e}, {})
-    assert "body type: van on 18 of 20 labelled images (9 vehicles; usually 8 %)" in text
+    assert "body type: van on 18 of 20 labelled images (9 vehicles; usually 8.0 %)" in text
     assert "view: mixed on 20 labelled images (rear 60 %; front 40 %)" in text
     # A majority as everywhere is no finding.
     front = {"view": [Share("front", 180, 300, 0.57, 50), Share("rear", 120, 300, 0.43, 50)]}
@@ -480,7 +480,7 @@ def test_without_any_evidence_nothing_is_claimed() -> None:
 def test_mixed_clusters_say_what_is_more_frequent_and_equal_titles_differ() -> None:
     mixed = about(photos=Photos(100), colors=MIXED, lights=DAY)
     assert titles([mixed]) == {0: "More red than usual"}
-    assert "colour is mixed (white 30 %; black 28 %; red 22 %, usually 5 %)" in describe(mixed, {0: mixed}, {})
+    assert "colour is mixed (white 30 %; black 28 %; red 22 %, usually 5.0 %)" in describe(mixed, {0: mixed}, {})
     pair = about(
         1, photos=Photos(100), colors=[Share("white", 55, 100, 0.25), Share("silver", 35, 100, 0.2)], lights=DAY
     )
@@ -500,7 +500,7 @@ def test_columns_of_exceptions_say_nothing_of_ordinary_images() -> None:
     assert [s.usual for s in found[0]] == pytest.approx([26 / 2000, 2 / 2000])
     night, ordinary = about(0, exceptions={"outlier": found[0]}), about(1, exceptions={"outlier": found[1]})
     assert titles([night]) == {0: "More night than usual"}
-    assert "outlier: night on 14 of 40 images (usually 1 %);" in describe(night, {0: night}, {})
+    assert "outlier: night on 14 of 40 images (usually 1.3 %);" in describe(night, {0: night}, {})
     assert titles([ordinary]) == {1: "Unknown"}
     assert "outlier" not in describe(ordinary, {1: ordinary}, {})
     all_night = about(0, exceptions={"outlier": [Share("night", 35, 40, 0.02, 30)]})
@@ -526,11 +526,6 @@ def test_values_of_files_are_cleaned() -> None:
     assert title.startswith("[31mvan xxx")
     assert len(title) <= 40
     assert title.isprintable()
-
-
-def test_percent() -> None:
-    shares = (0, 0.004, 0.01, 0.5, 0.985, 0.999, 1)
-    assert [percent(s) for s in shares] == ["none", "under 1 %", "1 %", "50 %", "98 %", "over 99 %", "100 %"]
 
 
 # -- what people say ---------------------------------------------------------------------------------

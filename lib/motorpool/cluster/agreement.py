@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from scipy.special import entr
 
 from motorpool.blocks import Batches
 
@@ -59,15 +60,11 @@ class Contingency:
 
         1 where both models have a single label, 0 where one of them has.
         """
-        rows, columns = (margin / self.n_images for margin in self.margins)
+        rows, columns = self.margins
         if len(rows) == len(columns) == 1:
             return 1.0
-        _, at_row = np.unique(self.a, return_inverse=True)
-        _, at_column = np.unique(self.b, return_inverse=True)
-        joint = self.n / self.n_images
-        information = joint @ (np.log(joint) - np.log(rows[at_row]) - np.log(columns[at_column]))
-        entropies = -(rows @ np.log(rows)) - columns @ np.log(columns)
-        return float(np.clip(2 * information / entropies, 0, 1))
+        first, second, joint = (float(entr(counts / self.n_images).sum()) for counts in (rows, columns, self.n))
+        return float(np.clip(2 * (first + second - joint) / (first + second), 0, 1))
 
 
 def _summed(groups: np.ndarray, n: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from motorpool.interpret.evidence import MIN_COVERAGE, MIN_IMAGES, Evidence, Share
+from motorpool.percentages import percent
 
 _HALF, _PAIR, _IN_PAIR, _NEARLY_ALL = 0.5, 0.6, 0.2, 0.75
 _TITLE_PARTS = 3
@@ -272,7 +273,8 @@ def _differs(e: Evidence, other: Evidence, title: str | None) -> str:
         _, name, here, there = max(has, key=lambda g: g[0])
     if gap < 0.1:
         return f"{text}; they hardly differ in what was measured or labelled"
-    shares = f"{percent(there.share)} are {_value(there, name)}, and {percent(here.share)} here"
+    theirs_are, here_are = ("none" if s.share == 0 else percent(s.share) for s in (there, here))
+    shares = f"{theirs_are} are {_value(there, name)}, and {here_are} here"
     return f"{text}, where {shares}"
 
 
@@ -288,17 +290,6 @@ def _pairs(a: Sequence[Share], b: Sequence[Share]) -> list[tuple[Share, Share]]:
 
 
 # -- words -------------------------------------------------------------------------------------------
-
-
-def percent(share: float) -> str:
-    """A share in whole percent; what is nearly none or nearly all does not become 0 or 100."""
-    if share == 0:
-        return "none"
-    if 0 < share < 0.01:
-        return "under 1 %"
-    if 0.99 < share < 1:
-        return "over 99 %"
-    return f"{100 * share:.0f} %"
 
 
 def _listed(items: Sequence[str]) -> str:

@@ -14,13 +14,13 @@ import pandas as pd
 from motorpool import __version__
 from motorpool.config import ReportConfig
 from motorpool.lake import Lake
+from motorpool.percentages import percent
 from motorpool.report import page, queries
 from motorpool.report.album import Album
 from motorpool.report.map_section import MapSection
 from motorpool.report.model_section import ModelSection
 from motorpool.report.photo_section import PhotoSection
 from motorpool.report.verdict import verdict
-from motorpool.report.wording import percent
 
 
 @dataclass(frozen=True)

@@ -41,31 +41,22 @@ def branches(tree: Tree) -> Branches:
     m = len(tree.merges) + 1
     k = int(tree.clusters.max()) + 1
     n_leaves = min(m, max(MAX_LEAVES, min(k, MOST_LEAVES)))
-    top = tree.merges[m - n_leaves :]
-    parts = top[:, :2].astype(np.int64)
-    first = 2 * m - n_leaves  # the node that the first kept merge makes
-    leaves = np.unique(parts[parts < first])
-    position = {int(node): i for i, node in enumerate(leaves)}
-    position |= {first + i: n_leaves + i for i in range(len(top))}
-    ids = np.array([[position[int(a)], position[int(b)]] for a, b in parts], np.float64).reshape(-1, 2)
+    # In place of the weights, which scipy refuses as counts of points; the tree that it draws does not depend on them.
+    counted = np.column_stack([tree.merges[:, :3], np.full(m - 1, 2.0)])
+    drawn = hierarchy.dendrogram(counted, truncate_mode="lastp", p=n_leaves, no_plot=True)
+    leaves = np.array(drawn["leaves"])
     images = _weights(tree.merges, m, leaves)
     held = _n_clusters(tree.merges, k)[leaves].tolist()
     points = [_a_point(tree.merges, m, int(node)) for node in leaves]
     cluster = [int(tree.clusters[at]) if n == 1 else -1 for at, n in zip(points, held, strict=True)]
-    counts = [1] * n_leaves
-    for a, b in ids.astype(int):
-        counts.append(counts[a] + counts[b])
-    small = np.column_stack([ids, top[:, 2], counts[n_leaves:]])
-    drawn = hierarchy.dendrogram(small, no_plot=True, color_threshold=-1.0)
-    order = [int(i) for i in drawn["leaves"]]
     across, height = np.array(drawn["icoord"]), np.array(drawn["dcoord"])
     return Branches(
         across,
         height,
-        [_cluster_of(line, [cluster[i] for i in order]) for line in across],
-        [cluster[i] for i in order],
-        [held[i] for i in order],
-        [None if np.isnan(images[i]) else int(images[i]) for i in order],
+        [_cluster_of(line, cluster) for line in across],
+        cluster,
+        held,
+        [None if np.isnan(n) else int(n) for n in images],
         _cut_height(tree.merges[:, 2], k),
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from motorpool.report.palette import ALARM, COLOURS, GREY, colour_of
-from motorpool.report.wording import algorithm_name, is_missing, number, percent, records, title_of
+from motorpool.report.wording import algorithm_name, is_missing, number, records, share, title_of
 
 SECTIONS = (
     ("verdict", "Verdict"),
@@ -100,7 +100,7 @@ def board(models: pd.DataFrame, n_images: int) -> list[dict[str, Any]]:
             _text(model["features"]),
             _text(algorithm_name(model["algorithm"])),
             _cell(model["n_clusters"], 0),
-            {"number": True, "v": noise, "text": "–" if noise is None else percent(noise)},
+            {"number": True, "v": noise, "text": "–" if noise is None else share(noise)},
             *(
                 _cell(model[c], 1 if c == "calinski_harabasz" else 3)
                 for c in ("vehicle_agreement", "calinski_harabasz", "davies_bouldin", "silhouette")
@@ -140,7 +140,7 @@ def cluster_items(clusters: pd.DataFrame, model_id: str, limit: int) -> list[dic
             "description": row["description"] if isinstance(row["description"], str) else "",
             "size": int(row["size"]),
             "share": float(row["share"]),
-            "share_text": percent(row["share"]),
+            "share_text": share(row["share"]),
             "colour": colour_of(int(row["cluster"])),
             "photos": None,
             "montages": [],

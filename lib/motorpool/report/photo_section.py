@@ -12,7 +12,7 @@ from motorpool.lake import Lake
 from motorpool.report import page, queries
 from motorpool.report.album import Album, Wanted
 from motorpool.report.verdict import headline
-from motorpool.report.wording import number, percent, records
+from motorpool.report.wording import number, records, share
 
 #: Sides in pixels of a montage's tiles and of a single photo.
 TILE, SINGLE = 96, 160
@@ -139,7 +139,7 @@ class PhotoSection:
                     "vehicle_id": row["vehicle_id"],
                     "n_photos": int(row["n_photos"]),
                     "cluster": "noise" if row["cluster"] < 0 else int(row["cluster"]),
-                    "agreement": percent(row["agreement"]),
+                    "agreement": share(row["agreement"]),
                     "photos": made["file"] if made else None,
                     "n_shown": len(ids),
                     "n_dissenting": len(row["dissenting"]),
@@ -150,7 +150,7 @@ class PhotoSection:
             "model": self._cards[0]["headline"],
             "n": n,
             "whole": whole,
-            "whole_text": percent(whole / n),
+            "whole_text": share(whole / n),
             "rows": rows,
         }
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pandas as pd
 
+from motorpool.percentages import percent
+
 _ALGORITHMS = {
     "kmeans": "KMeans",
     "minibatch_kmeans": "mini-batch KMeans",
@@ -48,14 +50,9 @@ def number(value: Any, digits: int = 3) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.{digits}f}"
 
 
-def percent(share: Any) -> str:
-    """A share as a percentage with two significant digits or more: 0.04 %, 3.1 %, 27 %."""
-    if is_missing(share):
-        return "–"
-    value = 100 * float(share)
-    if 0 < value < 0.01:
-        return "under 0.01 %"
-    return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.1f} %" if value >= 1 else f"{value:.2f} %"
+def share(value: Any) -> str:
+    """A share as a percentage; an en dash where there is none."""
+    return "–" if is_missing(value) else percent(float(value))
 
 
 def label_of(title: Any, cluster: int) -> str:
