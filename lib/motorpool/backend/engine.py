@@ -16,7 +16,7 @@ import numpy as np
 from motorpool.backend.device import open_device
 from motorpool.backend.gaps import EQUAL, Tile, about_mean, as_float32, tiles
 from motorpool.neighbours import kernels
-from motorpool.neighbours.geometry import Metric, Rows, exact_gaps, to_gap
+from motorpool.neighbours.geometry import Metric, as_shorts, exact_gaps, to_gap
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class ArrayEngine:
 
     def core(self, x: np.ndarray, own: int, metric: Metric, eps: float, min_samples: Sequence[int]) -> np.ndarray:
         device, level = open_device(self.module), float(to_gap(eps, metric))
-        rows = about_mean(x, metric, _middle(x))
+        (rows,) = about_mean(x, metric)
         counts = np.ones(own, np.int64)
-        for tile in tiles(device, _first(rows, own), rows):
+        for tile in tiles(device, rows if own == len(rows) else rows.take(slice(own)), rows):
             sure, unsure = tile.within(level)
             itself = np.arange(tile.rows.start, tile.rows.stop)
             tile.clear(sure, itself)
@@ -47,7 +47,7 @@ class ArrayEngine:
     def components(self, x: np.ndarray, metric: Metric, eps: float, core: np.ndarray) -> np.ndarray:
         device, level = open_device(self.module), float(to_gap(eps, metric))
         n, columns = core.shape
-        rows = about_mean(x, metric, _middle(x))
+        (rows,) = about_mean(x, metric)
         parents = np.repeat(np.arange(n, dtype=np.int32)[:, None], columns, axis=1)
         for tile in tiles(device, rows, rows, upper=True):
             open_columns = [c for c in range(columns) if _open(parents, core, tile, c)]
@@ -67,14 +67,14 @@ class ArrayEngine:
         return roots
 
     def nearest(self, queries: np.ndarray, x: np.ndarray, metric: Metric, eps: float) -> tuple[np.ndarray, np.ndarray]:
-        index, gaps = np.full(len(queries), -1, np.int64), np.full(len(queries), np.inf, np.float32)
+        index, gaps = np.full(len(queries), -1, np.int64), np.full(len(queries), np.inf)
         if not len(queries) or not len(x):
             return index, gaps
         device, level = open_device(self.module), float(to_gap(eps, metric))
-        xp, middle = device.xp, _middle(x)
-        asked, rows = about_mean(queries, metric, middle), about_mean(x, metric, middle)
+        xp = device.xp
+        rows, asked = about_mean(x, metric, queries)
         # No row is worth a look whose gap is surely larger than another's ...
-        bound = xp.full(len(queries), as_float32(level))
+        bound = xp.full(len(queries), as_float32(level * rows.scale))
         for tile in tiles(device, asked, rows):
             high = xp.where(xp.isnan(tile.high), xp.inf, tile.high).min(axis=1)
             bound[tile.rows] = xp.minimum(bound[tile.rows], high)
@@ -86,22 +86,13 @@ class ArrayEngine:
             gap = exact_gaps(queries, x, i, j, metric == "cosine")
             held = gap <= level
             i, j = i[held], j[held]
-            with np.errstate(over="ignore"):
-                near = gap[held].astype(np.float32)
+            near = as_shorts(gap[held])
             order = np.lexsort((j, near, i))
             best = order[np.diff(i[order], prepend=-1) > 0]
             # Rows come in their order: an equal one of an earlier tile was first.
             best = best[(near[best] < gaps[i[best]]) | (index[i[best]] < 0)]
             index[i[best]], gaps[i[best]] = j[best], near[best]
         return index, gaps
-
-
-def _middle(x: np.ndarray) -> np.ndarray:
-    return x.mean(axis=0, dtype=np.float64) if len(x) else np.zeros(x.shape[1])
-
-
-def _first(rows: Rows, n: int) -> Rows:
-    return rows if n == len(rows) else Rows(rows.ids[:n], rows.raw[:n], rows.x[:n], rows.half[:n], rows.slack)
 
 
 def _open(parents: np.ndarray, core: np.ndarray, tile: Tile, column: int) -> bool:

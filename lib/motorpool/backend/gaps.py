@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from motorpool.backend.device import Device, rows_within
-from motorpool.neighbours.geometry import Metric, Rows, prepare
+from motorpool.neighbours.geometry import FLOOR, Metric, Rows, prepare, unit_of
 
 #: Rows and columns of a tile at most: 4 million pairs keep a GPU busy.
 TILE = 2048
@@ -23,15 +23,17 @@ TILE = 2048
 _PAIR_BYTES = 64
 #: `Rows.slack` holds for gaps added up in float64. Two sums, two bounds and a level rounded to float32 take this more.
 _SUMS = 16 * 2.0**-24
+_FLOOR32 = np.float32(FLOOR)
 #: A gap that equals another as float32 is at most this many times as large.
 EQUAL = np.float32(1 + 2.0**-22)
 
 
 @dataclass
 class Tile:
-    """Bounds of the gaps between some rows of ``a`` and some of ``b``: low and high float32[R, C] on the device.
+    """Bounds of the gaps between some rows of ``a`` and some of ``b``: low and high float32[R, C] on the device, in the
+    unit of products (``scale``, see `Rows`).
 
-    Not a number where the vectors overflow float32: then a pair is neither surely within a level nor beyond it.
+    Not a number where rows are too large for products: then a pair is neither surely within a level nor beyond it.
     """
 
     device: Device
@@ -39,10 +41,11 @@ class Tile:
     columns: slice
     low: Any
     high: Any
+    scale: float
 
     def within(self, level: float) -> tuple[Any, Any]:
         """bool[R, C]: which pairs are surely within a level, and which may be as well as not."""
-        bound = as_float32(level)
+        bound = as_float32(level * self.scale)
         sure = self.high <= bound
         return sure, ~(sure | (self.low > bound))
 
@@ -91,16 +94,19 @@ def tiles(device: Device, a: Rows, b: Rows, *, upper: bool = False) -> Iterator[
         for j0 in range(i0 if upper else 0, len(b), side):
             columns = slice(j0, min(j0 + side, len(b)))
             y, half_y = right.part(columns)
-            # What overflows is not a number, and decided on the host.
-            with np.errstate(over="ignore", invalid="ignore"):
-                size = half_x[:, None] + half_y
-                gap = size - x @ y.T
-                band = size * slack
-                low, high = gap - band, gap + band
-            yield Tile(device, rows, columns, low, high)
+            size = half_x[:, None] + half_y
+            gap = size - x @ y.T
+            band = size * slack + _FLOOR32
+            yield Tile(device, rows, columns, gap - band, gap + band, a.scale)
 
 
-def about_mean(x: np.ndarray, metric: Metric, shift: np.ndarray) -> Rows:
-    """float32[n, d] vectors as Rows about float64[d], where a common offset costs no digits."""
-    with np.errstate(over="ignore"):
-        return prepare(np.arange(len(x)), x, metric, shift if metric == "euclidean" else None)
+def about_mean(x: np.ndarray, metric: Metric, *others: np.ndarray) -> list[Rows]:
+    """float32[n, d] vectors, and others to compare them with, as Rows about the mean of the first.
+
+    There a common offset costs no digits.
+    """
+    shift, unit = None, 1.0
+    if metric == "euclidean":
+        shift = x.mean(axis=0, dtype=np.float64) if len(x) else np.zeros(x.shape[1])
+        unit = unit_of(x, shift)
+    return [prepare(np.arange(len(rows)), rows, metric, shift, unit) for rows in (x, *others)]

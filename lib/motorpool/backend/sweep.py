@@ -13,9 +13,11 @@ import numpy as np
 from motorpool.backend.device import Device, open_device
 from motorpool.backend.gaps import EQUAL, Operand, Tile, tiles
 from motorpool.neighbours import kernels
-from motorpool.neighbours.geometry import Rows, exact_gaps
+from motorpool.neighbours.geometry import FLOOR, Rows, exact_gaps
 from motorpool.neighbours.sweep import Side, Wanted
 from motorpool.neighbours.tiles import Multiply
+
+_FLOOR32 = np.float32(FLOOR)
 
 
 def array_sweep(module: str, a: Side, b: Side, levels: np.ndarray, wanted: Wanted, cosine: bool) -> None:
@@ -29,7 +31,7 @@ def array_sweep(module: str, a: Side, b: Side, levels: np.ndarray, wanted: Wante
 def _one_way(device: Device, a: Side, b: Side, levels: np.ndarray, wanted: Wanted, cosine: bool) -> None:
     """What the rows of ``a`` that still look for something find among those of ``b``."""
     looking = np.flatnonzero((a.top >= 0) | (a.near_reach > -np.inf))
-    rows = a.rows if len(looking) == len(a.rows) else _take(a.rows, looking)
+    rows = a.rows if len(looking) == len(a.rows) else a.rows.take(looking)
     more = np.zeros((len(looking), len(levels)), np.int64)
     for tile in tiles(device, rows, b.rows):
         own = looking[tile.rows]
@@ -40,17 +42,11 @@ def _one_way(device: Device, a: Side, b: Side, levels: np.ndarray, wanted: Wante
             candidates = _candidates(tile, itself, a.near_reach[own], wanted.k)
             i, j = tile.pairs(candidates)
             kernels.nearest_pairs(
-                looking[i], j, a.rows.raw, b.rows.raw, cosine, b.rows.ids, a.gaps, a.ids, a.near_reach
+                looking[i], j, a.rows.raw, b.rows.raw, a.rows.scale, cosine, b.rows.ids, a.gaps, a.ids, a.near_reach
             )
     before = a.counts[looking].astype(np.int64)
     full = np.minimum(before + more, np.maximum(before, wanted.enough))
     a.counts[looking] = full.astype(np.int32)
-
-
-def _take(rows: Rows, which: np.ndarray) -> Rows:
-    raw = rows.raw[which]
-    x = raw if rows.x is rows.raw else rows.x[which]
-    return Rows(rows.ids[which], raw, x, rows.half[which], rows.slack)
 
 
 def _count(
@@ -97,10 +93,9 @@ def multiplier(module: str, a: Rows, b: Rows) -> Multiply:
 
     def multiply(rows: slice, columns: slice, widest: float, out: np.ndarray) -> np.ndarray | None:
         (x, half_x), (y, half_y) = left.part(rows), right.part(columns)
-        with np.errstate(over="ignore", invalid="ignore"):
-            products = x @ y.T
-            low = (half_x * shrink)[:, None] + half_y * shrink - products
-        # What overflows to no number is brought back too.
+        products = x @ y.T
+        low = (half_x * shrink - _FLOOR32)[:, None] + half_y * shrink - products
+        # Rows too large for products have no number here, and are brought back too.
         if not bool((~(low > np.float32(widest))).any()):
             return None
         out[...] = device.take(products)

@@ -12,6 +12,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+#: Models, places, and rows of a place that a component's code has room for (see `code_of`): 15, 24 and 24 of 63 bits.
+#: The dtypes below hold as many. A config asks for 512 models a grid, and places have 2^20 rows at most.
+MAX_MODELS, MAX_PLACES, MAX_ROOTS = 2**15 - 1, 2**24 - 1, 2**24 - 1
 #: A component of a place's core rows, and the smallest image_id among them.
 PART_DTYPE = np.dtype([("model", "i2"), ("place", "i4"), ("root", "i4"), ("first", "i8")])
 #: Two components that are one.
@@ -37,12 +40,22 @@ class ClusterNumbers:
 
 
 def code_of(model: np.ndarray | int, place: np.ndarray | int, root: np.ndarray) -> np.ndarray:
-    """One sortable number: 15 bits of model, 24 of place and 24 of root (places hold far fewer rows)."""
+    """One sortable number: 15 bits of model, 24 of place and 24 of root. `parts_of` refuses what has no room."""
     return (np.asarray(model, np.int64) << 48) | (np.asarray(place, np.int64) << 24) | np.asarray(root, np.int64)
 
 
 def parts_of(place: int, ids: np.ndarray, roots: np.ndarray) -> np.ndarray:
-    """The components of one place, PART_DTYPE: int64[n] ids of rows with int32[n, models] roots, -1: not core."""
+    """The components of one place, PART_DTYPE: int64[n] ids of rows with int32[n, models] roots, -1: not core.
+
+    Raises ValueError where a model, the place or a root is beyond what a component's code holds.
+    """
+    for name, largest, room in (
+        ("model", roots.shape[1] - 1, MAX_MODELS),
+        ("place", place, MAX_PLACES),
+        ("root", int(roots.max(initial=-1)), MAX_ROOTS),
+    ):
+        if largest > room:
+            raise ValueError(f"{name} {largest:,} of a component: there are numbers up to {room:,}")
     found = []
     for model in range(roots.shape[1]):
         core = np.flatnonzero(roots[:, model] >= 0)
@@ -67,7 +80,7 @@ def number(parts: np.ndarray, links: np.ndarray) -> ClusterNumbers:
         return ClusterNumbers(codes, np.empty(0, np.int32))
     left = np.searchsorted(codes, code_of(links["model"], links["place_a"], links["root_a"]))
     right = np.searchsorted(codes, code_of(links["model"], links["place_b"], links["root_b"]))
-    graph = coo_array((np.ones(len(left), np.int8), (left, right)), shape=(len(parts), len(parts)))
+    graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(len(parts), len(parts)))
     n_clusters, cluster = connected_components(graph, directed=False)
     first, model = np.full(n_clusters, np.iinfo(np.int64).max), np.zeros(n_clusters, np.int64)
     np.minimum.at(first, cluster, parts["first"])

@@ -16,19 +16,21 @@ from pyspark.sql import functions as F
 
 from motorpool import blocks
 from motorpool.backend.seam import CPU, Backend
-from motorpool.cluster.components import LINK_DTYPE, PART_DTYPE, ClusterNumbers, number, parts_of
+from motorpool.cluster.components import LINK_DTYPE, MAX_MODELS, PART_DTYPE, ClusterNumbers, number, parts_of
 from motorpool.cluster.labelled import LABELLED_SCHEMA, Labelled, LabelledBlock, packed, stored_labels
 from motorpool.neighbours import kernels
-from motorpool.neighbours.geometry import Metric, Rows, to_distance, to_gap
+from motorpool.neighbours.geometry import Metric, Rows, gap_type, to_distance, to_gap
 from motorpool.neighbours.search import COUNTS, WHERE, strip_bit
 from motorpool.neighbours.strips import Arranged, Strip, load, over_pairs, over_strips, pairs_between
 from motorpool.neighbours.tiles import tiles_of
 
+#: Positions in a grid's lists, of which there are at most MAX_MODELS (see `components`); numba compiles for one type.
+_POSITION = np.int16
 _ROOTS, _NEAR, _BORDER, _PARTS, _LINKS = "roots", "near", "border", "parts", "links"
 
 #: A row that is not core, a cell, and the nearest core row that one task has seen.
 _BORDER_DTYPE = np.dtype(
-    [("row", "i4"), ("cell", "i2"), ("gap", "f4"), ("core_id", "i8"), ("strip", "i4"), ("root", "i4")]
+    [("row", "i4"), ("cell", "i2"), ("gap", "f8"), ("core_id", "i8"), ("strip", "i4"), ("root", "i4")]
 )
 
 
@@ -37,10 +39,18 @@ class DbscanGrid:
     """Ascending eps and min_samples; model number e * len(min_samples) + q has eps[e] and min_samples[q].
 
     Neighbours are rows at a distance of at most eps, the row itself included, as scikit-learn counts them.
+    Raises ValueError for more models than tasks can number (`components.MAX_MODELS`).
     """
 
     eps: tuple[float, ...]
     min_samples: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.n_models > MAX_MODELS:
+            raise ValueError(
+                f"a grid of {len(self.eps):,} eps and {len(self.min_samples):,} min_samples has {self.n_models:,} "
+                f"models, and at most {MAX_MODELS:,} can be numbered: make it several grids"
+            )
 
     @property
     def n_models(self) -> int:
@@ -65,8 +75,8 @@ def fit_dbscan(
     that order. ``distance`` is that to the nearest core row: 0 for core rows and for no others, NaN for noise.
 
     Cost: n^2/2 products of d numbers, on ``backend``, less what is joined already. Memory of a task: two strips, and 12
-    bytes for each of their rows and models. Memory of the driver: 18 bytes for each component of a strip's core rows,
-    over all models: they are what clusters are merged from.
+    bytes for each of their rows and models (16 where an eps is below 1.3e-9 or beyond 1.3e19). Memory of the driver: 18
+    bytes for each component of a strip's core rows, over all models: they are what clusters are merged from.
     """
     levels = to_gap(np.array(grid.eps), arranged.metric)
     cosine, least = arranged.metric == "cosine", np.array(grid.min_samples)
@@ -142,7 +152,7 @@ class _Forest:
     ) -> _Forest:
         rows, n_ranks = _stack([s.rows for s in strips]), len(least)
         counts = np.concatenate([s.state[COUNTS][:, columns] for s in strips])
-        ranks = np.searchsorted(least, counts, side="right").astype(np.int8)
+        ranks = np.searchsorted(least, counts, side="right").astype(_POSITION)
         # Counts below the largest min_samples are exact, and tell which strips need not be looked at.
         others = [strip_bit(s.index) for s in reversed(strips)]
         where = np.concatenate([s.state[WHERE][:, columns] & bit for s, bit in zip(strips, others, strict=True)])
@@ -157,8 +167,8 @@ class _Forest:
             at += len(strip.rows)
             edges.append(at)
         open_ = (ranks < n_ranks) & may
-        open_top = np.where(open_, np.arange(len(levels)), -1).max(axis=1).astype(np.int8)
-        near_gap, near_row = np.full((n, cells), np.inf, np.float32), np.full((n, cells), -1, np.int32)
+        open_top = np.where(open_, np.arange(len(levels)), -1).max(axis=1).astype(_POSITION)
+        near_gap, near_row = np.full((n, cells), np.inf, gap_type(levels)), np.full((n, cells), -1, np.int32)
         return cls(rows, edges, ranks, may, open_top, parents, near_gap, near_row, levels, n_ranks)
 
     def sweep(self, cosine: bool, *, same: bool, backend: Backend) -> None:
@@ -166,8 +176,8 @@ class _Forest:
         rows, n_ranks = self.rows, self.n_ranks
         # Set for the rows and columns of every tile before it is looked at.
         reach = np.empty(len(rows), np.float32)
-        low = _part(rows, 0, self.edges[1])
-        high = low if same else _part(rows, self.edges[1], self.edges[2])
+        low = rows.take(slice(0, self.edges[1]))
+        high = low if same else rows.take(slice(self.edges[1], self.edges[2]))
         offset = 0 if same else self.edges[1]
         chosen = np.empty(0, np.int32)
 
@@ -178,16 +188,25 @@ class _Forest:
             chosen = kernels.representatives(*joined, columns.start, columns.stop, n_ranks)
             for span in (i, columns):
                 kernels.set_reach(
-                    *joined, self.may, self.open_top, chosen, n_ranks, self.levels, reach, span.start, span.stop
+                    *joined,
+                    self.may,
+                    self.open_top,
+                    chosen,
+                    n_ranks,
+                    self.levels,
+                    rows.scale,
+                    reach,
+                    span.start,
+                    span.stop,
                 )
             return max(float(reach[i].max()), float(reach[columns].max()))
 
         multiply = backend.multiplier(low, high)
         for i0, j0, products in tiles_of(low).products(tiles_of(high), widest, same, multiply):
             kernels.join_tile(
-                products, i0, j0 + offset, same and i0 == j0, rows.raw, rows.half, rows.slack, cosine, rows.ids,
-                self.levels, n_ranks, self.ranks, self.may, self.open_top, self.parents, self.near_gap, self.near_row,
-                reach, chosen,
+                products, i0, j0 + offset, same and i0 == j0, rows.raw, rows.half, rows.slack, rows.scale, cosine,
+                rows.ids, self.levels, n_ranks, self.ranks, self.may, self.open_top, self.parents, self.near_gap,
+                self.near_row, reach, chosen,
             )  # fmt: skip
 
     def roots(self) -> np.ndarray:
@@ -214,13 +233,9 @@ def _stack(rows: Sequence[Rows]) -> Rows:
     if len(rows) == 1:
         return rows[0]
     raw = np.concatenate([r.raw for r in rows])
-    x = raw if rows[0].x is rows[0].raw else np.concatenate([r.x for r in rows])
+    x = raw if all(r.x is r.raw for r in rows) else np.concatenate([r.x for r in rows])
     half = np.concatenate([r.half for r in rows])
-    return Rows(np.concatenate([r.ids for r in rows]), raw, x, half, rows[0].slack)
-
-
-def _part(rows: Rows, start: int, stop: int) -> Rows:
-    return Rows(rows.ids[start:stop], rows.raw[start:stop], rows.x[start:stop], rows.half[start:stop], rows.slack)
+    return Rows(np.concatenate([r.ids for r in rows]), raw, x, half, rows[0].slack, rows[0].scale)
 
 
 def _links(forest: _Forest, a: Strip, b: Strip, known: Sequence[np.ndarray]) -> np.ndarray:

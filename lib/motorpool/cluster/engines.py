@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from motorpool.cluster.halo import positions
-from motorpool.neighbours.geometry import Metric, exact_gaps, to_gap
+from motorpool.neighbours.geometry import Metric, as_shorts, exact_gaps, to_gap
 
 #: Neighbours that one query may return: 16 bytes each, so 256 MiB.
 _PAIRS = 2**24
@@ -34,8 +34,8 @@ class LocalEngine(Protocol):
         rows with min_samples = 1."""
 
     def nearest(self, queries: np.ndarray, x: np.ndarray, metric: Metric, eps: float) -> tuple[np.ndarray, np.ndarray]:
-        """int64[n]: the nearest of the rows ``x`` for each query, the first of those whose gaps are equal as float32,
-        and -1 where none is within eps; and float32[n] gaps, infinite there."""
+        """int64[n]: the nearest of the rows ``x`` for each query, the first of those whose gaps are equal by
+        `geometry.as_short`, and -1 where none is within eps; and float64[n] gaps, so rounded, infinite there."""
 
 
 class SklearnEngine:
@@ -64,7 +64,7 @@ class SklearnEngine:
                 left, right = found[i[marked], column], found[j[marked], column]
                 apart = left != right
                 if apart.any():
-                    links = (np.ones(apart.sum(), np.int8), (left[apart], right[apart]))
+                    links = (np.ones(apart.sum(), bool), (left[apart], right[apart]))
                     merged = connected_components(coo_array(links, shape=(n, n)), directed=False)[1]
                     found[:, column] = merged[found[:, column]]
         for column in range(columns):
@@ -73,11 +73,9 @@ class SklearnEngine:
         return np.where(core, found, np.int32(-1))
 
     def nearest(self, queries: np.ndarray, x: np.ndarray, metric: Metric, eps: float) -> tuple[np.ndarray, np.ndarray]:
-        index, gaps = np.full(len(queries), -1, np.int64), np.full(len(queries), np.inf, np.float32)
+        index, gaps = np.full(len(queries), -1, np.int64), np.full(len(queries), np.inf)
         for i, j in _pairs_within(queries, x, metric, eps):
-            # A gap beyond float32 is infinite there: farther than any other.
-            with np.errstate(over="ignore"):
-                gap = exact_gaps(queries, x, i, j, metric == "cosine").astype(np.float32)
+            gap = as_shorts(exact_gaps(queries, x, i, j, metric == "cosine"))
             order = np.lexsort((j, gap, i))
             best = order[np.diff(i[order], prepend=-1) > 0]
             index[i[best]], gaps[i[best]] = j[best], gap[best]

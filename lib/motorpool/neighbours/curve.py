@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from motorpool import blocks
-from motorpool.neighbours.geometry import Metric, prepare, to_distance
+from motorpool.neighbours.geometry import Metric, Rows, exact_gaps, prepare, to_distance, unit_of
 from motorpool.sampling import RowSample
 
 #: Rows whose neighbours are looked for: quantiles of the curve are known to about a hundredth.
@@ -17,13 +17,17 @@ SAMPLE = 2048
 
 
 class _Nearest:
-    """The k smallest gaps so far of every sampled row, float32[m, k] unsorted; merges exactly."""
+    """The k smallest gaps so far of every sampled row, float32[m, k] unsorted; merges exactly.
+
+    float64 where one of them is beyond float32.
+    """
 
     def __init__(self, m: int, k: int) -> None:
         self.gaps = np.full((m, k), np.inf, np.float32)
 
     def offer(self, gaps: np.ndarray) -> None:
         k = self.gaps.shape[1]
+        # Of both types NumPy makes float64.
         both = np.concatenate([self.gaps, gaps], axis=1)
         self.gaps = np.ascontiguousarray(np.partition(both, k - 1, axis=1)[:, :k])
 
@@ -43,16 +47,33 @@ def k_distances(block_df: DataFrame, metric: Metric, k: int, seed: int) -> np.nd
             state.update(ids, x)
 
     sample = blocks.fold(block_df, lambda: RowSample(SAMPLE, seed), draw).rows()
-    shift = sample.mean(axis=0, dtype=np.float64) if metric == "euclidean" else None
-    some = prepare(np.arange(len(sample)), sample, metric, shift)
+    shift, unit = None, 1.0
+    if metric == "euclidean":
+        shift = sample.mean(axis=0, dtype=np.float64)
+        unit = unit_of(sample, shift)
+    some = prepare(np.arange(len(sample)), sample, metric, shift, unit)
 
     def look(state: _Nearest, batch: pa.RecordBatch) -> None:
         for ids, x in blocks.block_arrays(batch):
-            rows = prepare(ids, x, metric, shift)
-            state.offer(np.maximum(some.half[:, None] + rows.half - some.x @ rows.x.T, 0.0))
+            state.offer(_gaps(some, prepare(ids, x, metric, shift, unit), metric == "cosine"))
 
     nearest = blocks.fold(block_df, lambda: _Nearest(len(sample), k), look)
-    return np.sort(to_distance(nearest.gaps.max(axis=1), metric))
+    return np.sort(to_distance(nearest.gaps.max(axis=1).astype(np.float64) / some.scale, metric))
+
+
+def _gaps(some: Rows, rows: Rows, cosine: bool) -> np.ndarray:
+    """float32[m, n] gaps in the unit of products; float64 where rows are too large for these."""
+    gaps = np.maximum(some.half[:, None] + rows.half - some.x @ rows.x.T, np.float32(0))
+    without = np.flatnonzero(np.isnan(some.half)), np.flatnonzero(np.isnan(rows.half))
+    if len(without[0]) or len(without[1]):
+        gaps = gaps.astype(np.float64)
+        for i in without[0]:
+            own = np.full(len(rows), i)
+            gaps[i] = some.scale * exact_gaps(some.raw, rows.raw, own, np.arange(len(rows)), cosine)
+        for j in without[1]:
+            own = np.full(len(some), j)
+            gaps[:, j] = some.scale * exact_gaps(some.raw, rows.raw, np.arange(len(some)), own, cosine)
+    return gaps
 
 
 @dataclass(frozen=True)

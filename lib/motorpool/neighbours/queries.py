@@ -77,8 +77,9 @@ def nearest_rows(
 def _nearest(queries: Rows, rows: Rows, k: int, limit: float, cosine: bool) -> tuple[np.ndarray, np.ndarray]:
     """gaps float64[n, k] ascending and found int64[n, k] of the nearest ``rows``; _NONE where there are fewer."""
     gaps, found = np.full((len(queries), k), limit), np.full((len(queries), k), _NONE)
-    # Rounded up: a reach is never too short.
-    reach = np.full(len(queries), limit).astype(np.float32) * np.float32(1.0000002)
+    # What is beyond float32 becomes infinite, and a reach is never too short: rounded up.
+    with np.errstate(over="ignore"):
+        reach = np.full(len(queries), limit * rows.scale).astype(np.float32) * np.float32(1.0000002)
     # The other side keeps no lists: nothing is nearer than minus infinity.
     no_gaps, no_ids = np.full((len(rows), 1), -np.inf), np.zeros((len(rows), 1), np.int64)
     no_reach = np.full(len(rows), -np.inf, np.float32)
@@ -88,8 +89,8 @@ def _nearest(queries: Rows, rows: Rows, k: int, limit: float, cosine: bool) -> t
 
     for i0, j0, products in tiles_of(queries).products(tiles_of(rows), widest, same=False):
         kernels.nearest_tile(
-            products, i0, j0, False, queries.raw, rows.raw, queries.half, rows.half, rows.slack, cosine,
-            queries.ids, rows.ids, gaps, no_gaps, found, no_ids, reach, no_reach,
+            products, i0, j0, False, queries.raw, rows.raw, queries.half, rows.half, rows.slack, rows.scale,
+            cosine, queries.ids, rows.ids, gaps, no_gaps, found, no_ids, reach, no_reach,
         )  # fmt: skip
     return gaps, found
 

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from motorpool import blocks
 from motorpool.backend.seam import CPU, Backend
 from motorpool.neighbours import kernels
-from motorpool.neighbours.geometry import Rows, to_distance
+from motorpool.neighbours.geometry import to_distance
 from motorpool.neighbours.search import FOUND, GAPS, IDS
 from motorpool.neighbours.strips import STATE, Arranged, Strip, load, over_pairs, pack_state
 from motorpool.neighbours.tiles import tiles_of
@@ -273,8 +273,7 @@ def _outgoing(a: Strip, b: Strip, cosine: bool, backend: Backend) -> np.ndarray:
     if not len(active):
         return np.empty(0, _BEST_DTYPE)
     rows = a.rows
-    x = Rows(rows.ids[active], rows.raw[active], rows.x[active], rows.half[active], rows.slack)
-    y = b.rows
+    x, y = rows.take(active), b.rows
     parts, local = np.unique(a.state[_PART][active], return_inverse=True)
     best_gap = np.full(len(parts), np.inf)
     best_gap[local] = a.state[_BOUND][active]
@@ -283,16 +282,17 @@ def _outgoing(a: Strip, b: Strip, cosine: bool, backend: Backend) -> np.ndarray:
     at = np.minimum(np.searchsorted(parts, b.state[_PART]), len(parts) - 1)
     there = np.where(parts[at] == b.state[_PART], at, -1)
     core = b.state[_CORE]
-    low_core = np.nextafter(core.astype(np.float32), np.float32(-np.inf))
+    with np.errstate(over="ignore"):
+        low_core = np.nextafter((core * y.scale).astype(np.float32), np.float32(-np.inf))
 
     def widest(i: slice, _: slice) -> float:
-        return float(best_gap[local[i]].max())
+        return float(best_gap[local[i]].max()) * x.scale
 
     multiply = backend.multiplier(x, y)
     for i0, j0, products in tiles_of(x).products(tiles_of(y), widest, same=False, multiply=multiply):
         kernels.outgoing_tile(
-            products, i0, j0, x.raw, y.raw, x.half, y.half, x.slack, cosine, a.state[_CORE][active], core, local, there,
-            x.ids, y.ids, best_gap, best_from, best_to, low_core,
+            products, i0, j0, x.raw, y.raw, x.half, y.half, x.slack, x.scale, cosine, a.state[_CORE][active], core,
+            local, there, x.ids, y.ids, best_gap, best_from, best_to, low_core,
         )  # fmt: skip
     held = np.flatnonzero(best_from >= 0)
     found = np.empty(len(held), _BEST_DTYPE)

@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -21,7 +22,7 @@ from motorpool import blocks
 from motorpool.blocks import Batches
 from motorpool.cluster.coreset import draw_coreset, spread
 from motorpool.cluster.nearest import NearestPoint
-from motorpool.neighbours.geometry import Metric, Rows, prepare, worthwhile_shift
+from motorpool.neighbours.geometry import Metric, Rows, prepare, unit_of, worthwhile_shift
 from motorpool.sampling import uniform_hash
 
 #: A strip holds at most this many rows and bytes of vectors: a task has two of them, and arrays over their rows.
@@ -36,6 +37,9 @@ _MAX_CELLS = 256
 _PIECE = "strip INT, kind STRING, chunk INT, ids BINARY, data BINARY"
 STATE = "strip INT, kind STRING, data BINARY"
 
+#: Makes Rows of ids and vectors, as all strips of an `Arranged` are.
+_Ready = Callable[[np.ndarray, np.ndarray], Rows]
+
 
 @dataclass(frozen=True)
 class Arranged:
@@ -48,6 +52,8 @@ class Arranged:
     metric: Metric
     mean: np.ndarray
     shift: np.ndarray | None
+    #: What rows are multiplied by for products (see `geometry.unit_of`).
+    unit: float = 1.0
 
     @property
     def spark(self) -> SparkSession:
@@ -78,7 +84,9 @@ def arrange(block_df: DataFrame, metric: Metric, seed: int) -> Arranged:
     width = len(known.mean)
     shift = worthwhile_shift(known.mean, known.total / known.n) if metric == "euclidean" else None
     n_cells = max(1, min(_MAX_CELLS, known.n // _ROWS_PER_CELL))
-    centres = rough_cells(draw_coreset(block_df, known, seed).rows, metric, n_cells, seed)
+    coreset = draw_coreset(block_df, known, seed).rows
+    unit = unit_of(coreset, shift) if metric == "euclidean" else 1.0
+    centres = rough_cells(coreset, metric, n_cells, seed)
     nearest = NearestPoint(centres)
     sizes = _cell_sizes(block_df, nearest, len(centres), metric)
     first_strip, parts, n_strips = _plan(sizes, _strip_rows(known.n, width, blocks.parallelism(block_df.sparkSession)))
@@ -110,7 +118,7 @@ def arrange(block_df: DataFrame, metric: Metric, seed: int) -> Arranged:
                 yield _piece(strip, "rows", chunk, ids[rows].tobytes(), x[rows].tobytes())
 
     pieces = place(block_df.mapInArrow(split, _PIECE), "strip", n_strips).mapInArrow(collect, _PIECE)
-    return Arranged(blocks.persist(pieces), known.n, width, n_strips, metric, known.mean, shift)
+    return Arranged(blocks.persist(pieces), known.n, width, n_strips, metric, known.mean, shift, unit)
 
 
 def _strip_rows(n: int, width: int, slots: int) -> int:
@@ -126,21 +134,22 @@ def rough_cells(rows: np.ndarray, metric: Metric, n_cells: int, seed: int) -> np
     from sklearn.cluster import KMeans
 
     n_cells = min(n_cells, len(rows))
-    points = prepare(np.arange(len(rows)), rows, metric).x.astype(np.float32)
+    unit = unit_of(rows) if metric == "euclidean" else 1.0
+    points = prepare(np.arange(len(rows)), rows, metric, unit=unit).x
     if n_cells == 1:
-        result: np.ndarray = points.mean(axis=0, keepdims=True, dtype=np.float64)
+        result: np.ndarray = points.mean(axis=0, keepdims=True, dtype=np.float64) / unit
         return result
     # Rough cells do: they only decide which rows travel together.
     model = KMeans(n_cells, init="random", n_init=1, max_iter=8, random_state=seed).fit(points)
     centres = np.asarray(model.cluster_centers_, np.float64)
     order = hierarchy.leaves_list(hierarchy.linkage(centres, "average"))
-    ordered: np.ndarray = centres[order]
+    ordered: np.ndarray = centres[order] / unit
     return ordered
 
 
 def _find_cell(nearest: NearestPoint, x: np.ndarray, metric: Metric) -> np.ndarray:
     """int64[n]: the nearest cell of float32[n, d] vectors."""
-    return nearest.find(prepare(np.arange(len(x)), x, metric).x)[0]
+    return nearest.find(x if metric == "euclidean" else prepare(np.arange(len(x)), x, metric).x)[0]
 
 
 def _cell_sizes(block_df: DataFrame, nearest: NearestPoint, n_cells: int, metric: Metric) -> np.ndarray:
@@ -190,10 +199,10 @@ def over_pairs(
     sent = [(strip, task) for task, pair in enumerate(pairs) for strip in sorted(set(pair))]
     tasks = F.broadcast(spark.createDataFrame(sent, "strip INT, task INT"))
     pieces = _with_state(arranged, state)
-    metric, shift, width = arranged.metric, arranged.shift, arranged.width
+    ready, width = _ready(arranged), arranged.width
 
     def run(batches: Batches) -> Batches:
-        held = _assemble(_fields(batches), width, metric, shift)
+        held = _assemble(_fields(batches), width, ready)
         if held:
             a, b = held[min(held)], held[max(held)]
             for strip, kind, array in work(a, b if b is not a else None):
@@ -216,13 +225,17 @@ def over_strips(
     Without ``with_rows`` the vectors stay where they are and the strip comes without rows.
     """
     pieces = _with_state(arranged, state) if with_rows else _as_pieces(state)
-    metric, shift, width = arranged.metric, arranged.shift, arranged.width
+    ready, width = _ready(arranged), arranged.width
 
     def run(batches: Batches) -> Batches:
-        for strip, found, rows in _grouped(_fields(batches), width, metric, shift):
+        for strip, found, rows in _grouped(_fields(batches), width, ready):
             yield from work(Strip(strip, rows), found)
 
     return place(pieces, "strip", arranged.n_strips).mapInArrow(run, schema)
+
+
+def _ready(arranged: Arranged) -> _Ready:
+    return partial(prepare, metric=arranged.metric, shift=arranged.shift, unit=arranged.unit)
 
 
 def _columns() -> list[str]:
@@ -290,7 +303,7 @@ def _fields(batches: Batches) -> Iterator[tuple[int, str, int, memoryview, memor
 
 
 def _grouped(
-    fields: Iterator[tuple[int, str, int, memoryview, memoryview]], width: int, metric: Metric, shift: np.ndarray | None
+    fields: Iterator[tuple[int, str, int, memoryview, memoryview]], width: int, ready: _Ready
 ) -> Iterator[tuple[int, dict[str, list[np.ndarray]], Rows]]:
     chunks: dict[int, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
     found: dict[int, dict[str, list[np.ndarray]]] = {}
@@ -305,13 +318,13 @@ def _grouped(
         parts = [part for _, part in sorted(chunks.pop(strip, {}).items())]
         ids = np.concatenate([p[0] for p in parts]) if parts else np.empty(0, np.int64)
         raw = np.concatenate([p[1] for p in parts]) if parts else np.empty((0, width), np.float32)
-        yield strip, states, prepare(ids, raw, metric, shift)
+        yield strip, states, ready(ids, raw)
 
 
 def _assemble(
-    fields: Iterator[tuple[int, str, int, memoryview, memoryview]], width: int, metric: Metric, shift: np.ndarray | None
+    fields: Iterator[tuple[int, str, int, memoryview, memoryview]], width: int, ready: _Ready
 ) -> dict[int, Strip]:
     return {
         strip: Strip(strip, rows, {kind: arrays[0] for kind, arrays in states.items()})
-        for strip, states, rows in _grouped(fields, width, metric, shift)
+        for strip, states, rows in _grouped(fields, width, ready)
     }

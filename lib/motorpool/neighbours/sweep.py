@@ -42,12 +42,13 @@ class Side:
         cls, rows: Rows, levels: np.ndarray, wanted: Wanted, counts: np.ndarray, gaps: np.ndarray, ids: np.ndarray
     ) -> Side:
         """``levels`` float64[radii] are the radii as gaps; the arrays are changed in place."""
+        scale = rows.scale
         top = (counts < wanted.enough).sum(axis=1).astype(np.int32) - 1
         last = gaps[:, -1] if wanted.k else np.full(len(counts), -np.inf)
         # What is beyond float32 becomes infinite, and a reach is never too short: rounded up.
         with np.errstate(over="ignore"):
-            far = np.append(levels, -np.inf).astype(np.float32)
-            near = last.astype(np.float32) * np.float32(1.0000002)
+            far = (np.append(levels, -np.inf) * scale).astype(np.float32)
+            near = (last * scale).astype(np.float32) * np.float32(1.0000002)
         return cls(rows, tiles_of(rows), counts, top, far[top], gaps, ids.astype(np.int64), near)
 
     @classmethod
@@ -69,7 +70,7 @@ def sweep(a: Side, b: Side, levels: np.ndarray, wanted: Wanted, cosine: bool) ->
     """
     x, y, same = a.rows, b.rows, a is b
     for i0, j0, products in a.tiling.products(b.tiling, lambda i, j: max(a.widest(i), b.widest(j)), same):
-        place = (products, i0, j0, same and i0 == j0, x.raw, y.raw, x.half, y.half, x.slack, cosine)
+        place = (products, i0, j0, same and i0 == j0, x.raw, y.raw, x.half, y.half, x.slack, x.scale, cosine)
         if len(levels):
             kernels.count_tile(
                 *place, levels, wanted.enough, a.counts, b.counts, a.top, b.top, a.count_reach, b.count_reach

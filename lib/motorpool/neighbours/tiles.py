@@ -12,6 +12,9 @@ from motorpool.neighbours.geometry import Rows
 #: A tile of float32 products is 2 MiB: it stays in the cache between the product and the look at it.
 TILE_ROWS, TILE_COLUMNS = 512, 1024
 
+#: The rounding of a row's numbers to float32, of its length and of its half; and of numbers too small for that.
+_ROUNDED, _SMALLEST = 2.0**-22, 2.0**-100
+
 #: Products float32[R, C] of some rows and columns, put into the last argument; or None where no gap among them is
 #: within the widest reach, the third. Off from the exact products by no more than `Rows.slack` allows.
 Multiply = Callable[[slice, slice, float, np.ndarray], np.ndarray | None]
@@ -19,7 +22,10 @@ Multiply = Callable[[slice, slice, float, np.ndarray], np.ndarray | None]
 
 @dataclass(frozen=True)
 class Tiling:
-    """Rows in tiles of TILE_ROWS: float64[tiles, d] centres and float64[tiles] radii of their ``x``."""
+    """Rows in tiles of TILE_ROWS: float64[tiles, d] centres and float64[tiles] radii of their ``x``.
+
+    The radius is infinite where rows have no half (see `Rows`), whose pairs can be anywhere.
+    """
 
     rows: Rows
     centres: np.ndarray
@@ -59,18 +65,24 @@ class Tiling:
     def _least_gaps(self, tile: int, other: Tiling) -> np.ndarray:
         """Lower bounds float64[tiles] of the gaps between the rows of one tile and those of each other tile."""
         apart = np.sqrt(np.square(other.centres - self.centres[tile]).sum(axis=1))
-        result: np.ndarray = 0.5 * np.square(np.maximum(apart - other.radii - self.radii[tile], 0.0))
-        return result
+        least: np.ndarray = 0.5 * np.square(np.maximum(apart - other.radii - self.radii[tile], 0.0))
+        # A reach is rounded to float32, down perhaps.
+        least *= 1.0 - self.rows.slack
+        return least
 
 
 def tiles_of(rows: Rows) -> Tiling:
-    starts = range(0, len(rows), TILE_ROWS)
-    centres = np.array([rows.x[s : s + TILE_ROWS].mean(axis=0, dtype=np.float64) for s in starts])
-    radii = np.array(
-        [
-            np.sqrt(np.square(rows.x[s : s + TILE_ROWS] - centre).sum(axis=1).max())
-            for s, centre in zip(starts, centres, strict=True)
-        ]
-    )
-    # Rounding of float32 rows: a bound that is a hair too small only looks at a tile in vain.
-    return Tiling(rows, centres.reshape(len(centres), rows.x.shape[1]), radii * (1.0 + 1e-5))
+    spans = [slice(s, s + TILE_ROWS) for s in range(0, len(rows), TILE_ROWS)]
+    centres = np.array([rows.x[s].mean(axis=0, dtype=np.float64) for s in spans])
+    centres = centres.reshape(len(spans), rows.x.shape[1])
+    radii = np.array([_radius(rows.x[s], rows.half[s], c) for s, c in zip(spans, centres, strict=True)])
+    return Tiling(rows, centres, radii)
+
+
+def _radius(x: np.ndarray, half: np.ndarray, centre: np.ndarray) -> float:
+    """How far rows are from float64[d] at most, their rounding to float32 included."""
+    if np.isnan(half).any():
+        return np.inf
+    within = float(np.sqrt(np.square(x - centre).sum(axis=1).max()))
+    # Numbers of ``x`` that were shifted, scaled or divided are off by half a unit each.
+    return within * (1.0 + 1e-5) + _ROUNDED * float(np.sqrt(2.0 * half.max())) + _SMALLEST
