@@ -24,6 +24,7 @@ from motorpool.cluster.hdbscan import HdbscanGrid, fit_hdbscan
 from motorpool.neighbours import strips as strips_module
 from motorpool.neighbours.curve import _gaps, curve_of, k_distances
 from motorpool.neighbours.geometry import (
+    FLOOR,
     Metric,
     as_short,
     gap_type,
@@ -209,7 +210,7 @@ def test_gaps_of_the_k_distance_curve(case: str) -> None:
         found = _gaps(some, rows, cosine=False).astype(np.float64)
         truth = to_gap(cdist(some.raw.astype(np.float64), rows.raw.astype(np.float64)), "euclidean") * some.scale
         size = some.half[:, None].astype(np.float64) + rows.half
-        bound = np.where(np.isnan(size), 1e-9 * truth, size * some.slack)
+        bound = np.where(np.isnan(size), 1e-9 * truth, size * some.slack + FLOOR)
         assert (np.abs(found - truth) <= bound).all()
 
 
