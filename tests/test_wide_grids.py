@@ -31,7 +31,7 @@ def spread_out(n: int) -> np.ndarray:
 
 def grid_of(n_eps: int, n_least: int) -> DbscanGrid:
     # A cloud has 256 rows: larger min_samples need neighbours from elsewhere too.
-    one = 0.9 if n_least < 200 else 3.0 if n_least < 300 else 10.0
+    one = 0.9 if n_least < 200 else 1.2 if n_least < 300 else 10.0
     eps = np.geomspace(0.2, 9.0, n_eps) if n_eps > 1 else np.array([one])
     return DbscanGrid(tuple(eps.tolist()), tuple(range(1, n_least + 1)) if n_least > 1 else (5,))
 
