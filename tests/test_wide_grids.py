@@ -135,6 +135,6 @@ def test_two_hundred_models_in_one_run(blocked: Callable[..., DataFrame], monkey
         for c, t in (("clusters", np.int32), ("distances", np.float32))
     )
     check_against_scikit_learn(cdist(x.astype(np.float64), x.astype(np.float64)), grid, labels, distances)
-    assert len({labels[:, m].tobytes() for m in range(200)}) > 100
+    assert len({labels[:, m].tobytes() for m in range(200)}) > 40
     arranged.release()
     labelled.df.unpersist()
