@@ -14,6 +14,8 @@ from motorpool.sampling import RowSample
 
 #: Rows whose neighbours are looked for: quantiles of the curve are known to about a hundredth.
 SAMPLE = 2048
+#: A mean this many times farther from the median than half of the rows is no middle of theirs.
+_DRAWN = 1024.0
 
 
 class _Nearest:
@@ -49,7 +51,7 @@ def k_distances(block_df: DataFrame, metric: Metric, k: int, seed: int) -> np.nd
     sample = blocks.fold(block_df, lambda: RowSample(SAMPLE, seed), draw).rows()
     shift, unit = None, 1.0
     if metric == "euclidean":
-        shift = sample.mean(axis=0, dtype=np.float64)
+        shift = _middle(sample)
         unit = unit_of(sample, shift)
     some = prepare(np.arange(len(sample)), sample, metric, shift, unit)
 
@@ -59,6 +61,17 @@ def k_distances(block_df: DataFrame, metric: Metric, k: int, seed: int) -> np.nd
 
     nearest = blocks.fold(block_df, lambda: _Nearest(len(sample), k), look)
     return np.sort(to_distance(nearest.gaps.max(axis=1).astype(np.float64) / some.scale, metric))
+
+
+def _middle(sample: np.ndarray) -> np.ndarray:
+    """The mean float64[d] of float32[m, d] rows, or their median where a few rows have drawn the mean far away.
+
+    About such a mean the others would be equal in float32.
+    """
+    mean, median = sample.mean(axis=0, dtype=np.float64), np.median(sample.astype(np.float64), axis=0)
+    spread = float(np.median(np.abs(sample - median).max(axis=1)))
+    away = float(np.abs(mean - median).max())
+    return median if away > _DRAWN * spread > 0 else mean
 
 
 def _gaps(some: Rows, rows: Rows, cosine: bool) -> np.ndarray:
