@@ -68,7 +68,8 @@ def _middle(sample: np.ndarray) -> np.ndarray:
 
     About such a mean the others would be equal in float32.
     """
-    mean, median = sample.mean(axis=0, dtype=np.float64), np.median(sample.astype(np.float64), axis=0)
+    mean: np.ndarray = sample.mean(axis=0, dtype=np.float64)
+    median: np.ndarray = np.median(sample.astype(np.float64), axis=0)
     spread = float(np.median(np.abs(sample - median).max(axis=1)))
     away = float(np.abs(mean - median).max())
     return median if away > _DRAWN * spread > 0 else mean
@@ -76,7 +77,7 @@ def _middle(sample: np.ndarray) -> np.ndarray:
 
 def _gaps(some: Rows, rows: Rows, cosine: bool) -> np.ndarray:
     """float32[m, n] gaps in the unit of products; float64 where rows are too large for these."""
-    gaps = np.maximum(some.half[:, None] + rows.half - some.x @ rows.x.T, np.float32(0))
+    gaps: np.ndarray = np.maximum(some.half[:, None] + rows.half - some.x @ rows.x.T, np.float32(0))
     without = np.flatnonzero(np.isnan(some.half)), np.flatnonzero(np.isnan(rows.half))
     if len(without[0]) or len(without[1]):
         gaps = gaps.astype(np.float64)
