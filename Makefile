@@ -8,11 +8,13 @@ IMAGES := 2000
 # Two files at a time: much of a test is waiting for Spark.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test notebooks setup check lint package clean
+.PHONY: help demo test test-slow test-all notebooks setup check lint package clean
 
 help:
 	@echo "make demo       a sample case through the main job, and where to look"
-	@echo "make test       all tests that this machine can run (GPU tests need a GPU)"
+	@echo "make test       the tests of every behaviour, in minutes (GPU tests need a GPU)"
+	@echo "make test-slow  the rest: programs started and killed, clusters, runs stopped at every write"
+	@echo "make test-all   both"
 	@echo "make lint       ruff and mypy"
 	@echo "make notebooks  the demo, then the notebooks and the answers in docs/sql.md anew"
 	@echo "make package    dist/motorpool.zip for spark-submit --py-files, and a wheel"
@@ -24,6 +26,13 @@ demo: setup
 	$(MOTORPOOL) run --conf conf/sample.yaml --set case.path=$(DEMO)/case --set lake.path=$(DEMO)/lake
 
 test: setup
+	$(PY) -m pytest -rs -m "not slow" $(PYTEST_ARGS)
+	@echo "Left out: tests marked slow (see pyproject.toml). 'make test-slow' runs them, 'make test-all' everything."
+
+test-slow: setup
+	$(PY) -m pytest -rs -m slow $(PYTEST_ARGS)
+
+test-all: setup
 	$(PY) -m pytest -rs $(PYTEST_ARGS)
 
 notebooks: demo

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import pickle
+import shutil
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -70,6 +71,13 @@ def run_of(spark: SparkSession, case: Path | None, lake: Path, lake_format: str 
     case_section |= more.pop("case_options", {})
     config = parse_config({"case": case_section, "lake": {"path": str(lake), "format": lake_format}, **more})
     return Context(config, spark, Lake(spark, config.lake))
+
+
+def prepared(lake: Lake, folder: Path) -> Path:
+    """A new lake in ``folder`` with the case and the feature sets of a Parquet lake, and nothing that follows."""
+    for table in ("images", "bad_rows", "descriptors", "sources", "features", "feature_sets"):
+        shutil.copytree(f"{lake.config.path}/{table}", folder / table)
+    return folder
 
 
 def contents(lake: Lake, *, clock: bool = True) -> dict[str, list[str]]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,7 +26,7 @@ from motorpool import blocks
 from motorpool.backend.needs import missing
 from motorpool.blocks import to_list_array
 from motorpool.case.arrays import open_array
-from motorpool.session import build_session
+from motorpool.session import DELTA_PACKAGE, build_session
 
 if TYPE_CHECKING:
     from motorpool.stages.context import Context
@@ -101,7 +103,7 @@ def wide(spark: SparkSession) -> Callable[..., DataFrame]:
 
 
 @pytest.fixture(scope="module")
-def blocked(wide: Callable[..., DataFrame]) -> Iterator[Callable[..., DataFrame]]:
+def on_spark(wide: Callable[..., DataFrame]) -> Iterator[Callable[..., DataFrame]]:
     """Makes float32[n, d] into cached blocks of at most 256 rows; dropped behind each module."""
     kept: list[DataFrame] = []
 
@@ -112,6 +114,43 @@ def blocked(wide: Callable[..., DataFrame]) -> Iterator[Callable[..., DataFrame]
     yield make
     for df in kept:
         df.unpersist()
+
+
+@pytest.fixture(scope="module")
+def blocked(on_spark: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
+    """``on_spark``, or what a module puts in its place: `in_process` for kernels that mostly need no Spark."""
+    return on_spark
+
+
+#: Modules of the algorithms over blocks whose columns are expressions.
+_WITH_COLUMNS = (
+    "blocks", "cluster.cells", "cluster.dbscan", "neighbours.queries", "neighbours.search", "neighbours.spanning",
+    "neighbours.strips", "outliers.local",
+)  # fmt: skip
+
+
+@pytest.fixture
+def wide_in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """As ``wide``, without Spark: the algorithms' tasks run in this process (see `local_frames`)."""
+    import local_frames
+
+    for module in _WITH_COLUMNS:
+        monkeypatch.setattr(f"motorpool.{module}.F", local_frames.functions)
+    for module in ("neighbours.strips", "cluster.cells"):
+        monkeypatch.setattr(f"motorpool.{module}.place", local_frames.place)
+
+    def make(partitions: int = 2, **arrays: np.ndarray) -> Any:
+        n = len(next(iter(arrays.values())))
+        columns = {"image_id": pa.array(np.arange(n)), **{c: to_list_array(x) for c, x in arrays.items()}}
+        return local_frames.LocalFrame([pa.table(columns)], local_frames.LocalSession()).repartition(partitions)
+
+    return make
+
+
+@pytest.fixture
+def in_process(wide_in_process: Callable[..., Any]) -> Callable[..., Any]:
+    """As ``on_spark``, without Spark."""
+    return lambda x, partitions=2: blocks.gather(wide_in_process(partitions, vector=x), rows=256)
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +165,34 @@ def collect() -> Callable[[DataFrame, str], np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def sample_run(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Context:
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A folder that one test worker fills and all read: ``made_once(name, fill)`` is its path.
+
+    ``fill`` gets the folder, empty. Where it fails, the next worker tries again. Tests that change what is in there
+    work on a copy: tables under a path are plain folders.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if hasattr(request.config, "workerinput") else base) / "made-once"
+    shared.mkdir(exist_ok=True)
+
+    def made(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, whole = shared / name, shared / f"{name}.whole"
+        with open(shared / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                fill(folder)
+                whole.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def sample_run(spark: SparkSession, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Context:
     """A sample case of 240 photos through every stage into a Delta lake; every table has rows, and one model failed.
 
     For reading only: the tests of a run share it.
@@ -136,11 +202,14 @@ def sample_run(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) ->
     from motorpool.case.sample import make_sample_case
     from motorpool.stages.pipeline import run_pipeline
 
-    folder = tmp_path_factory.mktemp("sample")
-    make_sample_case(folder / "case", images=240, seed=1)
-    ctx = run_of(spark, folder / "case", folder / "lake", **SAMPLE_STUDY)
-    run_pipeline(ctx)
-    return ctx
+    def run(folder: Path) -> Context:
+        return run_of(spark, folder / "case", folder / "lake", **SAMPLE_STUDY)
+
+    def fill(folder: Path) -> None:
+        make_sample_case(folder / "case", images=240, seed=1)
+        run_pipeline(run(folder))
+
+    return run(made_once("sample", fill))
 
 
 #: The files that take longest, which start first, so that no worker is left alone with one of them at the end.
@@ -151,9 +220,15 @@ def pytest_configure(config: pytest.Config) -> None:
     """With several workers, one process fetches the jars first: two that fill one cache at once spoil it."""
     # These JVMs live for minutes: the optimising compiler would take a third of all time and never earn it back.
     os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
-    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+    first = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
+    if first and not _delta_is_here():
         start = "from motorpool.session import build_session; build_session().stop()"
         subprocess.run([sys.executable, "-c", start], check=True, timeout=600)
+
+
+def _delta_is_here() -> bool:
+    group, artifact, version = DELTA_PACKAGE.split(":")
+    return (Path.home() / ".ivy2.5.2" / "jars" / f"{group}_{artifact}-{version}.jar").is_file()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

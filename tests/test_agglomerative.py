@@ -21,6 +21,12 @@ from motorpool.cluster.nearest import NearestPoint
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
+@pytest.fixture
+def blocked(in_process: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
+    """Without Spark; what goes through it takes ``on_spark``."""
+    return in_process
+
+
 def blobs(n: int, d: int = 6, offset: float = 0.0, seed: int = 0, apart: float = 3.0) -> np.ndarray:
     """Six clouds of unequal size and width."""
     rng = np.random.default_rng(seed)
@@ -84,9 +90,9 @@ def test_fewer_distinct_rows_than_clusters(blocked: Callable[..., DataFrame]) ->
         assert np.array_equal(clusters, np.repeat([[0], [1], [2]], 10, axis=0).repeat(2, axis=1))
 
 
-def test_micro_clusters_of_many_rows(blocked: Callable[..., DataFrame]) -> None:
+def test_micro_clusters_of_many_rows(on_spark: Callable[..., DataFrame]) -> None:
     x = blobs(3000, d=10, apart=4.0)
-    df = blocked(x)
+    df = on_spark(x)
     found = fit_agglomerative(df, [6], METHODS, micro_clusters=300, seed=1)
     micro = found.micro
     assert not micro.exact

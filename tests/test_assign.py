@@ -228,16 +228,16 @@ def small_strips(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 @pytest.mark.usefixtures("small_strips")
-def test_nearest_rows_are_brute_forces(blocked: Callable[..., DataFrame], metric: Metric) -> None:
+def test_nearest_rows_are_brute_forces(in_process: Callable[..., DataFrame], metric: Metric) -> None:
     """Whole numbers: many equal distances, some exactly at the limit; several strips on both sides."""
     rng = np.random.default_rng(0)
     old, new = (rng.integers(1, 7, (n, 3)).astype(np.float32) for n in (500, 200))
     new[0] = 100, -100, 100
     apart = cdist(new.astype(np.float64), old.astype(np.float64), metric)
-    study = arrange(blocked(old), metric, 0)
+    study = arrange(in_process(old), metric, 0)
     limit = 2.0 if metric == "euclidean" else 0.02
     for k, within in ((1, None), (5, limit), (600, None)):
-        near = nearest_rows(study, blocked(new), k, within=within, seed=0)
+        near = nearest_rows(study, in_process(new), k, within=within, seed=0)
         rows = near.orderBy("image_id").collect()
         near.unpersist()
         assert [r["image_id"] for r in rows] == list(range(200))
@@ -254,7 +254,7 @@ def test_nearest_rows_are_brute_forces(blocked: Callable[..., DataFrame], metric
                 assert row["neighbours"] == order[: len(expected)].tolist()
     study.release()
     with pytest.raises(ValueError, match="k = 0"):
-        nearest_rows(study, blocked(new), 0, seed=0)
+        nearest_rows(study, in_process(new), 0, seed=0)
 
 
 def table(spark: SparkSession, wide: Callable[..., DataFrame], x: np.ndarray) -> DataFrame:

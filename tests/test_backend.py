@@ -17,7 +17,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from sklearn.cluster import DBSCAN
 from sklearn.decomposition import PCA
-from sklearn.manifold import trustworthiness
+from sklearn.manifold import TSNE, trustworthiness
 from sklearn.metrics import adjusted_rand_score
 
 from cases import run_of, uneven_blobs, write_case
@@ -596,24 +596,37 @@ def test_layouts_that_cuml_has() -> None:
 
 
 class Manifold:
-    """cuml.manifold as far as its documentation goes: the keywords of 26.6, and places as large as they should be."""
+    """cuml.manifold as far as its documentation goes: the keywords of 26.6, and the layouts that umap-learn and
+    scikit-learn make of them, so a start or a number that makes no sense fails. Its arrays come from the device.
+
+    What cuML's own signatures say is for a test beside the real package.
+    """
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
 
-    def _places(self, m: int, dims: int) -> Any:
-        return SimpleNamespace(fit_transform=lambda x: np.zeros((m, dims), order="F") if len(x) == m else None)
+    @staticmethod
+    def _fitted(model: Any) -> Any:
+        # cuML gives back columns that lie one after the other.
+        take = StrictDevice().take
+        return SimpleNamespace(fit_transform=lambda x: np.asfortranarray(model.fit_transform(take(x)), np.float32))
 
     def UMAP(self, *, n_neighbors: int, n_components: int, init: Any, build_algo: str, random_state: int,  # noqa: N802
              output_type: str) -> Any:  # fmt: skip
-        self.asked.append({"n_neighbors": n_neighbors, "init": init, "seed": random_state, "build": build_algo})
-        assert output_type == "numpy"
-        return self._places(init.shape[0], n_components)
+        import umap
+
+        assert (build_algo, output_type) == ("brute_force_knn", "numpy")
+        start = StrictDevice().take(init)
+        self.asked.append({"n_neighbors": n_neighbors, "init": start, "seed": random_state})
+        made = umap.UMAP(n_neighbors, n_components, init=start, random_state=random_state, n_jobs=1, n_epochs=100)
+        return self._fitted(made)
 
     def TSNE(self, *, n_components: int, perplexity: float, init: str, random_state: int, output_type: str) -> Any:  # noqa: N802
-        self.asked.append({"perplexity": perplexity, "init": init, "seed": random_state})
         assert output_type == "numpy"
-        return self._places(20, n_components)
+        # The only number of dimensions that it has.
+        assert n_components == 2
+        self.asked.append({"perplexity": perplexity, "init": init, "seed": random_state})
+        return self._fitted(TSNE(n_components, perplexity=perplexity, init=init, random_state=random_state))
 
 
 def test_what_cuml_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -621,20 +634,24 @@ def test_what_cuml_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cuml", SimpleNamespace(manifold=manifold))
     monkeypatch.setitem(sys.modules, "cuml.manifold", manifold)
     monkeypatch.setitem(devices.DEVICES, "cupy", StrictDevice)
-    x = blobs(20)
+    x = blobs(60)
+    start = PCA(3, random_state=0).fit_transform(x)
     for method, dims in (("umap", 3), ("tsne", 2)):
-        places = GPU.lay_out(x, x[:, :dims], Layout(method, dims, 50, 30.0, 7))  # type: ignore[arg-type]
-        assert places.shape == (20, dims)
+        places = GPU.lay_out(x, start[:, :dims], Layout(method, dims, 90, 30.0, 7))  # type: ignore[arg-type]
+        assert places.shape == (60, dims)
         assert places.dtype == np.float32
         assert places.flags.c_contiguous
+        # With every row as its neighbour the map is one of the whole.
+        assert trustworthiness(x, places, n_neighbors=5) > 0.85
     umap, tsne = manifold.asked
-    start = StrictDevice().take(umap.pop("init"))
-    assert start.dtype == np.float32
-    assert start[:, 0].std() == pytest.approx(10.0, rel=1e-3)
-    assert abs(np.corrcoef(start[:, 1], x[:, 1])[0, 1]) > 0.999
+    given = umap.pop("init")
+    assert given.dtype == np.float32
+    assert given[:, 0].std() == pytest.approx(10.0, rel=1e-3)
+    for column in range(3):
+        assert abs(np.corrcoef(given[:, column], start[:, column])[0, 1]) > 0.999
     # Fewer rows than asked for: as on the CPU.
-    assert umap == {"n_neighbors": 19, "seed": 7, "build": "brute_force_knn"}
-    assert tsne == {"perplexity": pytest.approx(19 / 3), "init": "pca", "seed": 7}
+    assert umap == {"n_neighbors": 59, "seed": 7}
+    assert tsne == {"perplexity": pytest.approx(59 / 3), "init": "pca", "seed": 7}
     with pytest.raises(ValueError, match="3 rows: a layout takes at least 4"):
         GPU.lay_out(x[:3], x[:3, :2], Layout("umap", 2, 15, 30.0, 0))
 
@@ -689,11 +706,11 @@ def test_kmeans_and_scores(blocked: Callable[..., DataFrame], spread_out: Backen
 
 
 def test_density_models(
-    blocked: Callable[..., DataFrame], spread_out: Backend, monkeypatch: pytest.MonkeyPatch
+    in_process: Callable[..., DataFrame], spread_out: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(strips, "_strip_rows", lambda *_: 400)
     x = uneven_blobs(900, 4, seed=2)
-    arranged = arrange(blocked(x, 2), "euclidean", 0)
+    arranged = arrange(in_process(x, 2), "euclidean", 0)
     grid = DbscanGrid((0.8, 1.6), (3, 8))
     states = [search(arranged, Wanted(grid.eps, 9, 16), backend=b) for b in (CPU, spread_out)]
     trees = []

@@ -21,6 +21,12 @@ from motorpool.cluster.labelled import LabelledBlock
 KS = [2, 3, 5, 8, 12]
 
 
+@pytest.fixture
+def blocked(in_process: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
+    """Without Spark; what goes through it takes ``on_spark``."""
+    return in_process
+
+
 def blobs(n: int, d: int = 6, offset: float = 0.0, seed: int = 0) -> np.ndarray:
     """Nine overlapping clouds of unequal size and width."""
     rng = np.random.default_rng(seed)
@@ -93,9 +99,9 @@ def test_more_rows_than_the_coreset(blocked: Callable[..., DataFrame], monkeypat
     check_as_good(df, x, [3, 6])
 
 
-def test_labels_are_a_walk_down_the_tree(blocked: Callable[..., DataFrame]) -> None:
+def test_labels_are_a_walk_down_the_tree(on_spark: Callable[..., DataFrame]) -> None:
     x = blobs(900, seed=1)
-    df, ks = blocked(x), [1, 2, 5, 12]
+    df, ks = on_spark(x), [1, 2, 5, 12]
     tree = fit_bisecting(df, ks, seed=1)
     labelled = by_tree(df, tree, ks)
     assert labelled.sizes == (1, 2, 5, 12)

@@ -31,6 +31,12 @@ from motorpool.neighbours.sweep import Wanted
 Blocked = Callable[..., DataFrame]
 
 
+@pytest.fixture
+def blocked(in_process: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
+    """Without Spark; what goes through it takes ``on_spark``."""
+    return in_process
+
+
 def blobs(n: int, d: int = 4) -> np.ndarray:
     """Blobs of unequal width, and a tenth of the rows anywhere."""
     x, _ = make_blobs(n, d, centers=6, cluster_std=[0.3, 0.5, 0.6, 0.8, 1.0, 0.4], random_state=3)
@@ -301,10 +307,10 @@ def test_cells_of_very_few_rows(blocked: Blocked, n: int, partitions: int) -> No
     check(blocked(x, partitions), x, DbscanGrid((1e-3, 9.0, 1e3), (1, 2, 3)), n)
 
 
-def test_a_border_row_between_two_clusters_joins_that_of_the_lower_id(blocked: Blocked) -> None:
+def test_a_border_row_between_two_clusters_joins_that_of_the_lower_id(on_spark: Blocked) -> None:
     # Row 0 lies halfway between cores of two clusters, in a cell with only one of them.
     x = np.array([[0], [2], [3], [3], [-2], [-3], [-3]], np.float32)
-    labels = check(blocked(x), x, DbscanGrid((2.0,), (4,)), 3)
+    labels = check(on_spark(x), x, DbscanGrid((2.0,), (4,)), 3)
     assert labels[:, 0].tolist() == [0, 0, 0, 0, 1, 1, 1]
 
 

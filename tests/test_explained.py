@@ -70,6 +70,7 @@ except TaskMemoryError as exc:
 """
 
 
+@pytest.mark.slow
 def test_a_full_heap_says_so_though_the_jvm_is_gone() -> None:
     found = subprocess.run([sys.executable, "-c", FULL_HEAP], capture_output=True, text=True, check=False, timeout=300)
     assert found.returncode == 7, found.stderr

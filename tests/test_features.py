@@ -249,8 +249,8 @@ def test_joined_sets_of_parts_without_known_moments(
     ],
     ids=str,
 )
-def test_passes(wide: Callable[..., DataFrame], texts: list[str], passes: int) -> None:
-    with Fitter(wide(1, a=made(60)), [one("a", text) for text in texts], seed=1) as fitter:
+def test_passes(wide_in_process: Callable[..., DataFrame], texts: list[str], passes: int) -> None:
+    with Fitter(wide_in_process(1, a=made(60)), [one("a", text) for text in texts], seed=1) as fitter:
         fitter.fit()
         assert fitter.n_passes == passes
 
@@ -304,13 +304,13 @@ def test_programs_survive_the_lake(
     assert np.allclose(collect(transform(df, program)), expected, atol=1e-6)
 
 
-def test_results_do_not_depend_on_the_partitions(wide: Callable[..., DataFrame]) -> None:
+def test_results_do_not_depend_on_the_partitions(wide_in_process: Callable[..., DataFrame]) -> None:
     x = made(12)
     sets = [one("a", t) for t in ("standard > pca: 4", "standard > robust > minmax")]
     outputs = []
     # With more partitions than rows some are empty.
     for partitions in (1, 3, 7, 16):
-        with Fitter(wide(partitions, a=x), sets, seed=1) as fitter:
+        with Fitter(wide_in_process(partitions, a=x), sets, seed=1) as fitter:
             outputs.append([item.program.apply([x]) for item in fitter.fit()])
     for other in outputs[1:]:
         for left, right in zip(outputs[0], other, strict=True):
@@ -320,18 +320,18 @@ def test_results_do_not_depend_on_the_partitions(wide: Callable[..., DataFrame])
 # -- edges -------------------------------------------------------------------------------------------
 
 
-def test_fewer_rows_than_columns(wide: Callable[..., DataFrame]) -> None:
+def test_fewer_rows_than_columns(wide_in_process: Callable[..., DataFrame]) -> None:
     x = made(15)
     texts = ["standard", "minmax", "pca: 14", "pca: 0.9", "standard > pca: 10 > standard", "svd: 12"]
-    with Fitter(wide(4, a=x), [one("a", t) for t in texts], seed=1) as fitter:
+    with Fitter(wide_in_process(4, a=x), [one("a", t) for t in texts], seed=1) as fitter:
         for item in fitter.fit():
             check(item, x, 1e-4)
 
 
-def test_one_row_and_equal_rows_stay_finite(wide: Callable[..., DataFrame]) -> None:
+def test_one_row_and_equal_rows_stay_finite(wide_in_process: Callable[..., DataFrame]) -> None:
     texts = ["standard", "minmax", "pca: 1 > standard", "pca: 0.9 > minmax", "svd: 1"]
     x = made(1, 1e4)
-    with Fitter(wide(1, one=x), [one("one", t) for t in texts], seed=1) as fitter:
+    with Fitter(wide_in_process(1, one=x), [one("one", t) for t in texts], seed=1) as fitter:
         for item in fitter.fit():
             y = item.program.apply([x])
             assert np.isfinite(y).all()
@@ -349,9 +349,9 @@ def test_one_row_and_equal_rows_stay_finite(wide: Callable[..., DataFrame]) -> N
     ids=["columns", "after pca", "in a part"],
 )
 def test_too_many_components_are_refused_by_name(
-    wide: Callable[..., DataFrame], spec: FeatureSet, message: str
+    wide_in_process: Callable[..., DataFrame], spec: FeatureSet, message: str
 ) -> None:
-    with Fitter(wide(1, a=made(60)), [spec], seed=1) as fitter, pytest.raises(CaseError, match=message):
+    with Fitter(wide_in_process(1, a=made(60)), [spec], seed=1) as fitter, pytest.raises(CaseError, match=message):
         fitter.fit()
 
 
@@ -361,10 +361,12 @@ def test_no_rows_are_refused(wide: Callable[..., DataFrame]) -> None:
         fitter.fit()
 
 
-def test_robust_from_a_sample_of_many_rows(wide: Callable[..., DataFrame], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_robust_from_a_sample_of_many_rows(
+    wide_in_process: Callable[..., DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = made(8000, 3.0)
     monkeypatch.setattr(fit_module, "SAMPLE_ROWS", 2000)
-    with Fitter(wide(2, a=x), [one("a", "robust")], seed=1) as fitter:
+    with Fitter(wide_in_process(2, a=x), [one("a", "robust")], seed=1) as fitter:
         (item,) = fitter.fit()
     truth, _ = reference(item.spec.steps, item.program.ops, x)
     ours = item.program.apply([x])

@@ -640,7 +640,7 @@ def made(spark: SparkSession, case: Path, truth: t.Truth, tmp_path_factory: pyte
     """A lake of four feature sets whose best models are the truth: pure in colour, light, body type and view."""
 
     def make(
-        attributes: bool = False, images_root: Path | None = None, lake_format: str = "delta", **report: Any
+        attributes: bool = False, images_root: Path | None = None, lake_format: str = "parquet", **report: Any
     ) -> Context:
         folder = tmp_path_factory.mktemp("lake")
         options = {} if images_root is None else {"images_root": str(images_root)}
@@ -705,7 +705,7 @@ def told(ctx: Context, model_id: str) -> list[tuple[str, str, int]]:
 
 @pytest.fixture(scope="module")
 def plain(made: Made) -> Context:
-    ctx = made()
+    ctx = made(lake_format="delta")
     run_interpret(ctx)
     return ctx
 

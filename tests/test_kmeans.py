@@ -19,6 +19,12 @@ from motorpool.cluster.kmeans import KMeansModel, fit_kmeans
 KS = range(2, 9)
 
 
+@pytest.fixture
+def blocked(in_process: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
+    """Without Spark; what goes through it takes ``on_spark``."""
+    return in_process
+
+
 def check(models: Sequence[KMeansModel], x: np.ndarray, ks: Sequence[int]) -> None:
     """As good as scikit-learn within one per cent, and honest about it."""
     assert [m.k for m in models] == list(ks)
@@ -52,12 +58,12 @@ def with_extremes(n: int) -> np.ndarray:
 
 
 def test_a_few_extreme_rows_and_more_rows_than_the_coreset(
-    blocked: Callable[..., DataFrame], monkeypatch: pytest.MonkeyPatch
+    on_spark: Callable[..., DataFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The driver reads this number; what it computes from it travels to the workers.
     monkeypatch.setattr(coreset, "CORESET_ROWS", 400)
     x = with_extremes(3000)
-    check(fit_kmeans(blocked(x), KS, seed=1, n_init=3), x, KS)
+    check(fit_kmeans(on_spark(x), KS, seed=1, n_init=3), x, KS)
 
 
 def test_the_coreset_stands_for_all_rows(blocked: Callable[..., DataFrame], monkeypatch: pytest.MonkeyPatch) -> None:

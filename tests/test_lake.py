@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -16,6 +17,8 @@ from motorpool.errors import LakeError
 from motorpool.lake import Lake
 from motorpool.schemas import TABLES, VIEWS
 
+#: PySpark knows only some of Java's exceptions.
+SPARKS_OWN = (PySparkException, Py4JJavaError)
 CLUSTERS = "model_id STRING, cluster INT, size BIGINT"
 
 
@@ -137,8 +140,7 @@ class TestFailure:
 
     def write(self, lake: Lake, table: str, how: str, df: DataFrame) -> None:
         keys = () if how == "overwrite" else ({"model_id": ["a"]},)
-        # PySparkException or Py4JJavaError: PySpark knows only some of Java's exceptions.
-        with pytest.raises(Exception, match="the task fails"):
+        with pytest.raises(SPARKS_OWN, match="the task fails"):
             getattr(lake, how)(table, failing(df), *keys)
 
     @pytest.mark.parametrize("how", ["overwrite", "replace"])
@@ -269,16 +271,16 @@ class TestCatalog:
 
     def test_writing(self, catalog_lake: Lake, spark: SparkSession) -> None:
         lake = catalog_lake
-        with pytest.raises(Exception, match="the task fails"):
+        with pytest.raises(SPARKS_OWN, match="the task fails"):
             lake.overwrite("labels", failing(labels(spark, ("a", 5, 0), ("a", 1, 1))))
         assert not lake.exists("labels")
         lake.overwrite("labels", labels(spark, ("a", 1, 0), ("b", 1, 0)))
         lake.overwrite("labels", labels(spark, ("b", 1, 0), ("c", 1, 0)))
         lake.replace("labels", labels(spark, ("c", 2, 5)), {"model_id": ["a", "c"]})
         assert rows(lake, "labels", LABELS) == [("b", 1, 0), ("c", 2, 5)]
-        with pytest.raises(Exception, match="the task fails"):
+        with pytest.raises(SPARKS_OWN, match="the task fails"):
             lake.replace("labels", failing(labels(spark, ("c", 5, 1))), {"model_id": ["c"]})
-        with pytest.raises(Exception, match="DELTA_REPLACE_WHERE_MISMATCH"):
+        with pytest.raises(SPARKS_OWN, match="DELTA_REPLACE_WHERE_MISMATCH"):
             lake.replace("labels", labels(spark, ("b", 9, 9)), {"model_id": ["c"]})
         assert rows(lake, "labels", LABELS) == [("b", 1, 0), ("c", 2, 5)]
         assert lake.read("labels").columns == TABLES["labels"].schema.fieldNames()

@@ -18,6 +18,12 @@ from motorpool.sampling import RowSample
 KS = [2, 4, 6, 12]
 
 
+@pytest.fixture
+def blocked(in_process: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
+    """Without Spark; what goes through it takes ``on_spark``."""
+    return in_process
+
+
 def state(seed: int, k: int) -> int:
     return int(np.random.SeedSequence([seed, k]).generate_state(1)[0])
 
@@ -77,13 +83,13 @@ def test_the_sample_keeps_within_its_bound(blocked: Callable[..., DataFrame], mo
 
 
 def test_the_same_result_again_and_on_any_partitions(
-    blocked: Callable[..., DataFrame], monkeypatch: pytest.MonkeyPatch
+    on_spark: Callable[..., DataFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(minibatch, "_SAMPLE_BATCHES", 2)
     x = uneven_blobs(2000, seed=5)
-    first = fit_minibatch_kmeans(blocked(x, 3), [2, 4], seed=3, batch_size=300)
+    first = fit_minibatch_kmeans(on_spark(x, 3), [2, 4], seed=3, batch_size=300)
     for partitions in (3, 7):
-        again = fit_minibatch_kmeans(blocked(x, partitions), [2, 4], seed=3, batch_size=300)
+        again = fit_minibatch_kmeans(on_spark(x, partitions), [2, 4], seed=3, batch_size=300)
         for left, right in zip(first, again, strict=True):
             assert np.array_equal(left.centroids, right.centroids)
             assert left.inertia == right.inertia

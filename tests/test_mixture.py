@@ -34,6 +34,12 @@ from motorpool.cluster.mixture_starts import kmeans_starts
 QUIET = lambda text: None  # noqa: E731
 
 
+@pytest.fixture
+def blocked(in_process: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
+    """Without Spark; what goes through it takes ``on_spark``."""
+    return in_process
+
+
 def clouds(n: int, d: int = 5, k: int = 4, gap: float = 2.5, offset: float = 0.0, seed: int = 0) -> np.ndarray:
     """k overlapping clouds of unequal size, width and direction, far from the origin where asked."""
     rng = np.random.default_rng(seed)
@@ -232,11 +238,11 @@ def test_the_best_of_several_starts_wins(blocked: Callable[..., DataFrame]) -> N
     assert three.log_likelihood >= one.log_likelihood - 1e-9
 
 
-def test_the_search_ends_at_max_iter(blocked: Callable[..., DataFrame]) -> None:
+def test_the_search_ends_at_max_iter(on_spark: Callable[..., DataFrame]) -> None:
     x = clouds(500)
     said: list[str] = []
     start = rough_start(x, 3, "full")
-    (model,) = fit_mixtures(blocked(x), [(3, "full")], seed=0, starts=[start], max_iter=2, tol=0, progress=said.append)
+    (model,) = fit_mixtures(on_spark(x), [(3, "full")], seed=0, starts=[start], max_iter=2, tol=0, progress=said.append)
     assert (model.n_iter, model.converged) == (2, False)
     # Two iterations and one pass that scores what they led to.
     assert said == [f"pass {i + 1}: {n} of 1 mixtures still moving" for i, n in enumerate([1, 0, 0])]

@@ -25,6 +25,12 @@ from motorpool.neighbours.sweep import Wanted
 
 
 @pytest.fixture
+def blocked(in_process: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
+    """Without Spark; what goes through it takes ``on_spark``."""
+    return in_process
+
+
+@pytest.fixture
 def small_strips(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """So that a few thousand rows take several tasks."""
     return lambda rows: monkeypatch.setattr(strips, "_strip_rows", lambda *_: rows)
@@ -65,13 +71,17 @@ def rows_of(labelled: Labelled) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 # -- rows in strips ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("partitions", [1, 4])
 def test_strips_hold_every_row_once_and_never_too_many(
-    blocked: Callable[..., DataFrame], small_strips: Callable[[int], None], partitions: int
+    on_spark: Callable[..., DataFrame], small_strips: Callable[[int], None]
 ) -> None:
     small_strips(400)
     x = np.concatenate([clouds(2500), np.zeros((900, 5), np.float32)])
-    arranged = arrange(blocked(x, partitions), "euclidean", 0)
+    arranged = arrange(on_spark(x, 4), "euclidean", 0)
+    # Every strip comes to a task of its own.
+    assert (
+        arranged.pieces.rdd.glom().map(lambda rows: len({r["strip"] for r in rows})).collect()
+        == [1] * arranged.n_strips
+    )
     found: dict[int, list[int]] = {}
     for row in arranged.pieces.collect():
         ids = np.frombuffer(row["ids"], np.int64)
@@ -297,3 +307,20 @@ def test_hdbscan_of_very_few_rows(blocked: Callable[..., DataFrame], n: int) -> 
     labels, _, _ = rows_of(models.labelled)
     assert labels.shape == (n, 2)
     assert len(models.tree.distance) == n - 1
+
+
+# -- through Spark -----------------------------------------------------------------------------------
+
+
+def test_dbscan_and_hdbscan_through_spark(
+    on_spark: Callable[..., DataFrame], small_strips: Callable[[int], None]
+) -> None:
+    """Shuffles, joins and kept results as they are, several strips each."""
+    small_strips(300)
+    x = clouds(800)
+    df = on_spark(x, 3)
+    check_dbscan(df, x, (0.5, 1.2), (4, 10)).release()
+    models = hdbscan(df, 5, (5, 20))
+    assert np.allclose(np.sort(models.tree.distance), tree_weights(x, 5, "euclidean"), rtol=1e-6, atol=1e-9)
+    assert np.array_equal(rows_of(models.labelled)[0][:, 1], models.flat[1].labels)
+    models.labelled.df.unpersist()

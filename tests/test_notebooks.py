@@ -25,6 +25,7 @@ MAX_BYTES = 600_000
 ABSOLUTE = re.compile(r"(?<![\w./])/(?:tmp|work|home|root|Users|opt|var)/")
 
 
+@pytest.mark.slow
 def test_all_run_on_another_lake(sample_run: Context, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One kernel for all, a fresh namespace for each; a cell that fails raises."""
     monkeypatch.setenv("MOTORPOOL_LAKE", str(sample_run.config.lake.path))

@@ -33,6 +33,12 @@ from motorpool.outliers.reconstruction import pca_error
 from motorpool.sampling import uniform_hash
 
 
+@pytest.fixture
+def blocked(in_process: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
+    """Without Spark; what goes through it takes ``on_spark``."""
+    return in_process
+
+
 def blobs(n: int, d: int = 5, offset: float = 0.0, seed: int = 0) -> np.ndarray:
     """Clouds of unequal density, and one row in twenty somewhere between them."""
     rng = np.random.default_rng(seed)
@@ -46,8 +52,8 @@ def blobs(n: int, d: int = 5, offset: float = 0.0, seed: int = 0) -> np.ndarray:
 
 def fetch(scores: DataFrame) -> np.ndarray:
     """float64[n] in the order of ids, which count from 0; every image has one finite score."""
-    assert scores.dtypes == [("image_id", "bigint"), ("score", "double")]
     table = scores.toArrow().sort_by("image_id")
+    assert [(f.name, f.type) for f in table.schema] == [("image_id", pa.int64()), ("score", pa.float64())]
     found = table.column("score").to_numpy()
     assert table.column("image_id").to_pylist() == list(range(len(found)))
     assert np.isfinite(found).all()
@@ -62,9 +68,9 @@ def grown(rows: np.ndarray, x: np.ndarray, seed: int, n_trees: int, sample: int)
     return -model.score_samples(x)
 
 
-def test_the_forest_is_scikit_learns(blocked: Callable[..., DataFrame]) -> None:
+def test_the_forest_is_scikit_learns(on_spark: Callable[..., DataFrame]) -> None:
     x = blobs(700)
-    found = fetch(isolation_forest(blocked(x, 3), seed=4, n_trees=30, sample=100))
+    found = fetch(isolation_forest(on_spark(x, 3), seed=4, n_trees=30, sample=100))
     assert np.array_equal(found, grown(x, x, 4, 30, 100))
     assert found.std() > 0.01
 
@@ -89,7 +95,7 @@ def test_a_forest_of_few_or_equal_rows(blocked: Callable[..., DataFrame]) -> Non
     assert np.allclose(equal, 0.5)
     assert np.array_equal(fetch(isolation_forest(blocked(few[:1], 1), seed=1, n_trees=20)), [0.5])
     with pytest.raises(ValueError, match="no rows"):
-        isolation_forest(blocked(few).where("width < 0"), seed=1)
+        isolation_forest(blocked(few).limit(0), seed=1)
 
 
 @pytest.fixture(scope="module")

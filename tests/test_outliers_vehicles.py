@@ -318,14 +318,16 @@ def test_unknown_scores_take_the_middle_and_are_not_flagged(spark: SparkSession)
 Case = tuple[dict[str, np.ndarray], Names, np.ndarray]
 
 
-def precision(case: Case, spark: SparkSession, blocked: Callable[..., DataFrame], vehicles: Vehicles) -> dict[str, Any]:
+def precision(
+    case: Case, spark: SparkSession, in_process: Callable[..., DataFrame], vehicles: Vehicles
+) -> dict[str, Any]:
     """Average precision of each method on each descriptor, and of the consensus of plain ones and of all."""
     descriptors, _, strange = case
     found: dict[str, Any] = {}
     kept: dict[tuple[str, str], np.ndarray] = {}
     for name, raw in descriptors.items():
         x = PCA(100, svd_solver="covariance_eigh").fit_transform(raw.astype(np.float64)).astype(np.float32)
-        block_df = blocked(x)
+        block_df = in_process(x)
         columns = {"image_id": pa.array(np.arange(len(x))), "vector": blocks.to_list_array(x)}
         compared = odd_one_out(spark.createDataFrame(pa.table(columns)), vehicles)
         arranged = arrange(block_df, "euclidean", 1)
@@ -354,13 +356,13 @@ def precision(case: Case, spark: SparkSession, blocked: Callable[..., DataFrame]
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_planted_outliers_are_found(
-    spark: SparkSession, blocked: Callable[..., DataFrame], named: Callable[[Names], Vehicles], seed: int
+    spark: SparkSession, in_process: Callable[..., DataFrame], named: Callable[[Names], Vehicles], seed: int
 ) -> None:
     truth = t.draw_truth(2000, seed)
     source = DescriptorSource(truth)
     descriptors = {n: np.concatenate(list(source.blocks(n, 1))) for n in ("vdc_type", "osnet")}
     names: Names = [truth.vehicle_id(i) for i in range(truth.images)]
-    found = precision((descriptors, names, truth.outlier > 0), spark, blocked, named(names))
+    found = precision((descriptors, names, truth.outlier > 0), spark, in_process, named(names))
     least = {
         "odd_one_out on vdc_type": 0.80, "odd_one_out on osnet": 0.97,
         "stray_groups on vdc_type": 0.92, "stray_groups on osnet": 0.97, "aware": 0.97,
@@ -371,7 +373,7 @@ def test_planted_outliers_are_found(
 
 def test_real_outliers_are_found(
     spark: SparkSession,
-    blocked: Callable[..., DataFrame],
+    in_process: Callable[..., DataFrame],
     named: Callable[[Names], Vehicles],
     case_dir: Path,
     case_vectors: Callable[[str], np.ndarray],
@@ -380,7 +382,7 @@ def test_real_outliers_are_found(
     names: Names = [line[1] for line in lines]
     strange = np.array([line[3] != "" for line in lines])
     descriptors = {n: case_vectors(n) for n in ("vdc_type", "osnet")}
-    found = precision((descriptors, names, strange), spark, blocked, named(names))
+    found = precision((descriptors, names, strange), spark, in_process, named(names))
     least = {
         "odd_one_out on vdc_type": 0.92, "odd_one_out on osnet": 0.6,
         "stray_groups on vdc_type": 0.95, "stray_groups on osnet": 0.7, "aware": 0.8,

@@ -277,6 +277,7 @@ class _StoppedError(Exception):
 
 
 class TestStopped:
+    @pytest.mark.slow
     def test_between_any_two_writes(
         self, done: Context, spark: SparkSession, case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -21,7 +21,7 @@ from scipy.cluster import hierarchy
 from motorpool import cli
 from motorpool.cluster.linkage import cut, linkage
 from motorpool.config import LakeConfig, ReportConfig, parse_config
-from motorpool.errors import ConfigError, EnvironmentMissingError
+from motorpool.errors import ConfigError, EnvironmentMissingError, LakeError
 from motorpool.lake import Lake
 from motorpool.report import maps
 from motorpool.report.charts import score_charts
@@ -383,7 +383,7 @@ class TestWritten:
         shutil.copytree(out, again)
         (again / "stale.txt").write_text("old")
         broken = Lake(lake.spark, LakeConfig(path=str(tmp_path / "none"), format="parquet"))
-        with pytest.raises(Exception, match="motorpool ingest"):
+        with pytest.raises(LakeError, match="motorpool ingest"):
             write_report(broken, ReportConfig(), again, None, seed=1)
         assert (again / "stale.txt").exists()
         write_report(lake, ReportConfig(points=100, thumbnails=0), again, None, seed=1)

@@ -128,6 +128,7 @@ def served(lake: Context, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield server
 
 
+@pytest.mark.slow
 class TestClients:
     def test_what_it_says(self, served: Served, lake: Context) -> None:
         tables, address, example = served.said.splitlines()
@@ -204,6 +205,7 @@ class TestClients:
             pass
 
 
+@pytest.mark.slow
 def test_a_parquet_lake_by_a_relative_path(spark: SparkSession, tmp_path: Path) -> None:
     ctx = _lake(spark, tmp_path, "parquet")
     ctx.lake.register()

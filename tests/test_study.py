@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from sklearn.cluster import DBSCAN, HDBSCAN, AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score
 
-from cases import contents, run_of, write_case
+from cases import contents, prepared, run_of, write_case
 from motorpool.config import VEHICLE_METHODS, OutlierMethod
 from motorpool.errors import ConfigError
 from motorpool.lake import Lake
@@ -115,7 +115,8 @@ def test_dbscan_is_scikit_learns(done: Context, x: np.ndarray) -> None:
 
 def test_dbscan_by_cells_writes_the_same_tables(spark: SparkSession, done: Context, case: Path, tmp_path: Path) -> None:
     grid = {"algorithm": "dbscan", "eps": [0.001, 3, 1000], "min_samples": [4, 8], "way": "cells"}
-    other = run_of(spark, case, tmp_path / "lake", "parquet", features=STUDY["features"], cluster={"models": [grid]})
+    lake = prepared(done.lake, tmp_path / "lake")
+    other = run_of(spark, case, lake, "parquet", features=STUDY["features"], cluster={"models": [grid]})
     run_pipeline(other)
     pairs = {m["model_id"]: m for m in done.lake.read("models").collect()}
     cells = other.lake.read("models").collect()
@@ -222,9 +223,9 @@ def test_a_stop_before_the_row_that_says_done(
         | {"models": [{"algorithm": "hdbscan", "min_cluster_size": [5, 20], "min_samples": 4}]},
         "outliers": {"methods": ["lof", "glosh"]},
     }
-    whole = run_of(spark, case, tmp_path / "whole", "parquet", **study)
+    whole = run_of(spark, case, prepared(done.lake, tmp_path / "whole"), "parquet", **study)
     run_pipeline(whole)
-    ctx = run_of(spark, case, tmp_path / "lake", "parquet", **study)
+    ctx = run_of(spark, case, prepared(done.lake, tmp_path / "lake"), "parquet", **study)
     write = Lake._write
     for table in ("models", "outlier_methods"):
 

@@ -111,7 +111,7 @@ def test_the_pipeline_and_its_stages_give_the_same_tables(folder: Path, spark: S
     done = job(folder, "pipeline", "whole")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "40 images, 3 models" in done.stdout
-    for name in ("ingest", "features", "cluster", "consensus,vehicles,outliers"):
+    for name in ("ingest", "features", "cluster,consensus,vehicles,outliers"):
         done = job(folder, name, "staged")
         assert done.returncode == 0, done.stderr[-3000:]
     whole = tables(spark, folder, "whole")
