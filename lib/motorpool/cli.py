@@ -133,7 +133,7 @@ for _name, _stage in STAGES.items():
 @cli.command()
 @click.argument("out", type=_local_path)
 @click.option("--images", type=click.IntRange(min=1), default=2000, show_default=True, help="Number of photos.")
-@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="The same seed, the same case.")
 @click.option("--no-images", is_flag=True, help="Descriptors and tables only, no photos.")
 def sample(out: Path, images: int, seed: int, no_images: bool) -> None:
     """Make a sample case in OUT, in the form of the real one."""
@@ -202,7 +202,13 @@ def _detect_format(path: str) -> Any:
 @_LAKE_OPTION
 @_CONF_OPTION
 @click.argument("query")
-@click.option("--output", type=click.Choice(["table", "csv", "json"]), default="table", show_default=True)
+@click.option(
+    "--output",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="A table for people; CSV or a JSON object a line for programs.",
+)
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Rows shown as a table.")
 @click.pass_context
 def sql(ctx: click.Context, lake_path: str | None, conf: str | None, query: str, output: str, limit: int) -> None:
@@ -344,7 +350,7 @@ def report(
 @cli.command()
 @_LAKE_OPTION
 @_CONF_OPTION
-@click.option("--port", type=click.IntRange(1, 65535), default=10000, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), default=10000, show_default=True, help="TCP port of the server.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Loopback: clients of this machine only.")
 @click.pass_context
 def serve(ctx: click.Context, lake_path: str | None, conf: str | None, port: int, host: str) -> None:

@@ -70,16 +70,44 @@ def _count_or_all(value: Any) -> Any:
 class CaseConfig(Section):
     """Where the images and descriptors lie: a case folder, or its parts one by one."""
 
-    path: Location | None = None
-    descriptors: dict[Name, Location] | None = None
-    images_paths: Location | None = None
-    images_root: Location | None = None
-    attributes: Location | None = None
-    #: Regular expression on the forward-slash path whose first group is the vehicle; null: no vehicles.
-    vehicle_pattern: str | None = DEFAULT_VEHICLE_PATTERN
-    #: Instead of the pattern: the column of the attributes file that names what photos show (a vehicle, a track, ...).
-    vehicle_column: str | None = Field(default=None, min_length=1)
-    on_bad_rows: Literal["refuse", "drop"] = "refuse"
+    path: Location | None = Field(
+        default=None, description="The case folder. Its parts are found by name; the keys below name them one by one."
+    )
+    descriptors: dict[Name, Location] | None = Field(
+        default=None,
+        description="Descriptor name to array file (.pickle, .npy, .npz, .parquet). Default: all files in "
+        "`descriptors/`.",
+    )
+    images_paths: Location | None = Field(
+        default=None,
+        description="CSV file with the column `paths`. Row i belongs to row i of every array. Default: "
+        "`images_paths.csv`.",
+    )
+    images_root: Location | None = Field(
+        default=None,
+        description="Folder or zip file of the photos, for interpretation and report only. Default: `raw_data`.",
+    )
+    attributes: Location | None = Field(
+        default=None,
+        description="CSV file with the column `path` and any further columns, which the table `images` takes over. "
+        "Default: `attributes.csv`, where there is one.",
+    )
+    vehicle_pattern: str | None = Field(
+        default=DEFAULT_VEHICLE_PATTERN,
+        description="Regular expression on the path, written with forward slashes; its first group is the vehicle. "
+        "`null`: the paths name no vehicles.",
+    )
+    vehicle_column: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Instead of `vehicle_pattern`: the column of the attributes file that says which images show the "
+        "same thing (a vehicle, a track, a patient).",
+    )
+    on_bad_rows: Literal["refuse", "drop"] = Field(
+        default="refuse",
+        description="For rows with NaN or infinity: `refuse` stops the run, `drop` leaves these images out and lists "
+        "them in the table `bad_rows`.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -107,10 +135,14 @@ class CaseConfig(Section):
 class LakeConfig(Section):
     """Where the tables live: under a path, or in a schema of a catalog."""
 
-    path: Location | None = None
-    catalog: Name | None = None
-    schema_name: Name | None = Field(default=None, alias="schema")
-    format: Literal["delta", "parquet"] = "delta"
+    path: Location | None = Field(default=None, description="Folder of the tables. Give either `path` or `schema`.")
+    catalog: Name | None = Field(default=None, description="Catalog that holds `schema`, for instance Unity Catalog's.")
+    schema_name: Name | None = Field(
+        default=None, alias="schema", description="Schema of the tables, in `catalog` or in the session's own catalog."
+    )
+    format: Literal["delta", "parquet"] = Field(
+        default="delta", description="Format of the tables. `parquet` works under a local or mounted `path` only."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> LakeConfig:
@@ -131,18 +163,26 @@ class LakeConfig(Section):
 
 
 class PartConfig(Section):
-    descriptor: Name
-    steps: Steps = ()
-    weight: float = Field(default=1.0, gt=0)
+    """One descriptor of a joined feature set."""
+
+    descriptor: Name = Field(description="Name of the descriptor.")
+    steps: Steps = Field(default=(), description="Steps of this descriptor alone, before the join.")
+    weight: float = Field(default=1.0, gt=0, description="Factor of its columns beside those of the other parts.")
 
 
 class FeatureSetConfig(Section):
-    """``descriptor`` with ``steps``; or ``join`` (parts with their own steps) and then ``steps``."""
+    """One vector per image: ``descriptor`` through ``steps``; or the parts in ``join``, and then ``steps``."""
 
-    name: Name | None = None
-    descriptor: Name | None = None
-    join: Annotated[list[PartConfig], Field(min_length=2)] | None = None
-    steps: Steps = ()
+    name: Name | None = Field(
+        default=None, description="Name of the feature set in all tables. Default: made of descriptors and steps."
+    )
+    descriptor: Name | None = Field(
+        default=None, description="Name of the descriptor. Give either `descriptor` or `join`."
+    )
+    join: Annotated[list[PartConfig], Field(min_length=2)] | None = Field(
+        default=None, description="Several descriptors side by side, each through steps of its own."
+    )
+    steps: Steps = Field(default=(), description="Steps in the order in which they are applied.")
 
     @model_validator(mode="after")
     def _check(self) -> FeatureSetConfig:
@@ -167,36 +207,71 @@ class FeatureSetConfig(Section):
 
 
 class VehiclesConfig(Section):
-    """How the steps of feature sets whose names begin with `vehicle_` see vehicles."""
+    """How steps whose names begin with ``vehicle_`` are fitted, and which models label vehicles."""
 
-    #: The share of the vehicles, chosen by hash, that steps are fitted on; agreement is then measured on the others.
-    fit_share: float = Field(default=FIT_SHARE, gt=0, lt=1)
-    #: The table `vehicles` has the labels in so many of the best models of each feature set; 0 for no such table.
-    models_per_features: Annotated[int | Literal["all"], BeforeValidator(_count_or_all)] = 3
+    fit_share: float = Field(
+        default=FIT_SHARE,
+        gt=0,
+        lt=1,
+        description="Share of the vehicles, chosen by a hash of their names, that `vehicle_` steps are fitted on. "
+        "Vehicle agreement is then measured on the other vehicles.",
+    )
+    models_per_features: Annotated[int | Literal["all"], BeforeValidator(_count_or_all)] = Field(
+        default=3,
+        description="The table `vehicles` has the labels by this many of the best models of each feature set, or by "
+        "`all` of them; 0: no such table.",
+    )
 
 
 class ClusterConfig(Section):
-    models: list[Grid] = Field(default_factory=list)
-    #: A model is degenerate when its smallest cluster holds less than this share of the images. Density-based
-    #: models have crumbs by nature: theirs is the second largest cluster.
-    min_cluster_share: float = Field(default=0.001, ge=0, lt=0.5)
-    #: A model that leaves more than this share of the images as noise is degenerate.
-    max_noise_share: float = Field(default=0.5, gt=0, le=1)
-    #: A model with more clusters than this is degenerate, and not scored.
-    max_clusters: int = Field(default=1000, ge=2, le=10_000)
+    """Which models are fitted, and which of them are degenerate: kept in the tables, but not ranked."""
+
+    models: list[Grid] = Field(
+        default_factory=list, description="Grids of models. Each names its `algorithm`; the keys of each follow below."
+    )
+    min_cluster_share: float = Field(
+        default=0.001,
+        ge=0,
+        lt=0.5,
+        description="A model is degenerate where its smallest cluster holds less than this share of the images. "
+        "DBSCAN and HDBSCAN find tiny clusters by nature: for them the second largest cluster counts.",
+    )
+    max_noise_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="A model is degenerate where it leaves more than this share of the images as noise.",
+    )
+    max_clusters: int = Field(
+        default=1000, ge=2, le=10_000, description="A model with more clusters than this is degenerate and not scored."
+    )
 
 
 class ConsensusConfig(Section):
     """Clusterings that the best models of several feature sets agree on."""
 
-    #: The feature sets whose best models take part: by default all but those of what differs within vehicles.
-    features: list[Name] | None = None
-    #: Models of each feature set, the first of its ranking.
-    models_per_features: int = Field(default=1, ge=1, le=100)
-    n_clusters: Counts = tuple(range(2, 16))
-    linkage: Literal["average", "complete", "single"] = "average"
-    #: The most frequent tuples of labels that the tree is made of: 8 bytes for each pair of them on the driver.
-    max_tuples: int = Field(default=4096, ge=2, le=16_384)
+    features: list[Name] | None = Field(
+        default=None,
+        description="Feature sets whose best models take part. Default: all but those with `vehicle_residual` or "
+        "`vehicle_within`.",
+    )
+    models_per_features: int = Field(
+        default=1, ge=1, le=100, description="How many of the best models of each feature set take part."
+    )
+    n_clusters: Counts = Field(
+        default=tuple(range(2, 16)), description="Numbers of clusters: there is a model for each of them."
+    )
+    linkage: Literal["average", "complete", "single"] = Field(
+        default="average",
+        description="Linkage of the tree, in which the distance of two images is the share of models that part them.",
+    )
+    max_tuples: int = Field(
+        default=4096,
+        ge=2,
+        le=16_384,
+        description="Images with the same labels in all models that take part are one point of the tree. At most this "
+        "many points are used, the most frequent ones; the driver holds 8 bytes for each pair of them.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> ConsensusConfig:
@@ -210,17 +285,23 @@ class ConsensusConfig(Section):
 class OutlierConfig(Section):
     """Which images fit in nowhere: methods by name, on the named feature sets (all by default)."""
 
-    #: By default all but pca_error, which made the consensus worse on labelled cases, and those that need vehicles.
     methods: list[OutlierMethod] = Field(
         default_factory=lambda: [m for m in get_args(OutlierMethod) if m not in ("pca_error", *VEHICLE_METHODS)],
         min_length=1,
+        description="Outlier methods. Default: all but `pca_error`, which made the consensus worse on labelled cases, "
+        "and the two that need vehicles, `odd_one_out` and `stray_groups`.",
     )
-    features: list[Name] | None = None
-    #: Neighbours that knn_distance, lof and stray_groups look at. Outliers come in small groups of their own, so few
-    #: would do harm.
-    k: int = Field(default=50, ge=1, le=1000)
-    #: The share of images with the highest scores that a method calls outliers.
-    share: float = Field(default=0.02, gt=0, lt=1)
+    features: list[Name] | None = Field(default=None, description="Feature sets to score. Default: all.")
+    k: int = Field(
+        default=50,
+        ge=1,
+        le=1000,
+        description="Number of neighbours that `knn_distance`, `lof` and `stray_groups` look at. Outliers come in "
+        "small groups, so a small number misses them.",
+    )
+    share: float = Field(
+        default=0.02, gt=0, lt=1, description="Share of the images, those with the highest scores, flagged as outliers."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> OutlierConfig:
@@ -232,15 +313,27 @@ class OutlierConfig(Section):
 class ProjectionConfig(Section):
     """Maps of all images: methods by name, to two or three dimensions, of the named feature sets (all by default)."""
 
-    methods: list[ProjectionMethod] = Field(default=["pca", "umap"], min_length=1)
-    dims: list[Literal[2, 3]] = Field(default=[2], min_length=1)
-    features: list[Name] | None = None
-    #: Images that umap and tsne lay out: all where there are no more; the others are placed by their neighbours.
-    sample: int = Field(default=20_000, ge=100, le=100_000)
-    #: Neighbours that umap keeps together, the image itself among them.
-    n_neighbors: int = Field(default=15, ge=2, le=200)
-    #: Neighbours that an image has in t-SNE, roughly; it looks at three times as many.
-    perplexity: float = Field(default=30.0, ge=2, le=200)
+    methods: list[ProjectionMethod] = Field(default=["pca", "umap"], min_length=1, description="Methods of the maps.")
+    dims: list[Literal[2, 3]] = Field(
+        default=[2], min_length=1, description="Dimensions: a map of each method for each."
+    )
+    features: list[Name] | None = Field(default=None, description="Feature sets to map. Default: all.")
+    sample: int = Field(
+        default=20_000,
+        ge=100,
+        le=100_000,
+        description="Number of images that `umap` and `tsne` lay out. All others are placed by their nearest images "
+        "among these.",
+    )
+    n_neighbors: int = Field(
+        default=15, ge=2, le=200, description="`umap`: number of neighbours kept together, the image itself included."
+    )
+    perplexity: float = Field(
+        default=30.0,
+        ge=2,
+        le=200,
+        description="`tsne`: roughly the number of neighbours kept together. It looks at three times as many.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> ProjectionConfig:
@@ -284,25 +377,45 @@ def _no_id(value: Any) -> str:
 class ReportConfig(Section):
     """What the report shows, and how much of it: the folder stays below some 50 MB whatever the number of images."""
 
-    #: Models whose clusters get titles, descriptions and members: their ids, or so many of the best models, one of each
-    #: feature set.
-    models: Annotated[tuple[str, ...] | int, BeforeValidator(_ids_or_count)] = 12
-    #: Images of each kind (exemplar, typical, borderline) that are kept for each cluster.
-    members: int = Field(default=12, ge=1, le=100)
-    #: Photos of each cluster whose appearance is measured, of all clusters of a model at most 20,000; 0 for none.
-    sample: int = Field(default=200, ge=0, le=5_000)
-    #: A YAML file of titles and descriptions that people give: model_id: {cluster: {title: ..., description: ...}}.
-    titles: Annotated[Location, Field(min_length=1)] | None = None
-    #: The folder to write: `report` beside the lake by default.
-    out: Annotated[Location, Field(min_length=1)] | None = None
-    #: Images on the maps, drawn at random.
-    points: int = Field(default=20_000, ge=100, le=50_000)
-    #: Images on the maps whose photo can be seen: 1 to 3 KB each.
-    thumbnails: int = Field(default=8_000, ge=0, le=20_000)
-    #: Clusters with a card, over the best models of all feature sets: up to 60 KB each.
-    cards: int = Field(default=100, ge=1, le=1_000)
-    #: Outliers of the consensus with their photo; of each other method 12 at most.
-    outliers: int = Field(default=48, ge=1, le=500)
+    models: Annotated[tuple[str, ...] | int, BeforeValidator(_ids_or_count)] = Field(
+        default=12,
+        description="Models whose clusters get titles, descriptions and photos: a list of model ids, or a number. The "
+        "number takes the best model of each feature set, in the order of the leaderboard.",
+    )
+    members: int = Field(
+        default=12,
+        ge=1,
+        le=100,
+        description="Photos of each kind (exemplar, typical, borderline) that are kept for each cluster.",
+    )
+    sample: int = Field(
+        default=200,
+        ge=0,
+        le=5_000,
+        description="Photos of each cluster whose appearance is measured, at most 20,000 for all clusters of a model; "
+        "0: none.",
+    )
+    titles: Annotated[Location, Field(min_length=1)] | None = Field(
+        default=None,
+        description="YAML file of titles and descriptions given by people: "
+        "`model_id: {cluster: {title: ..., description: ...}}`.",
+    )
+    out: Annotated[Location, Field(min_length=1)] | None = Field(
+        default=None, description="Folder to write. Default: `report`, beside the lake's folder."
+    )
+    points: int = Field(default=20_000, ge=100, le=50_000, description="Images on the maps, drawn at random.")
+    thumbnails: int = Field(
+        default=8_000, ge=0, le=20_000, description="Images on the maps that show their photo, 1 to 3 KB each."
+    )
+    cards: int = Field(
+        default=100, ge=1, le=1_000, description="Clusters with a card, over all models shown, up to 60 KB each."
+    )
+    outliers: int = Field(
+        default=48,
+        ge=1,
+        le=500,
+        description="Outliers of the consensus shown with their photo; of each single method at most 12 are shown.",
+    )
 
     @property
     def named_models(self) -> tuple[str, ...]:
@@ -320,20 +433,42 @@ def _spark_setting(key: Any, value: Any) -> tuple[str, Any]:
 
 
 class Config(Section):
-    case: CaseConfig | None = None
-    lake: LakeConfig
-    features: list[FeatureSetConfig] = Field(default_factory=list)
-    vehicles: VehiclesConfig = VehiclesConfig()
-    cluster: ClusterConfig = ClusterConfig()
-    consensus: ConsensusConfig | None = None
-    outliers: OutlierConfig | None = None
-    projections: ProjectionConfig | None = None
-    report: ReportConfig | None = None
-    #: Where the arithmetic of tasks is done; `auto` takes the GPU where all executors have what it needs. No machine
-    #: with a GPU has run the tests yet, so nobody gets it without asking.
-    accelerator: Literal["auto", "cpu", "gpu"] = "cpu"
-    seed: int = Field(default=42, ge=0, lt=2**31)
-    spark: dict[str, str] = Field(default_factory=dict)
+    """A run: the whole YAML file."""
+
+    case: CaseConfig | None = Field(
+        default=None,
+        description="Where the images and descriptors are. Only the stages after `ingest` work without it.",
+    )
+    lake: LakeConfig = Field(description="Where the tables are written.")
+    features: list[FeatureSetConfig] = Field(
+        default_factory=list, description="Feature sets: which descriptors, through which steps."
+    )
+    vehicles: VehiclesConfig = Field(default=VehiclesConfig(), description="How vehicles are used.")
+    cluster: ClusterConfig = Field(default=ClusterConfig(), description="Models to fit on every feature set.")
+    consensus: ConsensusConfig | None = Field(
+        default=None, description="Clusterings that several models agree on. Left out: none; `{}`: all defaults."
+    )
+    outliers: OutlierConfig | None = Field(
+        default=None, description="Outlier scores of all images. Left out: none; `{}`: all defaults."
+    )
+    projections: ProjectionConfig | None = Field(
+        default=None, description="Maps of all images. Left out: none; `{}`: all defaults."
+    )
+    report: ReportConfig | None = Field(
+        default=None, description="Photos, titles and the report. Left out: none; `{}`: all defaults."
+    )
+    # No machine with a GPU has run the tests yet, so nobody gets one without asking.
+    accelerator: Literal["auto", "cpu", "gpu"] = Field(
+        default="cpu",
+        description="Where tasks do their arithmetic. `auto` takes GPUs where every executor has one and the packages "
+        "for it; `gpu` stops the run where one is missing.",
+    )
+    seed: int = Field(
+        default=42, ge=0, lt=2**31, description="Seed of everything random. The same seed gives the same labels."
+    )
+    spark: dict[str, str] = Field(
+        default_factory=dict, description="Settings of the Spark session, passed on as they are."
+    )
 
     @model_validator(mode="before")
     @classmethod

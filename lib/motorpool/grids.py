@@ -99,7 +99,7 @@ Params = dict[str, str]
 
 
 class _Grid(Section):
-    features: list[Name] | None = None
+    features: list[Name] | None = Field(default=None, description="Feature sets to fit on. Default: all.")
 
     #: Fields that hold lists: there is a model for every combination of their values.
     crossed: ClassVar[tuple[str, ...]]
@@ -132,12 +132,15 @@ class KMeansGrid(_Grid):
     shared = ("n_init", "max_iter", "tol")
     count = "k"
 
-    algorithm: Literal["kmeans"]
-    k: Counts
-    n_init: int = Field(default=1, ge=1, le=100)
-    max_iter: int = Field(default=100, ge=1)
-    #: A model is done when a pass over all images lowers its inertia by less than this share.
-    tol: float = Field(default=1e-4, ge=0)
+    algorithm: Literal["kmeans"] = Field(description="Name of the algorithm.")
+    k: Counts = Field(description="Numbers of clusters, such as `2..15`, `9` or `[2, 5, 9]`.")
+    n_init: int = Field(default=1, ge=1, le=100, description="Number of starts; the best is kept.")
+    max_iter: int = Field(default=100, ge=1, description="Largest number of passes over all images.")
+    tol: float = Field(
+        default=1e-4,
+        ge=0,
+        description="A model is done where a pass over all images lowers its inertia by less than this share.",
+    )
 
 
 class MiniBatchGrid(_Grid):
@@ -147,11 +150,11 @@ class MiniBatchGrid(_Grid):
     shared = ("batch_size", "n_init", "max_iter")
     count = "k"
 
-    algorithm: Literal["minibatch_kmeans"]
-    k: Counts
-    batch_size: int = Field(default=1024, ge=1, le=65_536)
-    n_init: int = Field(default=1, ge=1, le=100)
-    max_iter: int = Field(default=100, ge=1)
+    algorithm: Literal["minibatch_kmeans"] = Field(description="Name of the algorithm.")
+    k: Counts = Field(description="Numbers of clusters, such as `2..15`, `9` or `[2, 5, 9]`.")
+    batch_size: int = Field(default=1024, ge=1, le=65_536, description="Images of one batch.")
+    n_init: int = Field(default=1, ge=1, le=100, description="Number of starts; the best is kept.")
+    max_iter: int = Field(default=100, ge=1, description="Largest number of passes over the sample.")
 
 
 class BisectingGrid(_Grid):
@@ -162,11 +165,13 @@ class BisectingGrid(_Grid):
     shared = ("n_init", "max_iter", "tol")
     count = "k"
 
-    algorithm: Literal["bisecting_kmeans"]
-    k: Counts
-    n_init: int = Field(default=5, ge=1, le=100)
-    max_iter: int = Field(default=100, ge=1)
-    tol: float = Field(default=1e-4, ge=0)
+    algorithm: Literal["bisecting_kmeans"] = Field(description="Name of the algorithm.")
+    k: Counts = Field(description="Numbers of clusters, such as `2..15`, `9` or `[2, 5, 9]`.")
+    n_init: int = Field(default=5, ge=1, le=100, description="Number of starts of each split; the best is kept.")
+    max_iter: int = Field(default=100, ge=1, description="Largest number of passes over all images for a split.")
+    tol: float = Field(
+        default=1e-4, ge=0, description="A split is done where a pass lowers its inertia by less than this share."
+    )
 
 
 class AgglomerativeGrid(_Grid):
@@ -176,10 +181,17 @@ class AgglomerativeGrid(_Grid):
     shared = ("micro_clusters",)
     count = "n_clusters"
 
-    algorithm: Literal["agglomerative"]
-    n_clusters: Counts
-    linkage: Annotated[tuple[Linkage, ...], BeforeValidator(_as_list)] = ("ward",)
-    micro_clusters: int = Field(default=4096, ge=2, le=16_384)
+    algorithm: Literal["agglomerative"] = Field(description="Name of the algorithm.")
+    n_clusters: Counts = Field(description="Numbers of clusters, such as `2..15`, `9` or `[2, 5, 9]`.")
+    linkage: Annotated[tuple[Linkage, ...], BeforeValidator(_as_list)] = Field(
+        default=("ward",), description="One linkage or several: there is a tree for each."
+    )
+    micro_clusters: int = Field(
+        default=4096,
+        ge=2,
+        le=16_384,
+        description="Small groups of near images that the tree is built over. Images of one group are never parted.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> AgglomerativeGrid:
@@ -195,13 +207,22 @@ class DbscanGrid(_Grid):
     shared = ("metric",)
     seeded = False
 
-    algorithm: Literal["dbscan"]
-    eps: Annotated[Literal["auto"] | tuple[float, ...], BeforeValidator(_parse_eps)]
-    min_samples: Annotated[tuple[Neighbours, ...], BeforeValidator(parse_counts)]
-    metric: Metric = "euclidean"
-    #: Two ways to the same labels, so no part of what a model is: `pairs` shares two passes over all pairs of images
-    #: between all models; `cells` hands one part of the images at a time, with a halo, to an engine for each model.
-    way: Literal["pairs", "cells"] = "pairs"
+    algorithm: Literal["dbscan"] = Field(description="Name of the algorithm.")
+    eps: Annotated[Literal["auto"] | tuple[float, ...], BeforeValidator(_parse_eps)] = Field(
+        description="Distances within which images are neighbours, or `auto`: eight quantiles (2 % to 90 %) of the "
+        "distances to the `min_samples`-th nearest image."
+    )
+    min_samples: Annotated[tuple[Neighbours, ...], BeforeValidator(parse_counts)] = Field(
+        description="Neighbours that make an image a core image, the image itself included."
+    )
+    metric: Metric = Field(default="euclidean", description="Distance between images.")
+    # Two ways to the same labels, so no part of what a model is.
+    way: Literal["pairs", "cells"] = Field(
+        default="pairs",
+        description="Two ways to the same labels. `pairs` compares all pairs of images twice, for all models at once. "
+        "`cells` cuts space into parts and runs a plain DBSCAN on each part and the images within eps of it; it needs "
+        "few columns and a small `eps`.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> DbscanGrid:
@@ -226,12 +247,22 @@ class HdbscanGrid(_Grid):
     shared = ("min_samples", "method", "metric")
     seeded = False
 
-    algorithm: Literal["hdbscan"]
-    min_cluster_size: Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(parse_counts)]
-    #: The image itself included, as scikit-learn counts it.
-    min_samples: int = Field(default=5, ge=1, le=256)
-    method: Literal["eom", "leaf"] = "eom"
-    metric: Metric = "euclidean"
+    algorithm: Literal["hdbscan"] = Field(description="Name of the algorithm.")
+    min_cluster_size: Annotated[tuple[Annotated[int, Field(ge=2)], ...], BeforeValidator(parse_counts)] = Field(
+        description="Smallest sizes of a cluster: there is a model for each of them."
+    )
+    min_samples: int = Field(
+        default=5,
+        ge=1,
+        le=256,
+        description="Number of neighbours that measure how dense it is around an image, the image itself included, as "
+        "scikit-learn counts.",
+    )
+    method: Literal["eom", "leaf"] = Field(
+        default="eom",
+        description="Which clusters of the tree are taken: `eom` (excess of mass) or its `leaf` clusters.",
+    )
+    metric: Metric = Field(default="euclidean", description="Distance between images.")
 
 
 class MixtureGrid(_Grid):
@@ -241,13 +272,17 @@ class MixtureGrid(_Grid):
     shared = ("n_init", "max_iter", "tol", "reg_covar")
     count = "n_components"
 
-    algorithm: Literal["gaussian_mixture"]
-    n_components: Counts
-    covariance_type: Annotated[tuple[CovarianceType, ...], BeforeValidator(_as_list)] = ("full",)
-    n_init: int = Field(default=1, ge=1, le=100)
-    max_iter: int = Field(default=100, ge=1)
-    tol: float = Field(default=1e-3, ge=0)
-    reg_covar: float = Field(default=1e-6, ge=0)
+    algorithm: Literal["gaussian_mixture"] = Field(description="Name of the algorithm.")
+    n_components: Counts = Field(description="Numbers of components, such as `2..8`, `9` or `[2, 5, 9]`.")
+    covariance_type: Annotated[tuple[CovarianceType, ...], BeforeValidator(_as_list)] = Field(
+        default=("full",), description="One form of the covariances or several, as in scikit-learn."
+    )
+    n_init: int = Field(default=1, ge=1, le=100, description="Number of starts; the best is kept.")
+    max_iter: int = Field(default=100, ge=1, description="Largest number of EM iterations.")
+    tol: float = Field(
+        default=1e-3, ge=0, description="A model is done where the mean log-likelihood gains less than this."
+    )
+    reg_covar: float = Field(default=1e-6, ge=0, description="Added to the diagonals of the covariances.")
 
 
 #: The quantiles of the k-distances that ``eps: auto`` stands for.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pyspark.sql.types import StructType
@@ -11,13 +12,16 @@ from pyspark.sql.types import StructType
 class Table:
     """A table of the lake.
 
-    ``columns`` is Spark DDL. ``partition_by`` names the columns whose values a stage replaces as a whole;
-    tables without any are small enough to be rewritten. ``open_ended`` tables take further columns.
+    ``columns`` is Spark DDL, ``rows`` says what one row is, and ``comments`` has a sentence or two for every column, in
+    the order of ``columns``. ``partition_by`` names the columns whose values a stage replaces as a whole; tables
+    without any are small enough to be rewritten. ``open_ended`` tables take further columns.
     """
 
     name: str
     columns: str
     written_by: str
+    rows: str
+    comments: Mapping[str, str]
     partition_by: tuple[str, ...] = ()
     open_ended: bool = False
 
@@ -29,32 +33,68 @@ class Table:
         return schema
 
 
+_IMAGE_ID = "Number of the image: the place of its row in the paths file, from 0 on."
+_PATH = "Path of the photo, with forward slashes."
+_VEHICLE_ID = "The vehicle in the photo: from the path or the attributes file; null where neither names one."
+_FEATURES = "Name of the feature set."
+_MODEL_ID = "Id of the model: a hash of its feature set, algorithm, parameters and seed."
+_CLUSTER = "Number of the cluster, from 0 on."
+_CREATED_AT = "Time of writing."
+_BACKEND = "Where the arithmetic ran: `cpu` or `gpu`."
+
 _ALL = (
     Table(
         "images",
         "image_id BIGINT, path STRING, vehicle_id STRING",
         "ingest",
+        rows="One row per image, with the columns of the attributes file (as text) behind those below.",
+        comments={
+            "image_id": _IMAGE_ID,
+            "path": _PATH,
+            "vehicle_id": _VEHICLE_ID,
+        },
         open_ended=True,
     ),
     Table(
         "descriptors",
         "image_id BIGINT, descriptor STRING, vector ARRAY<FLOAT>",
         "ingest",
+        rows="One row per image and descriptor.",
+        comments={
+            "image_id": _IMAGE_ID,
+            "descriptor": "Name of the descriptor.",
+            "vector": "The row of the array file.",
+        },
         partition_by=("descriptor",),
     ),
-    # One row per ingested file, written last: a descriptor without its row here is not in the lake.
     Table(
         "sources",
         "descriptor STRING, file STRING, n_rows BIGINT, n_columns INT, dtype STRING, n_dropped BIGINT, "
         "paths_fingerprint STRING, ingested_at TIMESTAMP",
         "ingest",
+        rows="One row per array file, written last: a descriptor without a row here is not in the lake.",
+        comments={
+            "descriptor": "Name of the descriptor.",
+            "file": "The array file.",
+            "n_rows": "Rows of the file.",
+            "n_columns": "Columns of the file.",
+            "dtype": "Type of its numbers, such as float32.",
+            "n_dropped": "Rows left out because of NaN or infinity (`on_bad_rows: drop`).",
+            "paths_fingerprint": "Hash of all paths: descriptors that are added later must belong to the same images.",
+            "ingested_at": _CREATED_AT,
+        },
     ),
     Table(
         "bad_rows",
         "image_id BIGINT, path STRING, descriptors ARRAY<STRING>",
         "ingest",
+        rows="One row per image that `on_bad_rows: drop` has left out.",
+        comments={
+            "image_id": _IMAGE_ID,
+            "path": _PATH,
+            "descriptors": "Descriptors in which its row has NaN or infinity.",
+        },
     ),
-    # `program` holds the fitted numbers: applying its rows in order turns raw descriptors into features.
     Table(
         "feature_sets",
         "features STRING, descriptors ARRAY<STRING>, steps ARRAY<STRING>, n_features INT, n_images BIGINT, "
@@ -62,17 +102,33 @@ _ALL = (
         "program ARRAY<STRUCT<position: INT, part: INT, op: STRING, field: STRING, shape: ARRAY<INT>, "
         "values: ARRAY<DOUBLE>>>, created_at TIMESTAMP",
         "features",
+        rows="One row per feature set, written last: a feature set without a row here is not in the lake.",
+        comments={
+            "features": _FEATURES,
+            "descriptors": "Descriptors that it is made of.",
+            "steps": "Its steps, in the order in which they are applied.",
+            "n_features": "Length of its vectors.",
+            "n_images": "Images that have a vector.",
+            "explained_variance": "Share of the variance that its last PCA or SVD keeps; null without one.",
+            "explained_variance_curve": "That share for 1, 2, 3, ... components.",
+            "definition": "All that defines its vectors, as JSON. Equal definitions give equal vectors.",
+            "program": "The fitted numbers. Applied in order, its operations turn raw descriptors into features, also "
+            "those of new images.",
+            "created_at": _CREATED_AT,
+        },
     ),
     Table(
         "features",
         "image_id BIGINT, features STRING, vector ARRAY<FLOAT>",
         "features",
+        rows="One row per image and feature set.",
+        comments={
+            "image_id": _IMAGE_ID,
+            "features": _FEATURES,
+            "vector": "The vector that models are fitted on.",
+        },
         partition_by=("features",),
     ),
-    # `agreement_vehicles`: on how many vehicles with two photos or more vehicle_agreement was measured. Once a feature
-    # set is fitted on some of the vehicles these are the others, for all models alike. Both are null for features that
-    # give all photos of a vehicle one vector: they agree by construction, which says nothing. `vehicle_part`: what the
-    # features keep, the 'whole' descriptors, what differs 'between' vehicles, or what differs 'within' them (the view).
     Table(
         "models",
         "model_id STRING, features STRING, algorithm STRING, params MAP<STRING,STRING>, n_clusters INT, "
@@ -80,122 +136,307 @@ _ALL = (
         "vehicle_agreement DOUBLE, agreement_vehicles BIGINT, vehicle_part STRING, inertia DOUBLE, bic DOUBLE, "
         "aic DOUBLE, status STRING, reason STRING, n_iter INT, seconds DOUBLE, backend STRING, created_at TIMESTAMP",
         "cluster",
+        rows="One row per model. A row here says that the model is finished.",
+        comments={
+            "model_id": _MODEL_ID,
+            "features": _FEATURES,
+            "algorithm": "Its algorithm, or `consensus`.",
+            "params": "Its parameters, as text.",
+            "n_clusters": "Clusters found, noise not counted.",
+            "n_noise": "Images in no cluster.",
+            "calinski_harabasz": "Calinski-Harabasz index: high is good. Comparable within one feature set only.",
+            "davies_bouldin": "Davies-Bouldin index: low is good. Comparable within one feature set only.",
+            "silhouette": "Simplified silhouette (distances to cluster means), of all images: high is good.",
+            "vehicle_agreement": "How much likelier two photos of one vehicle share a cluster than two photos at "
+            "random: 0 is chance, 1 is perfect. Null where all photos of a vehicle have one vector, since they then "
+            "agree by construction.",
+            "agreement_vehicles": "Vehicles with two photos or more that it was measured on. Where a feature set is "
+            "fitted on some of the vehicles these are the others, for the models of all feature sets alike.",
+            "vehicle_part": "What the features keep: `whole` (everything), `between` (differences between vehicles) or "
+            "`within` (differences among the photos of a vehicle, such as the view).",
+            "inertia": "Sum of squared distances to the centroids (KMeans and its kin).",
+            "bic": "Bayesian information criterion of a mixture: low is good.",
+            "aic": "Akaike information criterion of a mixture: low is good.",
+            "status": "`ok`, `degenerate` (kept, not ranked) or `failed`.",
+            "reason": "Why it is degenerate or failed.",
+            "n_iter": "Passes or iterations.",
+            "seconds": "Seconds of fitting. Models that share their passes share the seconds.",
+            "backend": _BACKEND,
+            "created_at": _CREATED_AT,
+        },
     ),
     Table(
         "labels",
         "model_id STRING, image_id BIGINT, cluster INT, distance FLOAT, strength FLOAT, outlier_score FLOAT",
         "cluster",
+        rows="One row per image and model. A model that puts all images into one cluster, or none, has no rows.",
+        comments={
+            "model_id": _MODEL_ID,
+            "image_id": _IMAGE_ID,
+            "cluster": "Number of the cluster, from 0 on; -1 is noise.",
+            "distance": "Distance to the centroid; DBSCAN: to the nearest core image, 0 for core images.",
+            "strength": "HDBSCAN: strength of membership, 0 to 1. Mixtures: the probability of the component. Null "
+            "otherwise.",
+            "outlier_score": "HDBSCAN: GLOSH. Mixtures: minus the log density. Null otherwise.",
+        },
         partition_by=("model_id",),
     ),
-    # What labels new rows: centroids, mixtures, thresholds.
     Table(
         "parameters",
         "model_id STRING, field STRING, shape ARRAY<INT>, values ARRAY<DOUBLE>",
         "cluster",
+        rows="One row per array of a model: centroids, mixtures, trees. They label new images.",
+        comments={
+            "model_id": _MODEL_ID,
+            "field": "Name of the array.",
+            "shape": "Its shape.",
+            "values": "Its numbers, row by row.",
+        },
     ),
-    # How far images are from their k-th neighbour, themselves included, in hundredths; `knee` is where it bends.
     Table(
         "k_distances",
         "features STRING, metric STRING, k INT, quantile DOUBLE, distance DOUBLE, knee BOOLEAN",
         "cluster",
+        rows="One row per hundredth of a k-distance curve: how far images are from their k-th nearest image. It "
+        "helps to choose `eps`.",
+        comments={
+            "features": _FEATURES,
+            "metric": "`euclidean` or `cosine`.",
+            "k": "Which neighbour, the image itself included: `min_samples` of DBSCAN.",
+            "quantile": "Share of the images, 0 to 1.",
+            "distance": "That share of the images has its k-th nearest image within this distance.",
+            "knee": "True in the row where the curve bends most.",
+        },
     ),
     Table(
         "clusters",
         "model_id STRING, cluster INT, size BIGINT, share DOUBLE, centroid ARRAY<FLOAT>, "
         "exemplars ARRAY<BIGINT>, title STRING, description STRING",
         "cluster",
+        rows="One row per cluster of every model.",
+        comments={
+            "model_id": _MODEL_ID,
+            "cluster": _CLUSTER,
+            "size": "Images in it.",
+            "share": "Their share of all images.",
+            "centroid": "Mean of their vectors; null for a consensus.",
+            "exemplars": "The images nearest to the centroid, nearest first.",
+            "title": "A short title, from evidence or from people; null for models that were not interpreted.",
+            "description": "Sentences about the cluster, likewise.",
+        },
     ),
 )
 
 _OUTLIERS = (
-    # features and method are both 'consensus' where the score is what all methods agree on.
     Table(
         "outliers",
         "features STRING, method STRING, image_id BIGINT, score DOUBLE, is_outlier BOOLEAN",
         "outliers",
+        rows="One row per image, feature set and method.",
+        comments={
+            "features": "Name of the feature set, or `consensus`: all methods and feature sets together.",
+            "method": "Outlier method, or `consensus`.",
+            "image_id": _IMAGE_ID,
+            "score": "High is unusual. Comparable within one feature set and method only.",
+            "is_outlier": "True for the images with the highest scores (`outliers.share`).",
+        },
         partition_by=("features",),
     ),
-    # One row per outlier that `outliers` flags: what the score says, and images to compare (`neighbours`, null where a
-    # method knows none). `value` is the score, `usual` the median of its method.
     Table(
         "outlier_reasons",
         "features STRING, method STRING, image_id BIGINT, reason STRING, neighbours ARRAY<BIGINT>, vehicle_id STRING, "
         "value DOUBLE, usual DOUBLE",
         "outliers",
+        rows="One row per image that `outliers` flags.",
+        comments={
+            "features": "Name of the feature set, or `consensus`.",
+            "method": "Outlier method, or `consensus`.",
+            "image_id": _IMAGE_ID,
+            "reason": "A sentence that says what the score means.",
+            "neighbours": "Images to compare it with, best first; null where a method has none.",
+            "vehicle_id": "The vehicle in the photo; null where none is named.",
+            "value": "Its score.",
+            "usual": "Median score of the method.",
+        },
         partition_by=("features",),
     ),
-    # One row per method, written last: a method without its row here is not in the lake.
     Table(
         "outlier_methods",
         "features STRING, method STRING, params MAP<STRING,STRING>, n_outliers BIGINT, threshold DOUBLE, "
         "seconds DOUBLE, created_at TIMESTAMP",
         "outliers",
+        rows="One row per feature set and method, written last: a method without a row here is not in the lake.",
+        comments={
+            "features": "Name of the feature set, or `consensus`.",
+            "method": "Outlier method, or `consensus`.",
+            "params": "What the scores depend on, as text.",
+            "n_outliers": "Images flagged.",
+            "threshold": "Lowest score of a flagged image.",
+            "seconds": "Seconds of scoring.",
+            "created_at": _CREATED_AT,
+        },
     ),
 )
 
 _PROJECTIONS = (
-    # Methods carry their dimensions: pca2, umap3. Units mean nothing; z is NULL in two dimensions.
     Table(
         "projections",
         "features STRING, method STRING, image_id BIGINT, x FLOAT, y FLOAT, z FLOAT",
         "project",
+        rows="One row per image and map.",
+        comments={
+            "features": _FEATURES,
+            "method": "Method and dimensions: `pca2`, `umap3`, ...",
+            "image_id": _IMAGE_ID,
+            "x": "Place on the map. Units mean nothing.",
+            "y": "Place on the map.",
+            "z": "Place on the map; null in two dimensions.",
+        },
         partition_by=("features",),
     ),
-    # One row per map, written last: a map without its row here is not in the lake. n_fitted images were laid out by the
-    # method, the others placed by their neighbours among them; trustworthiness is that of five neighbours, on a sample.
     Table(
         "projection_methods",
         "features STRING, method STRING, params MAP<STRING,STRING>, n_images BIGINT, n_fitted BIGINT, "
         "trustworthiness DOUBLE, seconds DOUBLE, backend STRING, created_at TIMESTAMP",
         "project",
+        rows="One row per map, written last: a map without a row here is not in the lake.",
+        comments={
+            "features": _FEATURES,
+            "method": "Method and dimensions: `pca2`, `umap3`, ...",
+            "params": "What the map depends on, as text.",
+            "n_images": "Images on the map.",
+            "n_fitted": "Images that the method laid out; the others were placed by their neighbours among them.",
+            "trustworthiness": "Trustworthiness of five neighbours, on a sample: 1 is perfect.",
+            "seconds": "Seconds of laying out and placing.",
+            "backend": _BACKEND,
+            "created_at": _CREATED_AT,
+        },
     ),
 )
 
-# Each pair of the consensus's member models once, and of the best consensus model with each of them: a before b by
-# features, then by id. Both measures count noise as a cluster of its own.
 _AGREEMENT = Table(
     "agreement",
     "model_a STRING, model_b STRING, features_a STRING, features_b STRING, ari DOUBLE, nmi DOUBLE, n_images BIGINT",
     "consensus",
+    rows="One row per pair of the models that a consensus is made of, and per pair of the best consensus and each of "
+    "them.",
+    comments={
+        "model_a": "Id of one model: the first by feature set, then by id.",
+        "model_b": "Id of the other.",
+        "features_a": "Feature set of the one.",
+        "features_b": "Feature set of the other.",
+        "ari": "Adjusted Rand index: 0 is chance, 1 is equal. Noise counts as a cluster.",
+        "nmi": "Normalised mutual information, 0 to 1. Noise counts as a cluster.",
+        "n_images": "Images compared.",
+    },
 )
 
-# What the photos of a vehicle vote for: the label that most have (of equal ones the lower cluster; noise, -1, comes
-# last), the share of its `n_photos` labelled photos that have it, and those that have another, the lowest 100 by id.
-# All vehicles are in, those too that feature sets were fitted on.
 _VEHICLES = Table(
     "vehicles",
     "model_id STRING, vehicle_id STRING, cluster INT, n_photos BIGINT, agreement DOUBLE, dissenting ARRAY<BIGINT>",
     "vehicles",
+    rows="One row per vehicle and model, for the best models. Vehicles that feature sets were fitted on are included.",
+    comments={
+        "model_id": _MODEL_ID,
+        "vehicle_id": "The vehicle.",
+        "cluster": "The cluster of most of its photos; of equally frequent ones the lowest; -1 (noise) only where no "
+        "cluster is as frequent.",
+        "n_photos": "Its photos with a label.",
+        "agreement": "Share of them in that cluster.",
+        "dissenting": "Photos in another cluster: at most 100, the lowest ids.",
+    },
     partition_by=("model_id",),
 )
 
 _INTERPRETED = (
-    # Photos that stand for a cluster, from position 0 on: `exemplar`, nearest to its centre; `typical`, drawn at
-    # random; `borderline`, nearly another cluster's.
     Table(
         "cluster_members",
         "model_id STRING, cluster INT, kind STRING, position INT, image_id BIGINT, path STRING",
         "interpret",
+        rows="One row per photo that stands for a cluster.",
+        comments={
+            "model_id": _MODEL_ID,
+            "cluster": _CLUSTER,
+            "kind": "`exemplar` (nearest to the centroid), `typical` (drawn at random) or `borderline` (nearly in "
+            "another cluster).",
+            "position": "Place within its kind, from 0 on.",
+            "image_id": _IMAGE_ID,
+            "path": _PATH,
+        },
     ),
-    # One row per photo that was measured, a sample of each cluster. `status` is ok, missing, broken or refused.
     Table(
         "appearance",
         "image_id BIGINT, status STRING, color STRING, light STRING, brightness DOUBLE, contrast DOUBLE, "
         "sharpness DOUBLE, width INT, height INT",
         "interpret",
+        rows="One row per photo that was measured: a sample of each cluster.",
+        comments={
+            "image_id": _IMAGE_ID,
+            "status": "`ok`, `missing`, `broken` or `refused` (the path leads out of the folder of photos).",
+            "color": "Colour in the middle of the photo; null at night and for blank frames.",
+            "light": "`night`, `dim`, `day` or `glare`.",
+            "brightness": "Median of the CIELAB lightness, 0 to 100.",
+            "contrast": "Standard deviation of the lightness.",
+            "sharpness": "Variance of the Laplacian of the grey photo: low is blurred.",
+            "width": "Width in pixels.",
+            "height": "Height in pixels.",
+        },
     ),
-    # One row per model, written last: the clusters of a model without it have no titles yet.
     Table(
         "interpretations",
         "model_id STRING, params MAP<STRING,STRING>, n_photos BIGINT, n_missing BIGINT, n_broken BIGINT, "
         "n_refused BIGINT, seconds DOUBLE, created_at TIMESTAMP",
         "interpret",
+        rows="One row per interpreted model, written last: clusters of other models have no titles yet.",
+        comments={
+            "model_id": _MODEL_ID,
+            "params": "What the interpretation depends on, as text.",
+            "n_photos": "Photos measured.",
+            "n_missing": "Photos that were not found.",
+            "n_broken": "Photos that are no picture, cut off or too large.",
+            "n_refused": "Photos whose path leads out of the folder of photos.",
+            "seconds": "Seconds of interpretation.",
+            "created_at": _CREATED_AT,
+        },
     ),
 )
 
 TABLES: dict[str, Table] = {
     table.name: table for table in (*_ALL, _AGREEMENT, _VEHICLES, *_OUTLIERS, *_PROJECTIONS, *_INTERPRETED)
 }
+
+#: What one row of a view is, and what its columns mean.
+VIEW_ROWS: dict[str, str] = {
+    "assignments": "One row per image and model: `labels` with the image's path and vehicle, the model and the title.",
+    "leaderboard": "One row per model that can be ranked, best first, with its scores from `models`.",
+}
+VIEW_COMMENTS: dict[str, dict[str, str]] = {
+    "assignments": {
+        "model_id": _MODEL_ID,
+        "features": _FEATURES,
+        "algorithm": "The model's algorithm, or `consensus`.",
+        "n_clusters": "Clusters of the model.",
+        "image_id": _IMAGE_ID,
+        "path": _PATH,
+        "vehicle_id": _VEHICLE_ID,
+        "cluster": "Number of the cluster, from 0 on; -1 is noise.",
+        "distance": TABLES["labels"].comments["distance"],
+        "strength": TABLES["labels"].comments["strength"],
+        "title": "The cluster's title; null for models that were not interpreted.",
+    },
+    "leaderboard": {
+        "rank": "Place among all models, from 1 on.",
+        "rank_in_features": "Place among the models of its feature set, from 1 on.",
+        "score": "Mean of its relative ranks by three scores, 0 (first) to 1 (last).",
+        **{
+            name: TABLES["models"].comments[name]
+            for name in (
+                "model_id", "features", "algorithm", "params", "n_clusters", "n_noise", "calinski_harabasz",
+                "davies_bouldin", "silhouette", "vehicle_agreement", "agreement_vehicles", "vehicle_part", "inertia",
+            )
+        },
+    },
+}  # fmt: skip
 
 #: Views over the tables; ``{images}`` and the like stand for the table's quoted name.
 VIEWS: dict[str, str] = {
@@ -207,9 +448,10 @@ VIEWS: dict[str, str] = {
         INNER JOIN {images} AS i ON l.image_id = i.image_id
         LEFT JOIN {clusters} AS c ON l.model_id = c.model_id AND l.cluster = c.cluster
     """,
-    # Rank aggregation (Borda): every criterion becomes a fractional rank in (0, 1), 0.5 for a lone model, and the three
-    # ranks are averaged. A criterion that a model lacks counts as the middle, 0.5: were it left out, a model that is
-    # good by the one it has would beat those that are good by all three. A model that has none cannot be ranked.
+    # Rank aggregation (Borda): every score becomes a fractional rank in (0, 1), 0.5 for a lone model, and the three
+    # ranks are averaged. If a score is not defined for a model, the model gets the middle rank for it, 0.5: were it
+    # left out, a model that is good by its one score would beat those that are good by all three. A model with no score
+    # at all cannot be ranked.
     # Calinski-Harabasz and Davies-Bouldin depend on a feature set's width and scale, so they are only ever ranked
     # within it; vehicle agreement is ranked over all models. There a consensus takes its place among the others but
     # moves none of them: it is made of the best, which must stay the best. Clusters of what differs within vehicles are

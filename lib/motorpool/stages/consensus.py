@@ -28,7 +28,7 @@ Node = tuple[str, str]
 
 
 def run_consensus(ctx: Context) -> None:
-    """Cluster the images by what the best models of several feature sets agree on, and tell how far they agree.
+    """Find clusters that the best models of several feature sets share, and measure how far these models agree.
 
     The members are the best of each feature set by the leaderboard as it stands. Unless they are named, feature sets of
     what differs within vehicles stay out: their clusters are views, and nobody else's are. The members' ids are part of

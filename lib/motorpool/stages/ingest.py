@@ -32,7 +32,7 @@ _CHUNK_BYTES = 16 * 2**20
 
 
 def run_ingest(ctx: Context) -> None:
-    """Read the case and write its tables; does nothing when the lake already holds it.
+    """Read the case and write its tables. Does nothing where the lake already holds them.
 
     Everything is checked before the first table changes, and vectors while they are converted, before
     their transaction commits. Raises CaseError for a case that cannot be used, LakeError when the lake

@@ -1,0 +1,230 @@
+"""Write the reference parts of the pages from the code, so that they cannot drift from it.
+
+    python docs/build.py [--check]
+
+A page holds generated text between two comments, ``<!-- generated: NAME -->`` and ``<!-- end -->``; the text around
+them is written by hand. ``config`` comes from the classes that validate a config, ``tables`` and ``views`` from the
+schemas, ``commands`` from the command line. ``--check`` writes nothing and fails where a page is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import click
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+DOCS = Path(__file__).resolve().parent
+_PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table; a pipe in a cell is escaped, so that it does not end the cell."""
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+# The config.
+
+
+def config() -> str:
+    """Every section of a config as a table: key, type, default, meaning."""
+    from motorpool.config import Config
+
+    parts = [_section("The top level", Config)]
+    for name, field in Config.model_fields.items():
+        for heading, model in _models(field.annotation, name):
+            parts.append(_section(heading, model))
+    return "\n\n".join(parts)
+
+
+def _models(annotation: Any, key: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The sections below a key, with their headings: those of a list have one for each kind of item."""
+    for model in _classes(annotation):
+        kind = model.model_fields.get("algorithm")
+        label = f"`{key}`: `{get_args(kind.annotation)[0]}`" if kind else f"`{key}`"
+        yield label, model
+        for name, field in model.model_fields.items():
+            yield from _models(field.annotation, f"{key}.{field.alias or name}")
+
+
+def _classes(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for item in get_args(annotation):
+        yield from _classes(item)
+
+
+def _section(heading: str, model: type[BaseModel]) -> str:
+    rows = []
+    for name, field in model.model_fields.items():
+        if field.description is None:
+            raise ValueError(f"{model.__name__}.{name}: has no description")
+        rows.append((f"`{field.alias or name}`", _type(field), _default(field), field.description))
+    about = " ".join((model.__doc__ or "").split()).replace("``", "`")
+    return f"### {heading}\n\n{about}\n\n{table(('key', 'type', 'default', 'meaning'), rows)}"
+
+
+def _type(field: FieldInfo) -> str:
+    words = _words(field.annotation)
+    for bound in field.metadata:
+        for name, sign in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<")):
+            if hasattr(bound, name):
+                words += f", {sign} {getattr(bound, name):,}"
+    return words
+
+
+_PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false", NoneType: "null"}
+
+
+def _words(annotation: Any) -> str:
+    """A type in words: what a person may write in the file."""
+    from motorpool.features.spec import Step
+
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _words(get_args(annotation)[0])
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in get_args(annotation))
+    if origin in (Union, UnionType):
+        # A key that may be left out may also be null.
+        return " or ".join(dict.fromkeys(_words(a) for a in get_args(annotation) if a is not NoneType))
+    if origin in (list, tuple):
+        return f"list: {_words(get_args(annotation)[0])}"
+    if origin is dict:
+        key, value = get_args(annotation)
+        return f"map: {_words(key)} to {_words(value)}"
+    if annotation is Step:
+        return "[step](#steps)"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        kind = annotation.model_fields.get("algorithm")
+        return f"`{get_args(kind.annotation)[0]}`" if kind else "section"
+    return _PLAIN[annotation]
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True, validated_data={})
+    if value is PydanticUndefined or value is None:
+        return "-"
+    if isinstance(value, BaseModel):
+        return "all defaults"
+    if isinstance(value, (list, tuple)):
+        if len(value) > 3 and isinstance(value[0], int) and list(value) == list(range(value[0], value[-1] + 1)):
+            return f"`{value[0]}..{value[-1]}`"
+        return f"`[{', '.join(map(str, value))}]`"
+    return "`{}`" if value == {} else f"`{value}`"
+
+
+# The tables.
+
+
+def columns_of(ddl: str) -> list[tuple[str, str]]:
+    """Name and type of each column of a DDL string; commas inside of types do not part columns."""
+    found, depth, start = [], 0, 0
+    for at, sign in enumerate(f"{ddl},"):
+        depth += (sign in "<(") - (sign in ">)")
+        if sign == "," and depth == 0:
+            name, _, kind = ddl[start:at].strip().partition(" ")
+            found.append((name, kind))
+            start = at + 1
+    return found
+
+
+def tables() -> str:
+    """Every table: what a row is, who writes it, and its columns."""
+    from motorpool.schemas import TABLES
+
+    parts = []
+    for item in TABLES.values():
+        lines = [f"### {item.name}", f"{item.rows} Written by `motorpool {item.written_by}`."]
+        rows = [(f"`{name}`", kind, item.comments[name]) for name, kind in columns_of(item.columns)]
+        parts.append("\n\n".join([*lines, table(("column", "type", "meaning"), rows)]))
+    return "\n\n".join(parts)
+
+
+def views() -> str:
+    """Every view: what a row is, and its columns."""
+    from motorpool.schemas import VIEW_COMMENTS, VIEW_ROWS, VIEWS
+
+    return "\n\n".join(
+        f"### {name}\n\n{VIEW_ROWS[name]}\n\n"
+        + table(("column", "meaning"), [(f"`{column}`", text) for column, text in VIEW_COMMENTS[name].items()])
+        for name in VIEWS
+    )
+
+
+# The command line.
+
+
+def commands() -> str:
+    """Every command: its usage, what it does, and its options."""
+    from motorpool.cli import cli
+
+    parts = []
+    for name, command in cli.commands.items():
+        context = click.Context(command, info_name=f"motorpool {name}")
+        usage = " ".join(command.collect_usage_pieces(context))
+        lines = [f"### {name}", f"```\nmotorpool {name} {usage}\n```", " ".join((command.help or "").split())]
+        rows = [_option(p) for p in command.params if isinstance(p, click.Option)]
+        parts.append("\n\n".join([*lines, table(("option", "default", "meaning"), rows)]))
+    return "\n\n".join(parts)
+
+
+def _option(option: click.Option) -> tuple[str, str, str]:
+    shown = ", ".join(f"`{name}`" for name in option.opts)
+    if not option.is_flag:
+        shown = ", ".join(f"`{name} {_value(option)}`" for name in option.opts)
+    default = "required" if option.required else f"`{option.default}`" if option.show_default else "-"
+    return shown, default, option.help or ""
+
+
+def _value(option: click.Option) -> str:
+    if option.metavar:
+        return option.metavar
+    if isinstance(option.type, click.Choice):
+        return "|".join(option.type.choices)
+    return "N" if isinstance(option.type, click.IntRange) else option.type.name.upper()
+
+
+PARTS: dict[str, Callable[[], str]] = {"config": config, "tables": tables, "views": views, "commands": commands}
+
+
+def rendered(text: str) -> str:
+    """A page with its generated parts as the code has them now."""
+
+    def replace(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{PARTS[found[2]]()}\n\n{found[3]}"
+
+    return _PART.sub(replace, text)
+
+
+def outdated() -> dict[Path, str]:
+    """The pages that the code has left behind, each with its text as it should be."""
+    pages = {page: page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md"))}
+    return {page: new for page, text in pages.items() if (new := rendered(text)) != text}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write the reference parts of the pages from the code.")
+    parser.add_argument("--check", action="store_true", help="Write nothing; fail where a page is out of date.")
+    check = parser.parse_args().check
+    pages = outdated()
+    for page, text in pages.items():
+        if not check:
+            page.write_text(text, encoding="utf-8")
+        print(f"{page}: {'out of date: run python docs/build.py' if check else 'written'}")
+    return 1 if check and pages else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
