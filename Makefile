@@ -8,54 +8,51 @@ IMAGES := 2000
 # Two files at a time: much of a test is waiting for Spark.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-slow test-all notebooks setup check lint package clean
+.PHONY: help demo test test-slow test-all notebooks docs setup check lint package clean
 
-help:
-	@echo "make demo       a sample case through the main job, and where to look"
-	@echo "make test       the tests of every behaviour, in minutes (GPU tests need a GPU)"
-	@echo "make test-slow  the rest: programs started and killed, clusters, runs stopped at every write"
-	@echo "make test-all   both"
-	@echo "make lint       ruff and mypy"
-	@echo "make notebooks  the demo, then the notebooks and the answers in docs/sql.md anew"
-	@echo "make package    dist/motorpool.zip for spark-submit --py-files, and a wheel"
-	@echo "make clean      remove the virtual environment, the demo and build products"
+help: ## this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-demo: setup
+demo: setup ## a sample case through the whole pipeline, and where to look
 	rm -rf $(DEMO)
 	$(MOTORPOOL) sample $(DEMO)/case --images $(IMAGES) --seed 1
 	$(MOTORPOOL) run --conf conf/sample.yaml --set case.path=$(DEMO)/case --set lake.path=$(DEMO)/lake
 
-test: setup
+test: setup ## the tests of every behaviour, in minutes (GPU tests need a GPU)
 	$(PY) -m pytest -rs -m "not slow" $(PYTEST_ARGS)
 	@echo "Left out: tests marked slow (see pyproject.toml). 'make test-slow' runs them, 'make test-all' everything."
 
-test-slow: setup
+test-slow: setup ## the rest: programs started and killed, clusters, runs stopped at every write
 	$(PY) -m pytest -rs -m slow $(PYTEST_ARGS)
 
-test-all: setup
+test-all: setup ## both
 	$(PY) -m pytest -rs $(PYTEST_ARGS)
 
-notebooks: demo
+notebooks: demo ## the demo, then the notebooks and the answers in docs/sql.md anew
 	$(MOTORPOOL) run --conf notebooks/study.yaml --set case.path=$(DEMO)/case --set lake.path=$(DEMO)/lake
 	MOTORPOOL_LAKE=$(DEMO)/lake MOTORPOOL_IMAGES=$(DEMO)/case/raw_data $(PY) notebooks/build.py
 
-setup: check $(VENV)/.installed
+docs: setup ## the reference pages from the code anew, then the documentation as a site in site/
+	$(PY) docs/build.py
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
-check:
+setup: check $(VENV)/.installed ## the virtual environment .venv with everything that is pinned
+
+check: ## whether Python and Java are there
 	@bash .ci/check-tools.sh
 
 $(VENV)/.installed: setup.py constraints.txt
 	$${PYTHON:-python3} -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[spark,report,dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[spark,report,docs,dev]'
 	touch $@
 
-lint: setup
+lint: setup ## ruff and mypy
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
 
-package: setup
+package: setup ## dist/motorpool.zip for spark-submit --py-files, and a wheel
 	mkdir -p dist && rm -f dist/motorpool.zip
 	cd lib && ../$(PY) -m zipfile -c ../dist/motorpool.zip motorpool
 	$(PY) -m build --wheel --outdir dist . >/dev/null
 
-clean:
-	rm -rf $(VENV) $(DEMO) build dist
+clean: ## remove the virtual environment, the demo and build products
+	rm -rf $(VENV) $(DEMO) build dist site

@@ -41,12 +41,14 @@ setup(
         "gpu-cu13": ["cuml-cu13==26.6.*", "cupy-cuda13x>=13.6"],
         # Maps of the images, and the pages and pictures of the report.
         "report": ["jinja2>=3.1", "matplotlib>=3.9", "openTSNE>=1.0.2", "plotly>=6.0", "umap-learn>=0.5.7"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"],
         "dev": [
             "hdbscan>=0.8.40",
             "impyla>=0.21",
             "ipykernel>=6.29",
             "nbclient>=0.10",
             "playwright>=1.50",
+            "pre-commit>=4",
             "pytest>=8",
             "pytest-xdist>=3.7",
             "ruff>=0.6",

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import NoneType, UnionType
@@ -33,6 +34,12 @@ def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 # The config.
+
+
+def prose(text: str) -> str:
+    """Docstrings and comments as a paragraph of Markdown."""
+    text = " ".join(text.split()).replace("``", "`")
+    return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
 
 
 def config() -> str:
@@ -69,8 +76,7 @@ def _section(heading: str, model: type[BaseModel]) -> str:
         if field.description is None:
             raise ValueError(f"{model.__name__}.{name}: has no description")
         rows.append((f"`{field.alias or name}`", _type(field), _default(field), field.description))
-    about = " ".join((model.__doc__ or "").split()).replace("``", "`")
-    return f"### {heading}\n\n{about}\n\n{table(('key', 'type', 'default', 'meaning'), rows)}"
+    return f"### {heading}\n\n{prose(model.__doc__ or '')}\n\n{table(('key', 'type', 'default', 'meaning'), rows)}"
 
 
 def _type(field: FieldInfo) -> str:
@@ -146,7 +152,7 @@ def tables() -> str:
 
     parts = []
     for item in TABLES.values():
-        lines = [f"### {item.name}", f"{item.rows} Written by `motorpool {item.written_by}`."]
+        lines = [f"### {item.name}", prose(f"{item.rows} Written by `motorpool {item.written_by}`.")]
         rows = [(f"`{name}`", kind, item.comments[name]) for name, kind in columns_of(item.columns)]
         parts.append("\n\n".join([*lines, table(("column", "type", "meaning"), rows)]))
     return "\n\n".join(parts)
@@ -157,7 +163,7 @@ def views() -> str:
     from motorpool.schemas import VIEW_COMMENTS, VIEW_ROWS, VIEWS
 
     return "\n\n".join(
-        f"### {name}\n\n{VIEW_ROWS[name]}\n\n"
+        f"### {name}\n\n{prose(VIEW_ROWS[name])}\n\n"
         + table(("column", "meaning"), [(f"`{column}`", text) for column, text in VIEW_COMMENTS[name].items()])
         for name in VIEWS
     )
@@ -174,7 +180,7 @@ def commands() -> str:
     for name, command in cli.commands.items():
         context = click.Context(command, info_name=f"motorpool {name}")
         usage = " ".join(command.collect_usage_pieces(context))
-        lines = [f"### {name}", f"```\nmotorpool {name} {usage}\n```", " ".join((command.help or "").split())]
+        lines = [f"### {name}", f"```\nmotorpool {name} {usage}\n```", prose(command.help or "")]
         rows = [_option(p) for p in command.params if isinstance(p, click.Option)]
         parts.append("\n\n".join([*lines, table(("option", "default", "meaning"), rows)]))
     return "\n\n".join(parts)

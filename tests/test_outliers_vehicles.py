@@ -466,7 +466,7 @@ def test_reasons_name_photos_to_compare(done: Context) -> None:
         stray = rows["stray_groups", copy]
         assert len(stray["neighbours"]) == 5
         assert set(stray["neighbours"]) < set(COPIES) - {copy}
-        assert "mixes vehicles" in stray["reason"]
+        assert stray["reason"].startswith("It looks like photos of other vehicles (")
     for method in ("knn_distance", "lof"):
         assert len(rows[method, ODD]["neighbours"]) == 5
         assert ODD not in rows[method, ODD]["neighbours"]

@@ -91,7 +91,7 @@ def test_answers_agree_with_the_tables(sample_run: Context, ask: Callable[[str],
         assert found.loc[name, "for_90_percent"] == np.argmax(total >= 0.9) + 1
         assert found.loc[name, "kept"] == pytest.approx(total[found.loc[name, "n_features"] - 1], abs=0.001)
 
-    spread = ask("How are the clusters spread over the camera folders?").toPandas()
+    spread = ask("How are the clusters spread over the folders?").toPandas()
     folder = labels.path.str.split("/").str[1].astype(int)
     for row in spread.itertuples():
         here = (folder == row.folder) & (labels.cluster == row.cluster)

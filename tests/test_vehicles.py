@@ -439,7 +439,7 @@ def test_the_column_may_be_vehicle_id(ingested: Ingested) -> None:
     [
         (None, "track", ["case.vehicle_column 'track'", "no attributes file", "case.attributes"]),
         (tracks(), "Track", ["attributes.csv", "no column 'Track'", "path, Track no, vehicle_id, track"]),
-        (tracks(), "path", ["case.vehicle_column 'path'", "names the image"]),
+        (tracks(), "path", ["case.vehicle_column 'path'", "cannot be the path column"]),
     ],
 )
 def test_columns_that_cannot_name_vehicles(

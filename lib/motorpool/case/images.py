@@ -61,8 +61,8 @@ def check_vehicle_column(case: Case, column: str | None) -> None:
         )
     if column in ("path", "paths"):
         raise CaseError(
-            f"case.vehicle_column {column!r}: the path names the image, which is no vehicle with several of them; "
-            f"{redact(case.attributes)} has {', '.join(names)}"
+            f"case.vehicle_column {column!r}: cannot be the path column: every image has its own path, so no vehicle "
+            f"would have two photos. Name another column; {redact(case.attributes)} has {', '.join(names)}"
         )
 
 

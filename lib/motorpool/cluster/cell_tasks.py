@@ -1,6 +1,7 @@
-"""The tasks of DBSCAN by cells: where rows go, which are core, what joins them (see `cells`).
+"""The tasks of DBSCAN by cells: send rows to cells, find core rows, join clusters (see `cells`).
 
-Each function makes the work of one step for `mapInArrow`; a partition holds the rows of one cell.
+Each function makes the work of one step for `mapInArrow`. A partition holds the rows of one cell and its *halo*: the
+rows of other cells that are within eps of it. The owner of a row is the cell that the row itself lies in.
 """
 
 from __future__ import annotations
@@ -20,22 +21,23 @@ from motorpool.cluster.halo import VoronoiCells
 from motorpool.cluster.labelled import LABELLED_SCHEMA, LabelledBlock, packed
 from motorpool.neighbours.geometry import Metric, to_distance
 
-#: What travels to a cell: rows of its own and of its halo (``facts`` int64[3, n]: owner, level, id; ``data`` vectors),
-#: or the core rows among them (``facts`` int64[n] ids, ``data`` bits of bool[n, models]).
+#: Pieces that are sent to a cell. ``rows``: its own rows and those of its halo (``facts`` int64[3, n]: owner, level,
+#: id; ``data`` vectors). ``core``: the rows among them that are core (``facts`` int64[n] ids, ``data`` bits of
+#: bool[n, models]).
 PIECE_SCHEMA = "cell INT, kind STRING, facts BINARY, data BINARY"
 _ROWS, _CORE = "rows", "core"
-#: What the cells find: labelled blocks of their own rows, and arrays in ``data``.
+#: Results of a cell: labelled blocks of its own rows, and arrays in ``data``.
 FOUND_SCHEMA = f"kind STRING, cell INT, {LABELLED_SCHEMA}"
 BLOCK, PARTS, SEEN, LINKS = "block", "parts", "seen", "links"
 
 
 @dataclass
 class _Cell:
-    """One cell and its halo in a task.
+    """The rows of one cell and of its halo, in a task.
 
-    owner, level and ids int64[n], x float32[n, d]; core bool[n, models], as far as the owners have told. Rows are in
-    order of their level, the smallest eps whose halo holds them, so those of one eps come first; the cell's own are
-    the very first.
+    owner, level and ids int64[n], x float32[n, d]. core bool[n, models]: rows of the halo are core where the cell that
+    owns them has found so. The level of a row is the position of the smallest eps that has the row in the halo. Rows
+    are in order of their level, so the rows that an eps needs are the first ones; the cell's own rows come before all.
     """
 
     index: int
@@ -171,7 +173,7 @@ def link(n_models: int) -> Callable[[Batches], Batches]:
 
 def _links(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     roots = mine["roots"][np.searchsorted(mine["id"], theirs["id"])]
-    # A halo holds a row from some eps on, and sees no component of it below.
+    # At an eps below its level a row is not in this halo, so none of its components is known here.
     row, model = np.nonzero(theirs["roots"] >= 0)
     pairs = np.stack([model, roots[row, model], theirs["roots"][row, model]])
     pairs = np.unique(pairs, axis=1)

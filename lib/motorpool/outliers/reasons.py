@@ -111,8 +111,9 @@ def _sentence(k: int) -> Column:
             F.lit("Unlike its vehicle: its distance to "), photos, F.lit(", relative to how photos vary, is "), ratio
         ),
         "stray_groups": F.concat(
-            F.format_string("In a group that mixes vehicles: its nearest photos of others (%d) are within ", strangers),
-            F.format_string("%.3g and, as it is, unlike their own vehicles; its score is ", F.col("distance")),
+            F.format_string("It looks like photos of other vehicles (%d of them within ", strangers),
+            F.format_string("%.3g), and neither it nor they look like their own vehicle: ", F.col("distance")),
+            F.lit("probably one kind of bad frame. Its score is "),
             ratio,
         ),
     }

@@ -1,4 +1,4 @@
-"""Stray groups: photos that are near photos of other vehicles which are as unlike their own vehicle as they are.
+"""Stray groups: photos that look like photos of other vehicles, where neither look like their own vehicle.
 
 Dark frames, captions over the frame or empty roads are alike whatever vehicle they were filed under. They form dense
 small groups that mix vehicles, which scores that look for sparse places pass over. That neighbours are of other
