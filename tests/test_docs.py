@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
@@ -216,6 +217,17 @@ def _configs() -> list[Any]:
 @pytest.mark.parametrize("block", _configs())
 def test_configs_are_valid(block: str) -> None:
     parse_config(yaml.safe_load(block))
+
+
+def test_imports_of_code_blocks_work() -> None:
+    found = []
+    for page in PAGES:
+        for language, block in _FENCE.findall(page.read_text(encoding="utf-8")):
+            if language == "python":
+                found += re.findall(r"^from (motorpool[\w.]*) import (\w+)$", block, re.MULTILINE)
+    assert found
+    for module, name in found:
+        assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
 
 
 def test_your_own_data_takes_ten_lines() -> None:
