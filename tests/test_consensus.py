@@ -40,6 +40,7 @@ from motorpool.stages.consensus import run_consensus
 from motorpool.stages.context import Context
 from motorpool.stages.export import run_export
 from motorpool.stages.pipeline import run_pipeline
+from motorpool.stages.study import model_ids
 
 METHODS: tuple[Linkage, ...] = get_args(Linkage)
 Framed = Callable[..., DataFrame]
@@ -561,7 +562,8 @@ def test_too_few_members_and_no_models(
     schema = TABLES["models"].schema
     empty: dict[str, Any] = dict.fromkeys(schema.fieldNames())
     shared = {"features": "t", "calinski_harabasz": 1.0, "davies_bouldin": 1.0, "n_clusters": 2}
-    rows = [empty | shared | {"model_id": m, "status": s} for m, s in (("good", "ok"), ("bad", "degenerate"))]
+    ids = sorted(model_ids(ctx.config) or ())
+    rows = [empty | shared | {"model_id": m, "status": s} for m, s in zip(ids, ("ok", "degenerate"), strict=False)]
     ctx.lake.overwrite("models", spark.createDataFrame([tuple(r.values()) for r in rows], schema))
     monkeypatch.setattr(logging.getLogger("motorpool"), "propagate", True)
     run_consensus(ctx)

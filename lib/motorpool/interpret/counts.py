@@ -69,6 +69,15 @@ def attribute_columns(images: DataFrame) -> tuple[list[str], list[str]]:
     return few, [c for c in columns if row is not None and row[c] > MAX_VALUES]
 
 
+def attributes_fingerprint(images: DataFrame, columns: Sequence[str]) -> str:
+    """A number, as text, of what ``images`` tells in some columns: the same for any partitions; empty for none."""
+    if not columns:
+        return ""
+    hashed = F.xxhash64("image_id", *(F.col(f"`{c}`") for c in columns)).cast("decimal(38,0)")
+    row = images.agg(F.sum(hashed).alias("sum")).first()
+    return str(row["sum"]) if row is not None else ""
+
+
 def count_attributes(wide: DataFrame, images: DataFrame, columns: Sequence[str], model_ids: Sequence[str]) -> DataFrame:
     """``model_id, cluster, attribute, value, count, vehicles``: images of every cluster with every known value.
 

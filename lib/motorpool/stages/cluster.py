@@ -15,13 +15,11 @@ from motorpool.cluster.labelled import Labelled
 from motorpool.cluster.score import score_models
 from motorpool.errors import ConfigError
 from motorpool.features.spec import FeatureSet
-from motorpool.grids import Grid
 from motorpool.metrics import Scores
 from motorpool.neighbours.curve import curve_of
 from motorpool.stages.context import Context, explained, timed
 from motorpool.stages.fitting import FittedGrid, Fitting, Job
 from motorpool.stages.models import (
-    ModelSpec,
     cluster_rows,
     judge,
     model_row,
@@ -29,6 +27,8 @@ from motorpool.stages.models import (
     write_labels,
     write_models,
 )
+from motorpool.stages.rejudge import rejudge
+from motorpool.stages.study import specs_of
 from motorpool.stages.yardstick import agreement_columns, remeasure
 
 log = logging.getLogger(__name__)
@@ -38,21 +38,24 @@ def run_cluster(ctx: Context) -> None:
     """Fit, score and label the models that the lake does not hold yet.
 
     Models of one feature set share their passes. Their rows in ``models`` are written last, so models
-    without them are made again. Where feature sets have been added that are fitted on some of the vehicles, the
-    vehicle agreement of the models at hand is measured again, on the others (`remeasure`). Raises ConfigError when the
-    config asks for no model.
+    without them are made again. Models that the config no longer asks for stay in the lake. Where thresholds of
+    ``cluster`` have changed, the lake's models are judged again (`rejudge`). Where feature sets that are fitted on some
+    of the vehicles have been added or taken out, the vehicle agreement of the study's models is measured again, on the
+    others (`remeasure`). Raises ConfigError when the config asks for no model.
     """
     if not ctx.config.cluster.models:
         raise ConfigError("cluster.models: is empty: list at least one grid, e.g. {algorithm: kmeans, k: 2..15}")
     done = set()
     if ctx.lake.exists("models"):
         done = {r["model_id"] for r in ctx.lake.read("models").select("model_id").collect()}
+        with explained():
+            done -= rejudge(ctx)
     study: list[tuple[FeatureSet, list[Job]]] = []
     for features in ctx.config.feature_sets:
         jobs = []
         for grid in ctx.config.cluster.models:
             if grid.features is None or features.name in grid.features:
-                specs = [s for s in _specs(features, grid, ctx.config.seed) if s.model_id not in done]
+                specs = [s for s in specs_of(features, grid, ctx.config.seed) if s.model_id not in done]
                 done |= {s.model_id for s in specs}
                 jobs += [Job(grid, specs)] if specs else []
         if jobs:
@@ -89,10 +92,6 @@ class _Pace:
 
 def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-def _specs(features: FeatureSet, grid: Grid, seed: int) -> list[ModelSpec]:
-    return [ModelSpec(features, grid.algorithm, tuple(params.items())) for params in grid.variants(seed)]
 
 
 def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], pace: _Pace) -> None:
@@ -175,7 +174,7 @@ def _write_told(
     ids = [fitted.specs[m].model_id for m in told]
     wide = blocks.persist(labelled.pick(told).wide())
     try:
-        agreement = agreement_columns(ctx.lake, wide, len(told), {fitted.specs[m].features for m in told})
+        agreement = agreement_columns(ctx, wide, len(told), {fitted.specs[m].features for m in told})
         write_labels(ctx, wide, ids)
     finally:
         wide.unpersist()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -19,35 +18,34 @@ from motorpool.config import CONSENSUS, ConsensusConfig
 from motorpool.features.spec import FeatureSet
 from motorpool.stages.context import Context, explained, timed
 from motorpool.stages.models import Facts, ModelSpec, judge, model_row, write_labels, write_models
+from motorpool.stages.study import Node, consensus_features, consensus_specs, forget, rank
 from motorpool.stages.yardstick import agreement_columns, joint_part, remeasure
 
 log = logging.getLogger(__name__)
-
-#: A model's feature set and its id: what the table of agreement is ordered by.
-Node = tuple[str, str]
 
 
 def run_consensus(ctx: Context) -> None:
     """Find clusters that the best models of several feature sets share, and measure how far these models agree.
 
-    The members are the best of each feature set by the leaderboard as it stands. Unless they are named, feature sets of
-    what differs within vehicles stay out: their clusters are views, and nobody else's are. The members' ids are part of
-    a consensus model's id, so other members make other models; those of former members stay in the lake as they are.
-    Images that a member has no label for take no part. Where the leaderboard has fewer than two members there is
-    nothing to agree on: the stage says so, and `agreement` holds no rows.
+    The members are the best of each feature set by the leaderboard of the study's models. Unless they are named,
+    feature sets of what differs within vehicles stay out: their clusters are views, and nobody else's are. The members'
+    ids are part of a consensus model's id, so other members make other models; those of former members stay in the lake
+    as they are. The table ``agreement`` is that of the study alone. Images that a member has no label for take no part.
+    Where the study has fewer than two members there is nothing to agree on: the stage says so, and ``agreement`` holds
+    no rows, as where the config asks for no consensus.
     """
     config = ctx.config.consensus
     if config is None:
         log.info("consensus: the config has no section `consensus`, nothing to do")
+        _forget_agreement(ctx)
         return
     with explained():
         remeasure(ctx)
     members = _members(ctx, config)
     if len(members) < 2:
-        if ctx.lake.exists("agreement") and not ctx.lake.read("agreement").isEmpty():
-            ctx.lake.overwrite("agreement", ctx.spark.createDataFrame([], ctx.lake.schema("agreement")))
+        _forget_agreement(ctx)
         return
-    specs = _specs(config, members)
+    specs = consensus_specs(config, members)
     done = {r["model_id"] for r in ctx.lake.read("models", features=CONSENSUS).select("model_id").collect()}
     missing = [s for s in specs if s.model_id not in done]
     with explained():
@@ -65,13 +63,11 @@ def run_consensus(ctx: Context) -> None:
 
 def _members(ctx: Context, config: ConsensusConfig) -> list[Node]:
     """The first models of each feature set's ranking, by id; says what is missing where they are less than two."""
-    board = ctx.lake.leaderboard()
-    names = config.features if config.features is not None else ctx.config.consensus_features
+    names = consensus_features(ctx.config, config)
     views = [f.name for f in ctx.config.feature_sets if f.name not in names and f.vehicle_part == "within"]
     if views and config.features is None:
         log.info("consensus: %s take no part: their clusters are views", ", ".join(views))
-    chosen = F.col("features").isin(names) & (F.col("rank_in_features") <= config.models_per_features)
-    members = [(r["features"], r["model_id"]) for r in board.where(chosen).orderBy("model_id").collect()]
+    members = rank(ctx).members
     for name in names:
         if name not in {features for features, _ in members}:
             log.info("consensus: %s takes no part: none of its models can be ranked", name)
@@ -83,16 +79,6 @@ def _members(ctx: Context, config: ConsensusConfig) -> list[Node]:
             ", ".join(names), len(members), config.models_per_features,
         )  # fmt: skip
     return members
-
-
-def _specs(config: ConsensusConfig, members: Sequence[Node]) -> list[ModelSpec]:
-    shared = {
-        "linkage": config.linkage,
-        "max_tuples": str(config.max_tuples),
-        "members": json.dumps(sorted(model_id for _, model_id in members)),
-    }
-    features = FeatureSet(CONSENSUS, ())
-    return [ModelSpec(features, CONSENSUS, (("n_clusters", str(k)), *shared.items())) for k in config.n_clusters]
 
 
 def _make(ctx: Context, config: ConsensusConfig, members: Sequence[Node], specs: Sequence[ModelSpec]) -> None:
@@ -143,7 +129,7 @@ def _cut(
         pairs = [(n_members + model, member) for model in range(len(specs)) for member in range(n_members)]
         found = contingency(placed.select(F.concat("members", "clusters").alias("clusters")), pairs)
         tables = [found[at : at + n_members] for at in range(0, len(found), n_members)]
-        agreement = agreement_columns(ctx.lake, placed, len(specs), sets)
+        agreement = agreement_columns(ctx, placed, len(specs), sets)
         strong = with_strengths(placed, [[shares(t, k) for t in of] for of, k in zip(tables, counts, strict=True)])
         unknown = F.array_repeat(F.lit(None).cast("float"), len(specs))
         write_labels(ctx, strong.withColumns({"distances": unknown, "outliers": unknown}), ids)
@@ -187,6 +173,11 @@ def _best(ctx: Context, specs: Sequence[ModelSpec]) -> list[Node]:
 def _told(ctx: Context) -> set[tuple[str, str]]:
     rows = ctx.lake.read_or_empty("agreement").select("model_a", "model_b").collect()
     return {(r["model_a"], r["model_b"]) for r in rows}
+
+
+def _forget_agreement(ctx: Context) -> None:
+    if ctx.lake.exists("agreement") and not ctx.lake.read("agreement").isEmpty():
+        forget(ctx, "agreement")
 
 
 def _write_agreement(ctx: Context, nodes: Sequence[Node], pairs: Sequence[tuple[Node, Node]]) -> None:

@@ -18,6 +18,10 @@ from motorpool.stages.context import Context, explained, timed
 
 log = logging.getLogger(__name__)
 
+#: Draws the rows that quantiles are taken from where there are too many to sort: a constant, as what a feature set is
+#: does not depend on the run's seed (`FeatureSet.definition`).
+_SAMPLE_SEED = 42
+
 
 def run_features(ctx: Context) -> None:
     """Fit and write the feature sets that the lake does not hold yet.
@@ -40,7 +44,7 @@ def run_features(ctx: Context) -> None:
     for group in _groups(pending):
         names = sorted({d for fs in group for d in fs.descriptors})
         wide = wide_descriptors(ctx.lake, names)
-        with explained(), Fitter(wide, group, ctx.config.seed, vehicles, ctx.backend) as fitter:
+        with explained(), Fitter(wide, group, _SAMPLE_SEED, vehicles, ctx.backend) as fitter:
             with timed(f"features: fitting {len(group)} feature sets on {', '.join(names)}"):
                 fitted = fitter.fit()
             for item in fitted:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +21,20 @@ from motorpool.config import CONSENSUS, ReportConfig
 from motorpool.errors import ConfigError, LakeError
 from motorpool.interpret import members
 from motorpool.interpret.appearance import measure_photos
-from motorpool.interpret.counts import Counts, attribute_columns, count_attributes, count_vehicles, summarise_photos
+from motorpool.interpret.counts import (
+    Counts,
+    attribute_columns,
+    attributes_fingerprint,
+    count_attributes,
+    count_vehicles,
+    summarise_photos,
+)
 from motorpool.interpret.evidence import Evidence, Overlap, evidence_of, overlaps
 from motorpool.interpret.images import find_images
 from motorpool.interpret.overrides import Override, Overrides, check_overrides, load_overrides
 from motorpool.interpret.wording import describe, titles
 from motorpool.stages.context import Context, explained, timed
+from motorpool.stages.study import Node, fingerprint, forget, outdate, rank
 
 log = logging.getLogger(__name__)
 
@@ -58,30 +65,66 @@ class _Model:
 def run_interpret(ctx: Context) -> None:
     """Choose photos for every cluster of the best models, measure them, and write titles and descriptions.
 
-    The models are those that ``report.models`` names, or the best of each feature set. What people call clusters
-    (``report.titles``) stands over what the evidence says, in every model. The row in ``interpretations`` is written
-    last, so a model without it is done again. Raises ConfigError for models and titles that the lake does not hold,
-    CaseError where the config names photos that are not there.
+    The models are those that ``report.models`` names, or the best of each feature set of the study. What people call
+    clusters (``report.titles``) stands over what the evidence says, in every model. The row in ``interpretations`` is
+    written last, so a model without it is done again, and so is one whose ``params`` are others. All other models have
+    no members and no titles but those that people give. ``appearance`` keeps what has been measured of any photo.
+    Raises ConfigError for models and titles that the lake does not hold, CaseError where the config names photos that
+    are not there.
     """
     config = ctx.config.report
+    held = _held(ctx)
     if config is None:
         log.info("interpret: the config has no section `report`, nothing to do")
+        if held:
+            _outdate(ctx, held)
+            _forget_others(ctx, held, [], {}, _titled(ctx))
         return
     given = _overrides(ctx, config)
     chosen, peers = _choose(ctx, config)
     root = find_images(ctx.config.case) if ctx.config.case is not None else None
-    columns, left_out = attribute_columns(ctx.lake.read("images"))
-    asked = {m: _params(ctx, config, m, peers, given, columns, root) for m in chosen}
-    pending = _pending(ctx, asked)
+    images = ctx.lake.read("images")
+    columns, left_out = attribute_columns(images)
+    told = _Told(columns, attributes_fingerprint(images, columns), root, peers, given)
+    asked = {m: _params(ctx, config, m, told, chosen) for m in chosen}
+    titled = _titled(ctx)
+    # Clusters that were made again have lost their titles.
+    pending = [m for m in chosen if held.get(m) != asked[m] or not titled.get(m, False)]
+    outdated = [m for m in held if held[m] != asked.get(m) or m in pending]
+    if outdated:
+        _outdate(ctx, outdated)
+    if ctx.lake.exists("appearance") and any(params.get("photos") != told.photos for params in held.values()):
+        log.info("interpret: photos lie elsewhere now, so all are measured again")
+        forget(ctx, "appearance")
+    renamed = _forget_others(ctx, held, chosen, given, titled)
     with explained():
         if pending:
             for column in left_out:
                 log.info("interpret: attribute %s is left out: it has too many values to name kinds", column)
             with timed(f"interpret: {len(pending)} models"):
-                _interpret(ctx, config, pending, peers, given, columns, root, asked)
-        renamed = _write_overrides(ctx, given, set(chosen))
+                _interpret(ctx, config, pending, told, asked)
     if not pending and not renamed:
         log.info("interpret: all models of the study are in the lake, nothing to do")
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What models' clusters are told by, beside their labels.
+
+    Kinds in the ``columns`` of attributes and their values' ``fingerprint``, photos below ``root``, ``peers`` of other
+    feature sets (features, model_id), and what people call clusters.
+    """
+
+    columns: list[str]
+    fingerprint: str
+    root: str | None
+    peers: list[Node]
+    given: Overrides
+
+    @property
+    def photos(self) -> str:
+        """Where photos lie, as tables may hold it."""
+        return redact(self.root) if self.root else ""
 
 
 # -- what is to be done --------------------------------------------------------------------------------
@@ -96,10 +139,9 @@ def _overrides(ctx: Context, config: ReportConfig) -> Overrides:
     return given
 
 
-def _choose(ctx: Context, config: ReportConfig) -> tuple[list[str], list[tuple[str, str]]]:
+def _choose(ctx: Context, config: ReportConfig) -> tuple[list[str], list[Node]]:
     """The ids of the models to interpret, and the best model of each feature set: ``features, model_id``."""
-    board = ctx.lake.leaderboard().where("rank_in_features = 1").orderBy("rank")
-    best = [(r["features"], r["model_id"]) for r in board.select("features", "model_id").collect()]
+    best = [(m.features, m.model_id) for m in rank(ctx).best()]
     if isinstance(config.models, int):
         return [model_id for _, model_id in best[: config.models]], best[:MAX_PEERS]
     named = list(config.named_models)
@@ -116,38 +158,47 @@ def _choose(ctx: Context, config: ReportConfig) -> tuple[list[str], list[tuple[s
     return [m for m in named if m in with_clusters], best[:MAX_PEERS]
 
 
-def _params(
-    ctx: Context,
-    config: ReportConfig,
-    model_id: str,
-    peers: Sequence[tuple[str, str]],
-    given: Overrides,
-    columns: Sequence[str],
-    root: str | None,
-) -> dict[str, str]:
-    """What a model's titles, descriptions and members depend on."""
-    own = [
-        [c, o.title, o.description] for (m, c), o in sorted(given.items(), key=lambda item: item[0]) if m == model_id
-    ]
+def _params(ctx: Context, config: ReportConfig, model_id: str, told: _Told, chosen: Collection[str]) -> dict[str, str]:
+    """What a model's titles, descriptions and members depend on, beside its labels."""
+    peers = [peer for _, peer in told.peers]
+    # Descriptions name clusters of other models by their titles, where they have some.
+    named = {model_id, *peers}
+    titles = [[m, c, o.title, o.description] for (m, c), o in sorted(told.given.items(), key=_key) if m in named]
     return {
-        "attributes": json.dumps(list(columns)),
+        "attributes": json.dumps(told.columns),
         "members": str(config.members),
-        "peers": json.dumps([peer for _, peer in peers]),
-        "photos": redact(root) if root else "",
+        "peers": json.dumps(peers),
+        "photos": told.photos,
         "rules": _RULES,
         "sample": str(config.sample),
         "seed": str(ctx.config.seed),
-        "titles": hashlib.sha256(json.dumps(own).encode()).hexdigest()[:16] if own else "",
+        "titled": json.dumps([peer for peer in peers if peer in chosen]),
+        "titles": fingerprint(titles) if titles else "",
+        "values": told.fingerprint,
     }
 
 
-def _pending(ctx: Context, asked: Mapping[str, dict[str, str]]) -> list[str]:
+def _key(item: tuple[tuple[str, int], Override]) -> tuple[str, int]:
+    return item[0]
+
+
+def _held(ctx: Context) -> dict[str, dict[str, str]]:
+    """The parameters of the models that the lake holds interpretations of."""
     rows = ctx.lake.read_or_empty("interpretations").select("model_id", "params").collect()
-    done = {r["model_id"] for r in rows if r["params"] == asked.get(r["model_id"])}
-    # Clusters that were made again have lost their titles.
-    bare = ctx.lake.read_or_empty("clusters").where("title IS NULL").select("model_id").distinct().collect()
-    done -= {r["model_id"] for r in bare}
-    return [m for m in asked if m not in done]
+    return {r["model_id"]: r["params"] for r in rows}
+
+
+def _titled(ctx: Context) -> dict[str, bool]:
+    """The models of which clusters have a title, and whether all have one."""
+    title = F.col("title")
+    rows = (
+        ctx.lake.read_or_empty("clusters")
+        .groupBy("model_id")
+        .agg(F.count(F.coalesce(title, F.col("description"))).alias("told"), F.count_if(title.isNull()).alias("bare"))
+        .where("told > 0")
+        .collect()
+    )
+    return {r["model_id"]: r["bare"] == 0 for r in rows}
 
 
 # -- the work -----------------------------------------------------------------------------------------
@@ -157,18 +208,15 @@ def _interpret(
     ctx: Context,
     config: ReportConfig,
     pending: Sequence[str],
-    peers: Sequence[tuple[str, str]],
-    given: Overrides,
-    columns: Sequence[str],
-    root: str | None,
+    told: _Told,
     asked: Mapping[str, dict[str, str]],
 ) -> None:
+    peers, columns = told.peers, told.columns
     began = time.monotonic()
     models = _load_models(ctx, pending)
     others = [(features, m) for features, m in peers if m not in pending]
     ids = [*pending, *(m for _, m in others)]
     sets = {**{m: models[m].features for m in pending}, **{m: features for features, m in others}}
-    best = {m for _, m in peers}
     wide = members.gathered(ctx.lake.read("labels", model_id=ids), ids)
     own = wide.select(
         "image_id", F.slice("clusters", 1, len(pending)).alias("clusters"),
@@ -180,23 +228,22 @@ def _interpret(
     with blocks.kept(wide), blocks.kept(typical):
         with timed("interpret: choosing images"):
             _write_members(ctx, config, models, own, typical)
-        photos = _measured(ctx, typical, drawn, root)
+        photos = _measured(ctx, typical, drawn, told.root)
         with timed("interpret: gathering evidence"):
-            # A model meets the best of all feature sets but its own.
-            pairs = [
-                (i, j) for i, a in enumerate(pending) for j, b in enumerate(ids) if b in best and sets[a] != sets[b]
-            ]
+            # A model meets the best of all feature sets but its own, in their order, whichever are pending.
+            at = {m: j for j, m in enumerate(ids)}
+            pairs = [(i, at[b]) for i, a in enumerate(pending) for _, b in peers if sets[a] != sets[b]]
             tables = contingency(wide.select("clusters"), pairs)
-            held: dict[str, dict[int, list[Overlap]]] = {m: {} for m in pending}
+            found: dict[str, dict[int, list[Overlap]]] = {m: {} for m in pending}
             for (i, j), table in zip(pairs, tables, strict=True):
                 for cluster, overlap in overlaps(table, ids[j], sets[ids[j]]).items():
-                    held[pending[i]].setdefault(cluster, []).append(overlap)
+                    found[pending[i]].setdefault(cluster, []).append(overlap)
             counts = _counts(ctx, own, pending, photos, columns)
             evidence = {
-                m: evidence_of(m, model.sizes, model.centroids, counts.of_model(m), held[m])
+                m: evidence_of(m, model.sizes, model.centroids, counts.of_model(m), found[m])
                 for m, model in models.items()
             }
-    _write_titles(ctx, evidence, given, others)
+    _write_titles(ctx, evidence, told.given, others)
     _write_done(ctx, evidence, asked, (time.monotonic() - began) / len(pending))
 
 
@@ -253,7 +300,8 @@ def _measured(ctx: Context, typical: DataFrame, drawn: Mapping[str, int], root: 
     limits = F.create_map(*(F.lit(v) for m, k in drawn.items() for v in (m, k)))
     sample = typical.where(F.col("position") < limits[F.col("model_id")]).select("model_id", "cluster", "image_id")
     wanted = sample.select("image_id").distinct()
-    known = ctx.lake.read_or_empty("appearance").where("status = 'ok'")
+    held = ctx.lake.read_or_empty("appearance")
+    known = held.where("status = 'ok'")
     missing = ctx.lake.read("images").select("image_id", "path").join(wanted, on="image_id", how="left_semi")
     new = missing.join(known, on="image_id", how="left_anti")
     n = new.count()
@@ -265,7 +313,8 @@ def _measured(ctx: Context, typical: DataFrame, drawn: Mapping[str, int], root: 
         try:
             with measuring, blocks.kept(measure_photos(new, root, tasks)) as measured:
                 measured.count()
-                ctx.lake.overwrite("appearance", known.unionByName(measured))
+                others = held.join(measured.select("image_id"), on="image_id", how="left_anti")
+                ctx.lake.overwrite("appearance", others.unionByName(measured))
         finally:
             ctx.doing = ""
     appearance = ctx.lake.read("appearance")
@@ -310,19 +359,43 @@ def _write_titles(
     _replace_titles(ctx, rows)
 
 
-def _write_overrides(ctx: Context, given: Overrides, chosen: set[str]) -> bool:
+def _outdate(ctx: Context, model_ids: Collection[str]) -> None:
+    """Were this run killed, rows must not stand for what other values gave, but tell whose photos were measured."""
+    outdate(ctx, "interpretations", {"model_id": model_ids}, keep=["photos"])
+
+
+def _forget_others(
+    ctx: Context,
+    held: Collection[str],
+    chosen: Collection[str],
+    given: Overrides,
+    titled: Collection[str],
+) -> bool:
+    """Bring models that are not interpreted to what people call their clusters; False where the tables say so already.
+
+    ``held`` are the models with interpretations, ``titled`` those with titles.
+    """
+    gone = sorted(set(held) - set(chosen))
+    if gone:
+        forget(ctx, "cluster_members", {"model_id": gone})
+    renamed = _write_overrides(ctx, given, {*titled, *(m for m, _ in given)} - set(chosen))
+    if gone:
+        forget(ctx, "interpretations", {"model_id": gone})
+    return renamed or bool(gone)
+
+
+def _write_overrides(ctx: Context, given: Overrides, others: Collection[str]) -> bool:
     """What people call the clusters of models that are not interpreted; False where the table says so already."""
-    ids = sorted({m for m, _ in given} - chosen)
+    ids = sorted(others)
     if not ids:
         return False
-    held = ctx.lake.read("clusters", model_id=ids).select("model_id", "cluster", "title", "description").collect()
-    rows = []
-    for model_id, cluster, title, text in held:
-        override = given.get((model_id, cluster), Override())
-        rows.append((model_id, cluster, override.title or title, override.description or text))
-    if rows == [tuple(r) for r in held]:
+    rows = ctx.lake.read("clusters", model_id=ids).select("model_id", "cluster", "title", "description").collect()
+    held = [tuple(r) for r in rows]
+    named = [(m, c, given.get((m, c), Override())) for m, c, _, _ in held]
+    new = [(m, c, override.title, override.description) for m, c, override in named]
+    if new == held:
         return False
-    _replace_titles(ctx, rows)
+    _replace_titles(ctx, new)
     return True
 
 

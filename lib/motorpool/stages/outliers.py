@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -27,6 +28,7 @@ from motorpool.outliers.stray import stray_groups
 from motorpool.outliers.vehicles import most_typical, odd_one_out
 from motorpool.stages.context import Context, explained, timed
 from motorpool.stages.features import known_vehicles, load_program, wide_descriptors
+from motorpool.stages.study import fingerprint, forget, model_ids, outdate
 
 log = logging.getLogger(__name__)
 
@@ -40,67 +42,171 @@ _OF_NEIGHBOURS: dict[str, Callable[[Arranged, DataFrame, int], DataFrame]] = {
 _FROM_NEIGHBOURS = (*_OF_NEIGHBOURS, "stray_groups")
 
 
+#: The parameters of every method, by its name; of every feature set, by its.
+_Params = dict[str, str]
+_Methods = dict[str, _Params]
+#: The tables of this stage: what says that the others are complete comes last.
+_TABLES = ("outliers", "outlier_reasons", "outlier_methods")
+
+
 def run_outliers(ctx: Context) -> None:
     """Score every image by every method on every feature set, then by their consensus.
 
     What a feature set lacks for a method (a projection, models whose labels it reads) is said and left out. Images that
     are flagged get a row in ``outlier_reasons``. The row in ``outlier_methods`` is written last, so a method without it
-    is run again.
+    is run again, as is one whose ``params`` are others: they hold all that its scores depend on, the models it reads
+    among them. Models are the study's (`study`). What the config no longer asks for goes out of all tables.
 
     Raises LakeError, before anything is scored, where a method compares the photos of a vehicle and the lake's images
     tell no vehicles.
     """
     config = ctx.config.outliers
+    held = _held(ctx)
     if config is None:
         log.info("outliers: the config has no section `outliers`, nothing to do")
+        _forget_all(ctx, held)
         return
     asking = next((m for m in config.methods if m in VEHICLE_METHODS), None)
     vehicles = None
     if asking is not None:
         vehicles = known_vehicles(ctx.lake, f"outliers.methods: {asking}", ", or leave the method out")
-    done = set()
+    plan = _plan(ctx, config)
+    wanted = plan.params
+    if not wanted:
+        log.info("outliers: no method can be run on any feature set, nothing to do")
+        _forget_all(ctx, held)
+        return
+    agreed = {CONSENSUS: {"share": str(config.share), "rankings": fingerprint(wanted)}}
+    if held == wanted | {CONSENSUS: agreed}:
+        log.info("outliers: all methods of the study are in the lake, nothing to do")
+        return
+    gone = (set(held) | _partitions(ctx)) - set(wanted) - {CONSENSUS}
+    outdated = [features for features, methods in held.items() if methods != wanted.get(features)]
+    if outdated:
+        outdate(ctx, "outlier_methods", {"features": outdated})
+    for features, methods in wanted.items():
+        have = held.get(features, {})
+        if any(have.get(method) != params for method, params in methods.items()):
+            with explained(), timed(f"outliers: {', '.join(methods)} on {features}"):
+                _run_methods(ctx, config, features, plan, vehicles)
+        elif have != methods:
+            _keep(ctx, features, methods)
+    with timed("outliers: consensus"):
+        _run_consensus(ctx, config, list(wanted), agreed, gone)
+
+
+def _held(ctx: Context) -> dict[str, _Methods]:
+    """The methods in the lake, of every feature set and of the consensus."""
+    found: dict[str, _Methods] = defaultdict(dict)
     # Scores from before reasons were written are made again.
     if ctx.lake.exists("outlier_methods") and ctx.lake.exists("outlier_reasons"):
-        rows = ctx.lake.read("outlier_methods").collect()
-        seed = ctx.config.seed
-        done = {(r["features"], r["method"]) for r in rows if r["params"] == _params(config, seed, r["method"])}
-    changed = False
+        for row in ctx.lake.read("outlier_methods").collect():
+            found[row["features"]][row["method"]] = row["params"]
+    return dict(found)
+
+
+def _partitions(ctx: Context) -> set[str]:
+    """The feature sets with scores, those of a killed run among them."""
+    if not ctx.lake.exists("outliers"):
+        return set()
+    return {r["features"] for r in ctx.lake.read("outliers").select("features").distinct().collect()}
+
+
+def _forget_all(ctx: Context, held: Collection[str]) -> None:
+    if held:
+        outdate(ctx, "outlier_methods", {"features": held})
+        for table in _TABLES:
+            forget(ctx, table)
+
+
+def _keep(ctx: Context, features: str, methods: _Methods) -> None:
+    """Take the other methods of a feature set out of the tables."""
+    log.info("outliers: %s keeps %s", features, ", ".join(methods))
+    for table in ("outliers", "outlier_reasons"):
+        ctx.lake.replace(table, ctx.lake.read(table, features=features, method=list(methods)), {"features": [features]})
+    kept = ctx.lake.read("outlier_methods", features=features, method=list(methods)).drop("created_at").collect()
+    rows = [row.asDict() | {"params": methods[row["method"]]} for row in kept]
+    ctx.lake.replace_rows("outlier_methods", rows, {"features": [features]})
+
+
+# -- what is asked for ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The methods that every feature set has what it takes for, and the models that they read, by (features, method).
+
+    Feature sets without any method are left out.
+    """
+
+    params: dict[str, _Methods]
+    models: dict[tuple[str, str], list[str]]
+
+
+def _plan(ctx: Context, config: OutlierConfig) -> _Plan:
+    models = _models_to_read(ctx, config)
+    params: dict[str, _Methods] = {}
     for features in ctx.config.feature_sets:
         if config.features is None or features.name in config.features:
-            possible = _possible(ctx, features, config)
-            if any((features.name, method) not in done for method in possible):
-                with explained(), timed(f"outliers: {', '.join(possible)} on {features.name}"):
-                    _run_methods(ctx, config, features.name, possible, vehicles)
-                changed = True
-    if changed or (CONSENSUS, CONSENSUS) not in done:
-        with timed("outliers: consensus"):
-            _run_consensus(ctx, config)
-    else:
-        log.info("outliers: all methods of the study are in the lake, nothing to do")
+            methods = _possible(ctx, features, config, models)
+            if methods:
+                params[features.name] = {
+                    m: _params(config, ctx.config.seed, m, models.get((features.name, m))) for m in methods
+                }
+    return _Plan(params, models)
 
 
-def _params(config: OutlierConfig, seed: int, method: str) -> dict[str, str]:
+def _params(config: OutlierConfig, seed: int, method: str, models: Sequence[str] | None) -> _Params:
     """What a method's scores depend on: other values mean other scores."""
     params = {"share": str(config.share)}
     if method in _FROM_NEIGHBOURS:
         params["k"] = str(config.k)
     if method in ("isolation_forest", *_FROM_NEIGHBOURS):
         params["seed"] = str(seed)
+    if models is not None:
+        params |= {"n_models": str(len(models)), "models": fingerprint(models)}
     return params
 
 
-def _possible(ctx: Context, feature_set: FeatureSet, config: OutlierConfig) -> list[str]:
+def _models_to_read(ctx: Context, config: OutlierConfig) -> dict[tuple[str, str], list[str]]:
+    """The ids, in order, of the study's models that each method reads on each feature set; only where there are some.
+
+    dbscan_noise: the DBSCAN models that leave at most cluster.max_noise_share of all images as noise, which may be
+    none of those there are; glosh: the HDBSCAN models; mixture_density: the mixture of the lowest BIC.
+    """
+    asked = [m for m in config.methods if m in _FROM_LABELS]
+    if not asked or not ctx.lake.exists("models"):
+        return {}
+    columns = ("model_id", "features", "algorithm", "n_noise", "bic")
+    rows = ctx.lake.read("models").where(F.col("n_clusters") > 0).select(*columns).orderBy("model_id").collect()
+    ids = model_ids(ctx.config)
+    sizes = {r["features"]: r["n_images"] for r in ctx.lake.read("feature_sets").collect()}
+    found: dict[tuple[str, str], list[str]] = {}
+    for method in asked:
+        by_features = defaultdict(list)
+        for row in rows:
+            if (ids is None or row["model_id"] in ids) and row["algorithm"] == _FROM_LABELS[method]:
+                by_features[row["features"]].append(row)
+        for features, models in by_features.items():
+            if method == "dbscan_noise":
+                most = ctx.config.cluster.max_noise_share * sizes[features]
+                models = [r for r in models if r["n_noise"] <= most]
+            elif method == "mixture_density":
+                models = sorted(models, key=lambda r: r["bic"])[:1]
+            found[features, method] = [r["model_id"] for r in models]
+    return found
+
+
+def _possible(
+    ctx: Context, feature_set: FeatureSet, config: OutlierConfig, models: Collection[tuple[str, str]]
+) -> list[str]:
     """The methods that a feature set has what it takes for."""
     features = feature_set.name
-    algorithms = set()
-    if ctx.lake.exists("models"):
-        rows = ctx.lake.read("models").where((F.col("features") == features) & (F.col("n_clusters") > 0))
-        algorithms = {r["algorithm"] for r in rows.select("algorithm").distinct().collect()}
     possible: list[str] = []
     for method in config.methods:
         needs = _FROM_LABELS.get(method)
-        if needs and needs not in algorithms:
-            log.info("outliers: %s on %s is left out: the lake holds no %s model of it", method, features, needs)
+        if needs and (features, method) not in models:
+            log.info("outliers: %s on %s is left out: the study has no %s model of it", method, features, needs)
         elif method == "pca_error" and not reconstructs(load_program(ctx.lake, features)):
             log.info("outliers: pca_error on %s is left out: no pca or svd step comes first", features)
         elif method in VEHICLE_METHODS and feature_set.merges_vehicles:
@@ -108,6 +214,9 @@ def _possible(ctx: Context, feature_set: FeatureSet, config: OutlierConfig) -> l
         else:
             possible.append(method)
     return possible
+
+
+# -- scores --------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -123,11 +232,10 @@ class _Found:
             drop()
 
 
-def _run_methods(
-    ctx: Context, config: OutlierConfig, features: str, methods: list[str], vehicles: Vehicles | None
-) -> None:
+def _run_methods(ctx: Context, config: OutlierConfig, features: str, plan: _Plan, vehicles: Vehicles | None) -> None:
     """All methods of one feature set, written together: scores, then reasons, then what says that they are there."""
     began = time.monotonic()
+    methods = list(plan.params[features])
     found = _Found()
     try:
         _look_at_vectors(ctx, config, features, methods, vehicles, found)
@@ -136,7 +244,7 @@ def _run_methods(
             found.scores["pca_error"] = pca_error(wide_descriptors(ctx.lake, program.descriptors), program)
         for method in methods:
             if method in _FROM_LABELS:
-                found.scores[method] = _from_labels(ctx, features, method)
+                found.scores[method] = _from_labels(ctx, features, method, plan.models[features, method])
         frames = [found.scores[m].select(F.lit(m).alias("method"), "image_id", "score") for m in methods]
         flagged = flag(reduce(DataFrame.unionByName, frames), config.share)
         if set(VEHICLE_METHODS) & set(methods):
@@ -145,10 +253,10 @@ def _run_methods(
         written, images = ctx.lake.read("outliers", features=features), ctx.lake.read("images")
         known = reduce(DataFrame.unionByName, found.facts, no_facts(images))
         reasons = explain(written.where("is_outlier"), usual_scores(written), known, images, config.k)
-        _write_reasons(ctx, features, reasons)
+        _write_reasons(ctx, features, reasons, [features])
     finally:
         found.release()
-    _write_methods(ctx, config, features, (time.monotonic() - began) / len(methods))
+    _write_methods(ctx, features, plan.params[features], (time.monotonic() - began) / len(methods), [features])
 
 
 def _look_at_vectors(
@@ -190,50 +298,46 @@ def _look_at_vectors(
         found.facts.append(facts(strays, "stray_groups"))
 
 
-def _from_labels(ctx: Context, features: str, method: str) -> DataFrame:
-    """Scores out of ``labels``: ``image_id, score``.
+def _from_labels(ctx: Context, features: str, method: str, ids: Sequence[str]) -> DataFrame:
+    """Scores out of the ``labels`` of some models: ``image_id, score``.
 
-    dbscan_noise: the share of the feature set's DBSCAN models that leave the image as noise, of those that leave
-    at most cluster.max_noise_share of all; glosh: the mean over HDBSCAN models; mixture_density: minus the log
-    density under the mixture of the lowest BIC.
+    dbscan_noise: the share of them that leave the image as noise; glosh: the mean of their outlier scores;
+    mixture_density: minus the log density.
     """
-    models = ctx.lake.read("models").where(
-        (F.col("features") == features) & (F.col("algorithm") == _FROM_LABELS[method]) & (F.col("n_clusters") > 0)
-    )
     if method == "dbscan_noise":
-        n = ctx.lake.read("features", features=features).count()
-        kept = models.where(F.col("n_noise") <= ctx.config.cluster.max_noise_share * n)
-        models, score = kept, F.avg((F.col("cluster") < 0).cast("double"))
+        score = F.avg((F.col("cluster") < 0).cast("double"))
     elif method == "glosh":
         score = F.avg("outlier_score").cast("double")
     else:
-        models, score = models.orderBy("bic").limit(1), F.max("outlier_score").cast("double")
-    ids = [r["model_id"] for r in models.select("model_id").collect()]
+        score = F.max("outlier_score").cast("double")
     images = ctx.lake.read("features", features=features).select("image_id")
     # No model to go by: no image stands out.
     found = ctx.lake.read("labels", model_id=ids or ["none"]).groupBy("image_id").agg(score.alias("score"))
     return images.join(found, "image_id", "left").select("image_id", F.coalesce("score", F.lit(0.0)).alias("score"))
 
 
-def _run_consensus(ctx: Context, config: OutlierConfig) -> None:
+def _run_consensus(
+    ctx: Context, config: OutlierConfig, asked: Sequence[str], params: _Methods, gone: Collection[str]
+) -> None:
+    """What the rankings of the feature sets ``asked`` agree on; feature sets that are ``gone`` go out of the tables."""
     began = time.monotonic()
-    single = ctx.lake.read("outliers").where(F.col("features") != CONSENSUS)
+    replaced = [CONSENSUS, *sorted(gone)]
+    single = ctx.lake.read("outliers", features=asked)
     agreed = flag(consensus(single), config.share)
     rows = agreed.select(F.lit(CONSENSUS).alias("features"), F.lit(CONSENSUS).alias("method"), *agreed.columns)
-    ctx.lake.replace("outliers", rows, {"features": [CONSENSUS]})
+    ctx.lake.replace("outliers", rows, {"features": replaced})
     written = ctx.lake.read("outliers", features=CONSENSUS)
     images = ctx.lake.read("images")
-    _write_reasons(
-        ctx, CONSENSUS, explain_consensus(written.where("is_outlier"), single, usual_scores(written), images)
-    )
-    _write_methods(ctx, config, CONSENSUS, time.monotonic() - began)
+    reasons = explain_consensus(written.where("is_outlier"), single, usual_scores(written), images)
+    _write_reasons(ctx, CONSENSUS, reasons, replaced)
+    _write_methods(ctx, CONSENSUS, params, time.monotonic() - began, replaced)
 
 
-def _write_reasons(ctx: Context, features: str, reasons: DataFrame) -> None:
-    ctx.lake.replace("outlier_reasons", reasons.withColumn("features", F.lit(features)), {"features": [features]})
+def _write_reasons(ctx: Context, features: str, reasons: DataFrame, replaced: Sequence[str]) -> None:
+    ctx.lake.replace("outlier_reasons", reasons.withColumn("features", F.lit(features)), {"features": replaced})
 
 
-def _write_methods(ctx: Context, config: OutlierConfig, features: str, seconds: float) -> None:
+def _write_methods(ctx: Context, features: str, params: _Methods, seconds: float, replaced: Sequence[str]) -> None:
     """One row per method: how many images it calls outliers, and from which score on."""
     found = (
         ctx.lake.read("outliers", features=features)
@@ -248,11 +352,11 @@ def _write_methods(ctx: Context, config: OutlierConfig, features: str, seconds: 
         {
             "features": features,
             "method": r["method"],
-            "params": _params(config, ctx.config.seed, r["method"]),
+            "params": params[r["method"]],
             "n_outliers": r["n_outliers"],
             "threshold": r["threshold"],
             "seconds": seconds,
         }
         for r in found
     ]
-    ctx.lake.replace_rows("outlier_methods", rows, {"features": [features]})
+    ctx.lake.replace_rows("outlier_methods", rows, {"features": replaced})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +24,7 @@ from motorpool.projection.look import look
 from motorpool.projection.maps import Axes, lay_out_all, place_all
 from motorpool.projection.quality import JUDGED, trust
 from motorpool.stages.context import Context, explained, timed
+from motorpool.stages.study import forget, outdate
 
 log = logging.getLogger(__name__)
 
@@ -40,44 +41,70 @@ class _Map:
         return f"{self.method}{self.dims}"
 
     def params(self, config: ProjectionConfig, seed: int) -> dict[str, str]:
-        """What the places depend on: other values mean another map."""
-        if self.method == "pca":
-            return {}
-        own = {"n_neighbors": config.n_neighbors} if self.method == "umap" else {"perplexity": config.perplexity}
-        return {k: str(v) for k, v in {**own, "sample": config.sample, "seed": seed}.items()}
+        """What the places and their trustworthiness depend on: other values mean another map."""
+        own: dict[ProjectionMethod, dict[str, float]] = {
+            "pca": {},
+            "umap": {"n_neighbors": config.n_neighbors, "sample": config.sample},
+            "tsne": {"perplexity": config.perplexity, "sample": config.sample},
+        }
+        # The seed draws the images to judge by, too.
+        return {k: str(v) for k, v in {**own[self.method], "seed": seed}.items()}
 
 
 def run_project(ctx: Context) -> None:
     """Place every image on maps in two or three dimensions, by every method, of every feature set asked for.
 
-    The row in ``projection_methods`` is written last, so a map without it is made again. Raises ConfigError where a
-    feature set has fewer columns than ``projections.dims`` asks for, EnvironmentMissingError where a method's package
-    is not installed, LakeError where the lake lacks a feature set.
+    The row in ``projection_methods`` is written last, so a map without it is made again, and so is one whose ``params``
+    are others. Maps that the config no longer asks for go out of both tables. Raises ConfigError where a feature set
+    has fewer columns than ``projections.dims`` asks for, EnvironmentMissingError where a method's package is not
+    installed, LakeError where the lake lacks a feature set.
     """
     config = ctx.config.projections
+    held = _held(ctx)
     if config is None:
         log.info("project: the config has no section `projections`, nothing to do")
+        _forget_sets(ctx, held)
         return
     check_packages(config.methods)
     n_images = _sizes(ctx, config)
-    there = {}
-    if ctx.lake.exists("projection_methods"):
-        rows = ctx.lake.read("projection_methods").collect()
-        there = {(r["features"], r["method"]): r["params"] for r in rows}
     changed = False
     for features, n in n_images.items():
-        maps = _possible(config, features, n)
-        pending = [m for m in maps if there.get((features, m.name)) != m.params(config, ctx.config.seed)]
+        maps = {m.name: m for m in _possible(config, features, n)}
+        there = held.get(features, {})
+        kept = [name for name, m in maps.items() if there.get(name) == m.params(config, ctx.config.seed)]
+        pending = [m for m in maps.values() if m.name not in kept]
+        outdated = there.keys() - set(kept)
+        if outdated:
+            # Were this run killed, their rows must not stand for places of other values, or none.
+            outdate(ctx, "projection_methods", {"features": [features], "method": outdated})
         if pending:
             with explained(), timed(f"project: {', '.join(m.name for m in pending)} of {features}"):
-                outdated = [m for m in pending if (features, m.name) in there]
-                if outdated:
-                    # Were this run killed, their rows must not stand for places of other values.
-                    _write_methods(ctx, features, outdated, [])
-                _make_maps(ctx, config, features, pending)
-            changed = True
-    if not changed:
+                _make_maps(ctx, config, features, pending, kept, outdated)
+        elif outdated:
+            ctx.lake.replace("projections", _kept(ctx, features, kept), {"features": [features]})
+            forget(ctx, "projection_methods", {"features": [features], "method": outdated})
+        changed |= bool(pending or outdated)
+    gone = held.keys() - n_images.keys()
+    _forget_sets(ctx, gone)
+    if not changed and not gone:
         log.info("project: all maps of the study are in the lake, nothing to do")
+
+
+def _held(ctx: Context) -> dict[str, dict[str, dict[str, str]]]:
+    """The parameters of the maps in the lake, by feature set and name."""
+    found: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
+    if ctx.lake.exists("projection_methods"):
+        for row in ctx.lake.read("projection_methods").select("features", "method", "params").collect():
+            found[row["features"]][row["method"]] = row["params"]
+    return dict(found)
+
+
+def _forget_sets(ctx: Context, gone: Collection[str]) -> None:
+    """Take feature sets out of both tables."""
+    if gone:
+        outdate(ctx, "projection_methods", {"features": gone})
+        forget(ctx, "projections", {"features": gone})
+        forget(ctx, "projection_methods", {"features": gone})
 
 
 def _sizes(ctx: Context, config: ProjectionConfig) -> dict[str, int]:
@@ -110,8 +137,15 @@ def _possible(config: ProjectionConfig, features: str, n: int) -> list[_Map]:
     return [m for m in maps if m.name not in left_out]
 
 
-def _make_maps(ctx: Context, config: ProjectionConfig, features: str, maps: Sequence[_Map]) -> None:
-    """Some maps of one feature set, written together; those of other methods stay as they are."""
+def _make_maps(
+    ctx: Context,
+    config: ProjectionConfig,
+    features: str,
+    maps: Sequence[_Map],
+    kept: Sequence[str],
+    outdated: Collection[str],
+) -> None:
+    """Some maps of one feature set, written together; those that are ``kept`` stay as they are, no others do."""
     began, seed = time.monotonic(), ctx.config.seed
     layouts = {
         m.name: Layout(m.method, m.dims, config.n_neighbors, config.perplexity, seed) for m in maps if m.method != "pca"
@@ -130,33 +164,30 @@ def _make_maps(ctx: Context, config: ProjectionConfig, features: str, maps: Sequ
         laid_out = dict(zip(layouts, done, strict=True))
         axes = {m.name: principal.first(m.dims) for m in maps if m.method == "pca"}
         placed = {name: found.placed for name, found in laid_out.items()}
-        rows = place_all(block_df, axes, seen.sample, placed).withColumn("features", F.lit(features))
+        placed_df = place_all(block_df, axes, seen.sample, placed).withColumn("features", F.lit(features))
         _say(ctx, f"{features}: placing {n:,} images on {len(maps)} map(s)")
-        ctx.lake.replace("projections", rows.unionByName(_others(ctx, features, maps)), {"features": [features]})
+        ctx.lake.replace("projections", placed_df.unionByName(_kept(ctx, features, kept)), {"features": [features]})
         _say(ctx, f"{features}: judging by {len(seen.judged):,} images")
         trusted = _trust(ctx, features, seen.judged, maps)
     finally:
         ctx.doing = ""
         block_df.unpersist()
     shared = (time.monotonic() - began - laying) / len(maps)
-    _write_methods(
-        ctx,
-        features,
-        maps,
-        [
-            {
-                "features": features,
-                "method": m.name,
-                "params": m.params(config, seed),
-                "n_images": n,
-                "n_fitted": n_fitted if m.name in laid_out else n,
-                "trustworthiness": trusted[m.name],
-                "seconds": shared + (laid_out[m.name].seconds if m.name in laid_out else 0.0),
-                "backend": laid_out[m.name].backend if m.name in laid_out else "cpu",
-            }
-            for m in maps
-        ],
-    )
+    rows = [
+        {
+            "features": features,
+            "method": m.name,
+            "params": m.params(config, seed),
+            "n_images": n,
+            "n_fitted": n_fitted if m.name in laid_out else n,
+            "trustworthiness": trusted[m.name],
+            "seconds": shared + (laid_out[m.name].seconds if m.name in laid_out else 0.0),
+            "backend": laid_out[m.name].backend if m.name in laid_out else "cpu",
+        }
+        for m in maps
+    ]
+    names = sorted({*(m.name for m in maps), *outdated})
+    ctx.lake.replace_rows("projection_methods", rows, {"features": [features], "method": names})
 
 
 def _warn_of_cpu(ctx: Context, layouts: Mapping[str, Layout]) -> None:
@@ -171,10 +202,9 @@ def _say(ctx: Context, text: str) -> None:
     log.info("project: %s", text)
 
 
-def _others(ctx: Context, features: str, maps: Sequence[_Map]) -> DataFrame:
+def _kept(ctx: Context, features: str, names: Sequence[str]) -> DataFrame:
     """The maps of a feature set that are in the lake and stay there."""
-    rows = ctx.lake.read_or_empty("projections", features=features)
-    return rows.where(~F.col("method").isin([m.name for m in maps]))
+    return ctx.lake.read_or_empty("projections", features=features, method=names)
 
 
 def _trust(ctx: Context, features: str, judged: Rows, maps: Sequence[_Map]) -> dict[str, float | None]:
@@ -192,7 +222,3 @@ def _trust(ctx: Context, features: str, judged: Rows, maps: Sequence[_Map]) -> d
         if value is not None:
             log.info("project: %s of %s has a trustworthiness of %.3f", name, features, value)
     return dict(zip(names, found, strict=True))
-
-
-def _write_methods(ctx: Context, features: str, maps: Sequence[_Map], rows: list[dict[str, Any]]) -> None:
-    ctx.lake.replace_rows("projection_methods", rows, {"features": [features], "method": [m.name for m in maps]})

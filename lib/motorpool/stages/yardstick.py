@@ -7,15 +7,17 @@ import logging
 from collections import defaultdict
 from collections.abc import Collection
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 
 from motorpool.cluster.agreement import side_by_side
 from motorpool.cluster.score import vehicle_agreement
+from motorpool.config import CONSENSUS
 from motorpool.features.holdout import seen
 from motorpool.features.spec import FeatureSet, VehiclePart
 from motorpool.lake import Lake
 from motorpool.stages.context import Context, timed
+from motorpool.stages.study import model_ids
 
 log = logging.getLogger(__name__)
 
@@ -23,22 +25,21 @@ log = logging.getLogger(__name__)
 _MODELS_AT_ONCE = 64
 
 
-def measured_images(lake: Lake) -> DataFrame:
+def measured_images(lake: Lake, feature_sets: Collection[FeatureSet]) -> DataFrame:
     """``image_id, vehicle_id`` of the photos that vehicle agreement is measured on.
 
-    Steps that look at vehicles are fitted on a share of them, whose photos they bring together on purpose. So where the
-    lake holds a feature set with such steps, agreement is measured on the vehicles that none has seen, and for the
-    models of *all* feature sets, or their figures would not compare. Otherwise on all vehicles.
+    Steps that look at vehicles are fitted on a share of them, whose photos they bring together on purpose. So where
+    ``feature_sets``, those of the config, hold one with such steps, agreement is measured on the vehicles that none has
+    seen, and for the models of *all* of them, or their figures would not compare. Otherwise on all vehicles.
     """
     images = lake.read("images").where(F.col("vehicle_id").isNotNull()).select("image_id", "vehicle_id")
-    rows = lake.read_or_empty("feature_sets").select("definition").collect()
-    shares = [share for r in rows if (share := json.loads(r["definition"]).get("fit_share")) is not None]
+    shares = [features.fit_share for features in feature_sets if features.uses_vehicles]
     # A larger share sees all vehicles of a smaller one.
     return images.where(~seen(F.col("vehicle_id"), max(shares))) if shares else images
 
 
 def agreement_columns(
-    lake: Lake, wide_labels: DataFrame, n_models: int, feature_sets: Collection[FeatureSet]
+    ctx: Context, wide_labels: DataFrame, n_models: int, feature_sets: Collection[FeatureSet]
 ) -> list[dict[str, object]]:
     """``vehicle_agreement`` and ``agreement_vehicles`` of models for their rows in ``models``.
 
@@ -47,7 +48,7 @@ def agreement_columns(
     """
     if any(features.merges_vehicles for features in feature_sets):
         return [{} for _ in range(n_models)]
-    found = vehicle_agreement(wide_labels, measured_images(lake), n_models)
+    found = vehicle_agreement(wide_labels, measured_images(ctx.lake, ctx.config.feature_sets), n_models)
     return [{"vehicle_agreement": value, "agreement_vehicles": found.n_vehicles} for value in found.by_model]
 
 
@@ -58,8 +59,9 @@ def joint_part(feature_sets: Collection[FeatureSet]) -> VehiclePart:
 
 
 def remeasure(ctx: Context) -> None:
-    """Bring the agreement of stored models to the vehicles that it is measured on now; does nothing where it is.
+    """Bring the agreement of the study's models to the vehicles that it is measured on now; does nothing where it is.
 
+    Models that the config does not name keep the figure that they have: of vehicles that their features have not seen.
     The vehicles of a larger share hold those of a smaller one, so equal numbers of them mean the same vehicles. One
     shuffle of the labels of 64 models; the models of each such group are replaced at once, so that a run which is
     stopped goes on with the rest.
@@ -69,10 +71,12 @@ def remeasure(ctx: Context) -> None:
     models = ctx.lake.read("models").where("coalesce(vehicle_agreement, agreement_vehicles) IS NOT NULL")
     # What tells which images a model has labels for: its feature set, or the members of a consensus.
     source = F.coalesce(F.col("params")["members"], F.col("features")).alias("source")
-    measured = models.select("model_id", "features", source, "agreement_vehicles").orderBy("model_id").collect()
+    rows = models.select("model_id", "features", source, "agreement_vehicles").orderBy("model_id").collect()
+    asked = model_ids(ctx.config)
+    measured = [r for r in rows if asked is None or asked.issuperset(_made_of(r))]
     if not measured:
         return
-    images = measured_images(ctx.lake)
+    images = measured_images(ctx.lake, ctx.config.feature_sets)
     n_vehicles = images.groupBy("vehicle_id").count().where("count > 1").count()
     # Labels side by side leave out images that one of the models lacks, so only models of the same images are.
     stale: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -83,6 +87,11 @@ def remeasure(ctx: Context) -> None:
         with timed(f"vehicle agreement of {len(ids)} models of {features}, now on {n_vehicles:,} vehicles"):
             for at in range(0, len(ids), _MODELS_AT_ONCE):
                 _remeasure(ctx, images, ids[at : at + _MODELS_AT_ONCE], n_vehicles)
+
+
+def _made_of(row: Row) -> list[str]:
+    """The grids' models behind a model: the members of a consensus, and of any other itself."""
+    return json.loads(row["source"]) if row["features"] == CONSENSUS else [row["model_id"]]
 
 
 def _remeasure(ctx: Context, images: DataFrame, ids: list[str], n_vehicles: int) -> None:
