@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 
 from motorpool.backend.device import Device, OnDevice, open_device, pieces
-from motorpool.features.moments import Gram, Moments
+from motorpool.features.moments import Gram, Moments, faded, gram
+
+
+def _gram(device: Device, x: Any) -> Any:
+    """`moments.gram` of float32[m, d] rows on the device, float64[d, d] there."""
+    xp, product, every = device.xp, x.T @ x, device.xp.arange(x.shape[1])
+    peaks = device.take(xp.maximum(x.max(axis=0), -x.min(axis=0)))
+    if not (faded(device.take(product[every, every]), len(x)) & (peaks > 0)).any():
+        return product.astype(xp.float64)
+    # Too rare for kernels of its own.
+    return device.put(gram(device.take(x)).astype(np.float64))
 
 
 class ArrayMoments(OnDevice, Moments):
@@ -39,7 +49,7 @@ class ArrayMoments(OnDevice, Moments):
         mean = x.mean(axis=0, dtype=xp.float64)
         shift = mean.astype(xp.float32)
         centred = x - shift
-        scatter = (centred.T @ centred).astype(xp.float64)
+        scatter = _gram(device, centred)
         # The shift is rounded to float32: what that leaves, taken away whether or not it shows.
         rest = mean - shift
         scatter -= m * xp.outer(rest, rest)
@@ -90,9 +100,8 @@ class ArrayGram(OnDevice, Gram):
         device = self.device()
         width = x.shape[1]
         for part in pieces(device, len(x), 4 * width, 24 * width * width):
-            rows = device.put(x[part])
-            gram = (rows.T @ rows).astype(device.xp.float64)
-            self._held = gram if self._held is None else self._held + gram
+            product = _gram(device, device.put(x[part]))
+            self._held = product if self._held is None else self._held + product
 
     def total(self) -> np.ndarray:
         return super().total() if self._held is None else self.device().take(self._held)

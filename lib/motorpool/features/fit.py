@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 from motorpool import blocks
 from motorpool.backend.seam import CPU, Backend
 from motorpool.blocks import Batches
+from motorpool.errors import CaseError
 from motorpool.features.holdout import seen
 from motorpool.features.moments import Moments, Stats
 from motorpool.features.program import FittedPart, Op, Program, apply_ops
@@ -130,8 +131,9 @@ class Fitter:
     def fit(self) -> list[Fitted]:
         """Fit every set.
 
-        Raises CaseError when a step asks for more components than the data have, or vehicles do not tell what a step
-        wants to know; ValueError without rows, or without vehicles where a set uses them.
+        Raises CaseError when a step asks for more components than the data have, when values are too large or too small
+        for it, or when vehicles do not tell what a step wants to know; ValueError without rows, or without vehicles
+        where a set uses them.
         """
         asking = [s.name for s in self.sets if s.uses_vehicles]
         if asking and self.vehicles is None:
@@ -185,6 +187,7 @@ class Fitter:
                 elif need != "nothing" and (chain.stats is None or (need == "range" and chain.stats.min is None)):
                     chain.stats = self._measure(chain, chain.key(index))
                 self._fits[key] = fit_step(step, chain.stats, chain.sample, chain.where, spread)
+                _check_numbers(self._fits[key][0], f"{chain.where}: {step}")
             op, spectrum = self._fits[key]
             chain.ops.append(op)
             chain.stats, chain.sample = op.push(chain.stats), None
@@ -302,15 +305,32 @@ class Fitter:
     def transform(self, fitted: Fitted) -> DataFrame:
         """The feature set's vectors: ``image_id BIGINT, vector ARRAY<FLOAT>``.
 
-        One for every image of ``wide`` (with a vehicle's residual: for those that have one, see `apply_group`).
+        One for every image of ``wide`` (with a vehicle's residual: for those that have one, see `apply_group`). Tasks
+        raise CaseError where one comes out infinite or NaN.
         """
         keys = self._keys[fitted.spec.name]
         cut = _kept_until(fitted.program.ops)
         users = [k for k in self._keys.values() if len(k) > cut and k[cut] == keys[cut]]
-        return self._stream(fitted.program, keys, keep=len(users) > 1)
+        return self._stream(fitted.program, keys, keep=len(users) > 1, where=f"feature set {fitted.spec.name}")
 
-    def _stream(self, program: Program, keys: Sequence[str], *, keep: bool = True) -> DataFrame:
-        return _streamed(*self._source(program, keys, keep=keep))
+    def _stream(
+        self, program: Program, keys: Sequence[str], *, keep: bool = True, where: str | None = None
+    ) -> DataFrame:
+        return _streamed(*self._source(program, keys, keep=keep), where)
+
+
+#: What to do about values that no step can bring into float32.
+_TOO_FAR = "its input's values are too large, too small or too unequal for float32: look at the descriptor"
+
+
+def _check_numbers(op: Op, where: str) -> None:
+    """CaseError where an operation's numbers, which are applied in float32 in part, are beyond it."""
+    limit = float(np.finfo(np.float32 if op.kind == "project" else np.float64).max)
+    for values in op.fields.values():
+        largest = float(np.abs(values).max(initial=0.0))
+        # False for NaN too.
+        if not largest <= limit:
+            raise CaseError(f"{where}: its numbers come out as large as {largest:g}: {_TOO_FAR}")
 
 
 def _kept_until(ops: Sequence[Op]) -> int:
@@ -332,12 +352,18 @@ def _applying(program: Program) -> Callable[[pa.RecordBatch], Rows]:
     return rows
 
 
-def _streamed(df: DataFrame, rows: Callable[[pa.RecordBatch], Rows]) -> DataFrame:
-    """``image_id BIGINT, vector ARRAY<FLOAT>`` of the rows in each batch."""
+def _streamed(df: DataFrame, rows: Callable[[pa.RecordBatch], Rows], where: str | None = None) -> DataFrame:
+    """``image_id BIGINT, vector ARRAY<FLOAT>`` of the rows in each batch.
+
+    With ``where``, which names them, CaseError in the task for vectors that are not finite.
+    """
 
     def run(batches: Batches) -> Batches:
         for batch in batches:
             for ids, x in rows(batch):
+                if where is not None and not np.isfinite(x).all():
+                    first = ids[np.flatnonzero(~np.isfinite(x).all(axis=1))[0]]
+                    raise CaseError(f"{where}: the vector of image {first} comes out infinite or NaN: {_TOO_FAR}")
                 yield pa.RecordBatch.from_arrays([pa.array(ids), blocks.to_list_array(x)], names=["image_id", "vector"])
 
     return df.mapInArrow(run, "image_id BIGINT, vector ARRAY<FLOAT>")

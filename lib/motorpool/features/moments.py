@@ -7,6 +7,35 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg.blas import dger
 
+#: float32 squares of a column keep their digits while their mean is above this; smaller ones fade into zero.
+_FAINT = 2.0**-100
+
+
+def faded(diagonal: np.ndarray, m: int) -> np.ndarray:
+    """bool[d]: of which columns of m rows float32 sums of squares, float[d], may have left float32's range."""
+    fine: np.ndarray = np.isfinite(diagonal) & (diagonal >= m * _FAINT)
+    return ~fine
+
+
+def gram(x: np.ndarray) -> np.ndarray:
+    """x^T x of float32[m, d] rows, float32[d, d]; float64[d, d] where squares of a column leave float32's range.
+
+    Such columns, of values below about 1e-15 or above 1e18, are brought to about 1 for the product by powers of two,
+    which cost no digits.
+    """
+    # NumPy hands A.T @ A to the symmetric BLAS routine: half the work of a general product.
+    with np.errstate(over="ignore", invalid="ignore"):
+        product: np.ndarray = x.T @ x
+    columns = np.flatnonzero(faded(product.diagonal(), len(x)))
+    peaks = np.abs(x[:, columns]).max(axis=0, initial=0.0)
+    columns, peaks = columns[peaks > 0], peaks[peaks > 0]
+    if not len(columns):
+        return product
+    scale = np.ones(x.shape[1])
+    scale[columns] = np.ldexp(1.0, -np.frexp(peaks)[1])
+    scaled = (x * scale).astype(np.float32)
+    return (scaled.T @ scaled) / np.outer(scale, scale)
+
 
 class Moments:
     """Running count, mean, scatter matrix, minimum and maximum of rows; merges exactly.
@@ -30,8 +59,7 @@ class Moments:
         mean = x.mean(axis=0, dtype=np.float64)
         shift = mean.astype(np.float32)
         centred = x - shift
-        # NumPy hands A.T @ A to the symmetric BLAS routine: half the work of a general product.
-        scatter = centred.T @ centred
+        scatter = gram(centred)
         # The shift is rounded to float32, which shows only where the spread is close to that rounding.
         rest = mean - shift
         if np.any(len(x) * rest**2 > 1e-9 * scatter.diagonal()):
@@ -73,9 +101,8 @@ class Gram:
 
     def add(self, x: np.ndarray) -> None:
         """Add the rows of float32[m, d], m at least 1."""
-        # NumPy hands A.T @ A to the symmetric BLAS routine: half the work of a general product.
-        gram = (x.T @ x).astype(np.float64)
-        self._total = self._total + gram if self._total.size else gram
+        product = gram(x).astype(np.float64)
+        self._total = self._total + product if self._total.size else product
 
     def total(self) -> np.ndarray:
         """float64[d, d], or float64[0, 0] where nothing was added."""
