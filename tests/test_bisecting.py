@@ -213,4 +213,4 @@ def test_a_split_whose_rows_have_all_gone_to_one_side_starts_again() -> None:
     assert not growth.moving
     assert growth.left[split] == 3
     assert min(growth.counts) > 0
-    assert growth.grow(3) == ([0, split], True)
+    assert growth.order(3) == ([0, split], [], [])

@@ -362,7 +362,7 @@ def test_all_of_density_in_one_run(
         assert not np.isnan(flat.persistence).any()
 
     # k-distances.
-    curve = k_distances(df, "euclidean", 2, 0)
+    curve = k_distances(df, "euclidean", [2], 0)[2]
     wanted = np.sort(np.sort(truth, axis=1)[:, 1]) if n > 1 else np.array([np.inf])
     typical = np.median(np.abs(x))
     assert np.allclose(curve, wanted, rtol=1e-3, atol=2e-3 * typical)

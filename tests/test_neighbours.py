@@ -144,7 +144,7 @@ def test_a_zero_vector_has_no_direction() -> None:
 
 def test_the_k_distance_curve(blocked: Callable[..., DataFrame]) -> None:
     x = clouds(1200)
-    found = k_distances(blocked(x), "euclidean", 8, 0)
+    found = k_distances(blocked(x), "euclidean", [8], 0)[8]
     truth = np.sort(np.sort(cdist(x.astype(np.float64), x.astype(np.float64)), axis=1)[:, 7])
     assert np.allclose(found, truth, rtol=1e-4, atol=1e-4)
     curve = curve_of(found, 8)

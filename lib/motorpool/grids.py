@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -119,6 +119,13 @@ class _Grid(Section):
         """How many clusters a model must find, None where the data decide."""
         return int(params[self.count]) if self.count else None
 
+    def refusal(self, params: Params, n: int) -> str | None:
+        """Why there cannot be such a model of n images; None where it can be fitted."""
+        if not n:
+            return "its feature set has no images"
+        asked = self.asked(params) or 0
+        return f"it asks for {asked:,} clusters of {n:,} images" if asked > n else None
+
 
 def _combined(shared: dict[str, Any], lists: dict[str, Sequence[Any]]) -> Iterator[Params]:
     for values in product(*lists.values()):
@@ -201,7 +208,7 @@ class AgglomerativeGrid(_Grid):
 
 
 class DbscanGrid(_Grid):
-    """DBSCAN for every eps and min_samples; ``eps: auto`` takes eight quantiles of the k-distances."""
+    """DBSCAN for every eps and min_samples; ``eps: auto`` takes eight quantiles of each min_samples' k-distances."""
 
     crossed = ("eps", "min_samples")
     shared = ("metric",)
@@ -235,9 +242,26 @@ class DbscanGrid(_Grid):
     def variants(self, seed: int) -> Iterator[Params]:
         if self.eps == "auto":
             shared = {"eps": "auto", "metric": self.metric, "seed": seed}
-            yield from _combined(shared, {"quantile": AUTO_QUANTILES, "min_samples": self.min_samples})
+            for params in _combined(shared, {"quantile": AUTO_QUANTILES, "min_samples": self.min_samples}):
+                # The curve that eps is a quantile of: with (features, metric) the key of `k_distances`.
+                yield params | {"curve_k": params["min_samples"]}
         else:
             yield from super().variants(seed)
+
+    @property
+    def curves(self) -> tuple[int, ...]:
+        """The k of the k-distance curves to compute: those that eps is taken from, or else one to choose eps by."""
+        return self.min_samples if self.eps == "auto" else self.min_samples[:1]
+
+    def reads(self, params: Params) -> int | None:
+        """The k of the curve that a model takes its eps from; None where the config gives eps."""
+        return int(params["curve_k"]) if self.eps == "auto" else None
+
+    def refusal(self, params: Params, n: int) -> str | None:
+        k = self.reads(params) or 0
+        if 0 < n < k:
+            return f"eps: auto needs as many images as min_samples = {k:,}, and there are {n:,}"
+        return super().refusal(params, n)
 
 
 class HdbscanGrid(_Grid):
@@ -283,6 +307,12 @@ class MixtureGrid(_Grid):
         default=1e-3, ge=0, description="A model is done where the mean log-likelihood gains less than this."
     )
     reg_covar: float = Field(default=1e-6, ge=0, description="Added to the diagonals of the covariances.")
+
+
+def asked_of(params: Mapping[str, str]) -> int | None:
+    """How many clusters a model of the lake had to find, by its parameters; None where the data decided."""
+    names = (g.count for g in (KMeansGrid, AgglomerativeGrid, MixtureGrid))
+    return next((int(params[name]) for name in names if name in params), None)
 
 
 #: The quantiles of the k-distances that ``eps: auto`` stands for.

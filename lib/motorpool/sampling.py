@@ -18,14 +18,15 @@ def uniform_hash(ids: np.ndarray, seed: int) -> np.ndarray:
 class RowSample:
     """A uniform sample without replacement of at most ``size`` rows: those with the smallest hashes.
 
-    All rows when there are no more than ``size``; of wide rows it takes fewer, at most ``values`` numbers, but one row.
-    Merges exactly; memory: two times size x d float32.
+    All rows when there are no more than ``size``; of wide rows it takes fewer, at most ``values`` numbers, but
+    ``at_least`` so many rows. Merges exactly; memory: two times size x d float32.
     """
 
-    def __init__(self, size: int, seed: int, values: int | None = None) -> None:
+    def __init__(self, size: int, seed: int, values: int | None = None, at_least: int = 1) -> None:
         self.size = size
         self.seed = seed
         self.values = values
+        self.at_least = at_least
         self._ids: list[np.ndarray] = []
         self._rows: list[np.ndarray] = []
         self._held = 0
@@ -35,7 +36,7 @@ class RowSample:
         """Offer int64[m] ids with their float32[m, d] rows."""
         if self.values is not None:
             # Only the rows themselves tell how wide they are.
-            self.size = max(1, min(self.size, self.values // max(1, x.shape[1])))
+            self.size = max(self.at_least, min(self.size, self.values // max(1, x.shape[1])))
         keep = uniform_hash(ids, self.seed) < self._limit
         self._ids.append(ids[keep])
         self._rows.append(x[keep])

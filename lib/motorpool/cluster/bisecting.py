@@ -10,14 +10,28 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from motorpool import blocks, metrics
+from motorpool.cluster import coreset
 from motorpool.cluster.bisecting_growth import Growth
 from motorpool.cluster.bisecting_tree import BisectingTree, Planes
-from motorpool.cluster.coreset import draw_coreset, spread
+from motorpool.cluster.coreset import coreset_size, draw_coresets, spread
 from motorpool.cluster.grouped import GroupSums
 from motorpool.cluster.labelled import Labelled, LabelledBlock
 
-#: A cluster of the largest k still has this many rows of the coreset to be divided by.
+#: A cluster still has this many rows of the coreset to be divided by.
 _CORESET_ROWS_PER_CLUSTER = 128
+#: For every so many splits one more moves along, in case that all rows ask for another order than the coreset.
+_SPARE_SPLITS = 8
+
+
+def tree_for(k: int) -> int:
+    """The largest k whose tree is also that of ``k``: 256 by default, then 512, 1,024 and so on.
+
+    A tree starts on a coreset, which must not depend on the k that happen to be asked for together.
+    """
+    found = max(1, coreset.CORESET_ROWS // _CORESET_ROWS_PER_CLUSTER)
+    while found < k:
+        found *= 2
+    return found
 
 
 def fit_bisecting(
@@ -33,21 +47,23 @@ def fit_bisecting(
     """Bisecting k-means (Steinbach, Karypis & Kumar 2000) for every k in ``ks``: always divide the cluster of the
     largest inertia by k-means with two centroids, as scikit-learn does with ``biggest_inertia``.
 
-    Divisions start on a weighted coreset (32,768 rows, or 128 for each cluster where that is more), each the best of
-    ``n_init`` runs of scikit-learn's k-means++ and Lloyd. Then all of them move together: in every pass rows
-    walk down the tree and each split takes the means of its two sides. A split settles, and its centroids stay,
-    when those above it have settled and moving wins less than the share ``tol`` of its two sides' inertia. Last,
-    the order of splits is decided again by the inertia over all rows; where it asks for one that the tree
-    lacks, that one is started and settled in turn.
+    Divisions start on a weighted coreset (32,768 rows for all k up to 256, twice as many for every doubling of that),
+    each the best of ``n_init`` runs of scikit-learn's k-means++ and Lloyd. Then all of them move together: in every
+    pass rows walk down the tree and each split takes the means of its two sides. A split settles, and its centroids
+    stay, when those above it have settled and moving wins less than the share ``tol`` of its two sides' inertia. The
+    order of splits is decided by the inertia over all rows. Some more splits than the largest k has are made, those
+    that come next on the coreset; where the order asks for yet another, the passes are made again with it.
 
     So the order of splits, sizes and inertia are those of all rows, and so is every split, a fixed point of Lloyd's
     iteration up to ``tol``; the coreset decides which fixed point. A leaf with fewer than two distinct rows in
     the coreset is not divided: `BisectingTree.largest` is smaller than k where there are too few distinct
-    rows. The result depends on the seed and the rows' ids, and on the partitions only through the order of
-    floating-point sums.
+    rows. A split depends on those above it, so the clusters of a k (`BisectingTree.first`) do not depend on the other
+    k of the same `tree_for`. The result depends on the seed and the rows' ids, and on the partitions only through the
+    order of floating-point sums.
 
-    Two passes and one for every iteration. Driver memory: five times the coreset, which is at most 128 MiB.
-    A task works on three float64 copies of a block. ValueError for a k that is not 1 to the number of rows.
+    Two passes and one for every iteration. Driver memory: five times the coreset, which is at most 128 MiB or four
+    rows for each cluster. A task works on three float64 copies of a block. ValueError for a k that is not 1 to the
+    number of rows, UnfitError as `Spread.check` raises it.
     """
     if not ks or min(ks) < 1:
         raise ValueError(f"k = {list(ks)}: expected one number or more, each at least 1")
@@ -58,19 +74,23 @@ def fit_bisecting(
     known = spread(block_df)
     if largest > known.n:
         raise ValueError(f"k = {largest} asks for more clusters than there are rows ({known.n})")
-    coreset = draw_coreset(block_df, known, seed, _CORESET_ROWS_PER_CLUSTER * largest)
-    growth = Growth(coreset, known, seed, n_init, tol)
-    order, complete = growth.grow(largest)
-    progress(f"{len(order)} splits on {len(coreset.rows):,} of {known.n:,} rows")
-    n_iter = 0
-    while not complete and n_iter < max_iter:
-        growth.move(_pass(block_df, growth, known.mean))
-        n_iter += 1
-        moving = growth.moving
-        progress(f"pass {n_iter}: {len(moving)} of {growth.n_splits} splits still moving")
-        if not moving:
-            order, complete = growth.grow(largest)
-    return growth.tree(order, known.mean, n_iter, complete, time.monotonic() - began)
+    known.check()
+    most = tree_for(largest)
+    size = coreset_size(len(known.mean), _CORESET_ROWS_PER_CLUSTER * most, most)
+    drawn = draw_coresets(block_df, known, seed, size).of(size)
+    start = Growth(drawn, known, seed, n_init, tol)
+    n_splits = len(start.grow(largest))
+    progress(f"{n_splits} splits on {len(drawn.rows):,} of {known.n:,} rows")
+    start.grow(largest + 1 + largest // _SPARE_SPLITS)
+    while True:
+        growth = start.copy()
+        order, lacking, moving = growth.order(largest)
+        while moving and growth.passes < max_iter:
+            growth.move(_pass(block_df, growth, known.mean))
+            order, lacking, moving = growth.order(largest)
+            progress(f"pass {growth.passes}: {len(moving)} of {len(order)} splits still moving")
+        if not start.divide_all(lacking):
+            return growth.tree(order, known.mean, time.monotonic() - began)
 
 
 def _pass(block_df: DataFrame, growth: Growth, mean: np.ndarray) -> GroupSums:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -18,8 +19,9 @@ _ROUNDING = 1e-12
 class Growth:
     """A tree on its way, about the mean of all rows: of every node its parent, left child, centre, count and inertia.
 
-    The counts and inertia of nodes that no pass has seen are the coreset's estimates. A split is settled when its
-    node is in ``settled``.
+    The counts and inertia of nodes that no pass has seen are the coreset's estimates. ``settled`` holds the nodes whose
+    splits have settled, and in which of the ``passes``. Nodes are numbered in the order in which the coreset alone
+    makes them: so a node's number, which is also the seed of its division, does not depend on how far the tree goes.
     """
 
     def __init__(self, coreset: Coreset, known: Spread, seed: int, n_init: int, tol: float) -> None:
@@ -27,7 +29,16 @@ class Growth:
         self._seed, self._n_init, self._tol = seed, n_init, tol
         self.parent, self.left, self.centres = [-1], [-1], [np.zeros(len(known.mean))]
         self.counts, self.inertia = [float(known.n)], [known.total]
-        self.settled: set[int] = set()
+        self.settled: dict[int, int] = {}
+        self.passes = 0
+        self._equal: set[int] = set()
+
+    def copy(self) -> Growth:
+        """A tree of its own as it stands, on the same coreset."""
+        twin = copy.copy(self)
+        for name in ("parent", "left", "centres", "counts", "inertia", "settled"):
+            setattr(twin, name, copy.copy(getattr(self, name)))
+        return twin
 
     @property
     def n_splits(self) -> int:
@@ -37,35 +48,69 @@ class Growth:
     def moving(self) -> list[int]:
         return [node for node, left in enumerate(self.left) if left >= 0 and node not in self.settled]
 
-    def grow(self, k: int) -> tuple[list[int], bool]:
-        """The nodes of the first k - 1 splits in their order, and whether all of them were there already.
+    def grow(self, k: int) -> list[int]:
+        """The nodes of the first k - 1 splits, in their order on the coreset, which starts those that are not there.
 
-        A split that was not is started on the coreset.
+        Only for a tree that no pass has moved.
         """
-        ahead, n_nodes = [(-self.inertia[0], 0)], len(self.left)
+
+        def divided(node: int) -> bool:
+            if self.left[node] < 0 and node not in self._equal and not self._divide(node):
+                self._equal.add(node)
+            return self.left[node] >= 0
+
+        return self._first_splits(k, divided)
+
+    def divide_all(self, nodes: Collection[int]) -> bool:
+        """Grow until these leaves are divided; whether any of them could be."""
+        k = self.n_splits + 1
+        while any(self.left[node] < 0 and node not in self._equal for node in nodes):
+            k += 1
+            self.grow(k)
+        return any(self.left[node] >= 0 for node in nodes)
+
+    def order(self, k: int) -> tuple[list[int], list[int], list[int]]:
+        """The nodes of the first k - 1 splits in their order by inertia; leaves that ask to be split among them; and
+        the splits that this may still change with, since they have not settled."""
+        lacking: list[int] = []
+        moving: list[int] = []
+
+        def divided(node: int) -> bool:
+            split = self.left[node] >= 0
+            if not split:
+                lacking.append(node)
+            elif node not in self.settled:
+                moving.append(node)
+            return split
+
+        return self._first_splits(k, divided), lacking, moving
+
+    def _first_splits(self, k: int, divided: Callable[[int], bool]) -> list[int]:
+        ahead = [(-self.inertia[0], 0)]
         order: list[int] = []
         while ahead and len(order) < k - 1:
             _, node = heapq.heappop(ahead)
-            if self.left[node] < 0 and not self._divide(node):
+            if not divided(node):
                 continue
             sides = (self.left[node], self.left[node] + 1)
             if all(self.counts[side] > 0 for side in sides):
                 order.append(node)
                 for side in sides:
                     heapq.heappush(ahead, (-self.inertia[side], side))
-        return order, len(self.left) == n_nodes
+        return order
 
     def move(self, leaves: GroupSums) -> None:
         """Take in a pass: move the centres of splits to the means of their sides, and settle those that win little."""
         means = self._roll_up(leaves)
-        final = self.settled | {-1}
+        self.passes += 1
+        final = self.settled.keys() | {-1}
         for node in self.moving:
             sides = [self.left[node], self.left[node] + 1]
             settling = self.parent[node] in final
             if settling and not all(self.counts[side] > 0 for side in sides):
                 # The splits above have moved all rows to one side: start again from rows that are here now.
                 if not self._divide(node):
-                    self.settled.add(node)
+                    self.settled[node] = self.passes
                 continue
             won = 0.0
             for side in sides:
@@ -74,7 +119,7 @@ class Growth:
                     self.centres[side] = means[side]
             before = won + sum(self.inertia[side] for side in sides)
             if settling and won <= self._tol * before + _ROUNDING * self.inertia[0]:
-                self.settled.add(node)
+                self.settled[node] = self.passes
 
     def _roll_up(self, leaves: GroupSums) -> np.ndarray:
         """Counts and inertia of all nodes from the leaves' (Chan et al., 1979); their means float64[nodes, d]."""
@@ -135,9 +180,7 @@ class Growth:
             members = members[planes.descend(self._rows[members]) == 1 + child - left]
         return members
 
-    def tree(
-        self, order: Sequence[int], mean: np.ndarray, n_iter: int, converged: bool, seconds: float
-    ) -> BisectingTree:
+    def tree(self, order: Sequence[int], mean: np.ndarray, seconds: float) -> BisectingTree:
         """The splits of ``order`` alone, numbered by it."""
         nodes = [0, *(self.left[node] + side for node in order for side in (0, 1))]
         number = {node: i for i, node in enumerate(nodes)}
@@ -146,4 +189,5 @@ class Growth:
             left[number[node]] = 2 * i + 1
         centroids = (np.stack([self.centres[node] for node in nodes]) + mean).astype(np.float32)
         sizes, inertia = np.array(self.counts)[nodes], np.array(self.inertia)[nodes]
-        return BisectingTree(left, centroids, sizes.round().astype(np.int64), inertia, n_iter, converged, seconds)
+        settled = np.array([self.settled.get(node, -1) for node in order], np.int64)
+        return BisectingTree(left, centroids, sizes.round().astype(np.int64), inertia, settled, self.passes, seconds)

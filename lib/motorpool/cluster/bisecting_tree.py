@@ -17,17 +17,33 @@ class BisectingTree:
     are the clustering of k, and clusterings are nested. Of every node: centroids float32[nodes, d], sizes
     int64[nodes] and inertia float64[nodes] (about the mean of its rows), as the last pass found them.
 
-    ``n_iter`` counts passes; ``converged`` is False when ``max_iter`` of them ended the search, and splits that none
-    of them has seen are then the coreset's.
+    ``settled`` int64[splits] is the pass that settled each split, -1 where ``max_iter`` of them ended the search first:
+    of ``passes`` in all.
     """
 
     left: np.ndarray
     centroids: np.ndarray
     sizes: np.ndarray
     inertia: np.ndarray
-    n_iter: int
-    converged: bool
+    settled: np.ndarray
+    passes: int
     seconds: float
+
+    @property
+    def converged(self) -> bool:
+        return bool((self.settled >= 0).all())
+
+    @property
+    def n_iter(self) -> int:
+        """The passes that its splits took."""
+        return int(self.settled.max(initial=0)) if self.converged else self.passes
+
+    def first(self, k: int) -> BisectingTree:
+        """The tree of the first k - 1 splits alone, whatever larger k it was grown for."""
+        nodes = slice(2 * k - 1)
+        left = np.where(self.left[nodes] < 2 * k - 1, self.left[nodes], -1)
+        centroids, sizes, inertia = self.centroids[nodes], self.sizes[nodes], self.inertia[nodes]
+        return BisectingTree(left, centroids, sizes, inertia, self.settled[: k - 1], self.passes, self.seconds)
 
     @property
     def largest(self) -> int:

@@ -16,6 +16,14 @@ CORESET_ROWS = 32_768
 CORESET_VALUES = 32 * 2**20
 
 
+#: Sums of squared distances between which float32 squares neither overflow nor lose digits.
+_LEAST_SQUARE, _LARGEST_TOTAL = 1e-36, 1e38
+
+
+class UnfitError(ValueError):
+    """Rows that an algorithm cannot take; the text says why, as a model's reason."""
+
+
 class Spread:
     """Count, mean float64[d] and total squared distance to it of all rows; merges exactly (Chan et al., 1979)."""
 
@@ -48,6 +56,19 @@ class Spread:
         """Sum over all rows of the squared distance to the mean."""
         return float(self.squares.sum())
 
+    def check(self) -> None:
+        """UnfitError where distances, squared in float32, would overflow or vanish: no row's square is above the total.
+
+        Rows that are all equal are well.
+        """
+        if self.total and not (self.total <= _LARGEST_TOTAL and self.total / self.n >= _LEAST_SQUARE):
+            size = "large" if self.total > 1 else "small"
+            far = float(np.sqrt(self.total / self.n))
+            raise UnfitError(
+                f"values of its feature set are too {size} for distances in float32: images lie {far:.3g} from their "
+                "mean (root mean square); add the step standard, and clip before it where a few values are far off"
+            )
+
 
 def spread(block_df: DataFrame) -> Spread:
     """One pass over blocks."""
@@ -67,42 +88,74 @@ class Coreset:
     weights: np.ndarray
 
 
-class _Drawn:
-    def __init__(self) -> None:
-        self.ids: list[np.ndarray] = []
-        self.rows: list[np.ndarray] = []
-        self.weights: list[np.ndarray] = []
+@dataclass(frozen=True)
+class Draws:
+    """Coresets of every size up to the one drawn for, the smaller within the larger: each depends on its size alone.
 
-    def merge(self, other: _Drawn) -> None:
-        self.ids += other.ids
-        self.rows += other.rows
-        self.weights += other.weights
+    ids int64[m] ascending, rows float32[m, d] and rates float64[m]: a row is in a coreset of s rows with probability
+    min(1, s rate).
+    """
+
+    n: int
+    seed: int
+    ids: np.ndarray
+    rows: np.ndarray
+    rates: np.ndarray
+
+    def of(self, size: int) -> Coreset:
+        """The coreset of about ``size`` rows, no more than were drawn for."""
+        chance = np.ones(len(self.ids)) if self.n <= size else np.minimum(1.0, size * self.rates)
+        kept = uniform_hash(self.ids, self.seed) < chance
+        return Coreset(self.rows if kept.all() else self.rows[kept], 1 / chance[kept])
+
+
+def coreset_size(width: int, at_least: int = 1, clusters: int = 0) -> int:
+    """How many rows of ``width`` numbers a coreset is drawn for: CORESET_ROWS, or ``at_least`` where that is more.
+
+    No more than CORESET_VALUES allow; but four for each of ``clusters``, so that every cluster can start on a row.
+    """
+    return max(1, min(max(CORESET_ROWS, at_least), CORESET_VALUES // max(1, width)), 4 * clusters)
 
 
 def draw_coreset(block_df: DataFrame, known: Spread, seed: int, at_least: int = 1) -> Coreset:
-    """A lightweight coreset (Bachem, Lucic & Krause 2018, algorithm 1) in one pass over blocks.
+    """One coreset (see `draw_coresets`) of `coreset_size` rows."""
+    size = coreset_size(len(known.mean), at_least)
+    return draw_coresets(block_df, known, seed, size).of(size)
 
-    Row x is drawn with probability min(1, m q(x)), q(x) = 1/2n + |x - mean|^2 / (2 total), and weighs its
+
+def draw_coresets(block_df: DataFrame, known: Spread, seed: int, size: int) -> Draws:
+    """Lightweight coresets (Bachem, Lucic & Krause 2018, algorithm 1) up to ``size`` rows in one pass over blocks.
+
+    Of m rows, row x is drawn with probability min(1, m q(x)), q(x) = 1/2n + |x - mean|^2 / (2 total), and weighs its
     inverse, so far-off rows, which can hold a cluster of their own, are nearly always in. Draws follow the
-    image's hash: the same rows however the data are partitioned. All rows, weighing 1, when n <= m.
+    image's hash: the same rows however the data are partitioned. All rows, weighing 1, when n <= m. Between half of m
+    and m rows are expected.
     """
-    width = max(1, len(known.mean))
-    size = max(1, min(max(CORESET_ROWS, at_least), CORESET_VALUES // width))
     n, total, mean = known.n, known.total, known.mean.astype(np.float32)
 
     def add(state: _Drawn, batch: pa.RecordBatch) -> None:
         for ids, x in blocks.block_arrays(batch):
-            if n <= size:
-                chance = np.ones(len(ids))
-            else:
-                far = np.square(x - mean).sum(axis=1, dtype=np.float64)
-                share = far / total if total > 0 else np.full(len(ids), 1 / n)
-                chance = np.minimum(1.0, size * (0.5 / n + 0.5 * share))
-            keep = uniform_hash(ids, seed) < chance
+            far = np.square(x - mean).sum(axis=1, dtype=np.float64)
+            share = far / total if total > 0 else np.full(len(ids), 1 / n)
+            rates = 0.5 / n + 0.5 * share
+            keep = uniform_hash(ids, seed) < (1.0 if n <= size else np.minimum(1.0, size * rates))
             state.ids.append(ids[keep])
             state.rows.append(x[keep])
-            state.weights.append(1 / chance[keep])
+            state.rates.append(rates[keep])
 
     drawn = blocks.fold(block_df, _Drawn, add)
-    order = np.argsort(np.concatenate(drawn.ids), kind="stable")
-    return Coreset(np.concatenate(drawn.rows)[order], np.concatenate(drawn.weights)[order])
+    ids = np.concatenate(drawn.ids)
+    order = np.argsort(ids, kind="stable")
+    return Draws(n, seed, ids[order], np.concatenate(drawn.rows)[order], np.concatenate(drawn.rates)[order])
+
+
+class _Drawn:
+    def __init__(self) -> None:
+        self.ids: list[np.ndarray] = []
+        self.rows: list[np.ndarray] = []
+        self.rates: list[np.ndarray] = []
+
+    def merge(self, other: _Drawn) -> None:
+        self.ids += other.ids
+        self.rows += other.rows
+        self.rates += other.rates

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +14,13 @@ from pyspark.sql import DataFrame, SparkSession
 
 from motorpool import blocks
 from motorpool.backend.seam import CPU, Backend
-from motorpool.cluster.coreset import Coreset, Spread, draw_coreset, spread
+from motorpool.cluster.coreset import Draws, Spread, coreset_size, draw_coresets, spread
 from motorpool.cluster.lloyd import LloydSums
 from motorpool.cluster.tasks import run_tasks
 
 log = logging.getLogger(__name__)
 
-#: A cluster of the largest k still has this many rows of the coreset to be found by.
+#: A cluster still has this many rows of the coreset to be found by.
 _CORESET_ROWS_PER_CLUSTER = 128
 
 
@@ -67,24 +67,28 @@ def fit_kmeans(
 ) -> list[KMeansModel]:
     """KMeans for every k in ``ks`` (each at most the number of rows), each from ``n_init`` starts.
 
-    Every start is scikit-learn's k-means++ and Lloyd on a weighted coreset (32,768 rows, or 128 for each
-    cluster where that is more); then Lloyd's iterations run over all rows, one pass for the centroids of
-    all runs together: one float32 matrix product per block. A run leaves the sweep when moving its centroids
-    wins less than the share ``tol`` of its inertia, which is known without another pass: on wide descriptors
-    the tail below 1e-4 takes most of the passes and wins about a thousandth. Empty clusters get the rows
-    farthest from their centroids.
-    The result depends on the seed and the rows' ids, and on the partitions only through the order of
-    floating-point sums. The passes over all rows run on ``backend``, the starts on the CPU.
+    Every start is scikit-learn's k-means++ and Lloyd on a weighted coreset (32,768 rows, or 128 for each of its k
+    clusters where that is more: one draw serves all k, and each takes the part of its own size). Then Lloyd's
+    iterations run over all rows, one pass for the centroids of all runs together: one float32 matrix product per
+    block. A run leaves the sweep when moving its centroids wins less than the share ``tol`` of its inertia, which is
+    known without another pass: on wide descriptors the tail below 1e-4 takes most of the passes and wins about a
+    thousandth. Empty clusters get the rows farthest from their centroids.
+    The model of a k depends on the seed and the rows' ids; on the partitions, and on the other k that share its
+    passes, only through the order of floating-point sums. The passes over all rows run on ``backend``, the starts on
+    the CPU.
 
-    Driver memory: the coreset (at most 128 MiB) and the centroids of all runs.
+    Driver memory: the coreset (at most 128 MiB, or four rows for each cluster) and the centroids of all runs.
+    UnfitError as `Spread.check` raises it.
     """
     known = spread(block_df)
     too_large = [k for k in ks if k > known.n]
     if too_large:
         raise ValueError(f"k = {too_large[0]} asks for more clusters than there are rows ({known.n})")
-    coreset = draw_coreset(block_df, known, seed, _CORESET_ROWS_PER_CLUSTER * max(ks))
-    runs = _starts(block_df.sparkSession, coreset, known, ks, n_init, seed)
-    progress(f"{len(runs)} starts on {len(coreset.rows):,} of {known.n:,} rows")
+    known.check()
+    sizes = {k: coreset_size(len(known.mean), _CORESET_ROWS_PER_CLUSTER * k, k) for k in ks}
+    draws = draw_coresets(block_df, known, seed, max(sizes.values()))
+    runs = _starts(block_df.sparkSession, draws, known, sizes, n_init, seed)
+    progress(f"{len(runs)} starts on {len(draws.rows):,} of {known.n:,} rows")
     for iteration in range(max_iter):
         active = [r for r in runs if r.active]
         if not active:
@@ -99,21 +103,22 @@ def fit_kmeans(
 
 
 def _starts(
-    spark: SparkSession, coreset: Coreset, known: Spread, ks: Sequence[int], n_init: int, seed: int
+    spark: SparkSession, draws: Draws, known: Spread, sizes: Mapping[int, int], n_init: int, seed: int
 ) -> list[_Run]:
-    """k-means++ and Lloyd on the coreset for every run, as Spark tasks of one core each.
+    """k-means++ and Lloyd on the coreset of its k's size for every run, as Spark tasks of one core each.
 
-    A task holds the coreset once more, and scikit-learn's working memory for it.
+    A task holds the coreset once or twice more, and scikit-learn's working memory for it.
     """
     # Centred on the mean of all rows: float32 distances lose nothing to a far-off origin.
-    rows, weights = coreset.rows - known.mean.astype(np.float32), coreset.weights
-    runs = [(k, start) for k in ks for start in range(n_init)]
+    centred = replace(draws, rows=draws.rows - known.mean.astype(np.float32))
+    runs = [(k, start) for k in sizes for start in range(n_init)]
 
     def run(index: int) -> _Run:
         k, start = runs[index]
         began = time.monotonic()
         state = int(np.random.SeedSequence([seed, k, start]).generate_state(1)[0])
-        centroids = _fit_coreset(rows, weights, k, state)
+        coreset = centred.of(sizes[k])
+        centroids = _fit_coreset(coreset.rows, coreset.weights, k, state)
         return _Run(k, start, centroids, seconds=time.monotonic() - began)
 
     return run_tasks(spark, [k for k, _ in runs], run)
@@ -124,7 +129,8 @@ def _fit_coreset(rows: np.ndarray, weights: np.ndarray, k: int, state: int) -> n
     from sklearn.exceptions import ConvergenceWarning
 
     if len(rows) <= k:
-        return rows.astype(np.float64)
+        # Fewer only by a most unlucky draw: the full passes put rows far from their centroids where two are equal.
+        return np.resize(rows, (k, rows.shape[1])).astype(np.float64)
     with warnings.catch_warnings():
         # Fewer distinct rows than clusters: the full passes find out and the model's status says it.
         warnings.simplefilter("ignore", ConvergenceWarning)

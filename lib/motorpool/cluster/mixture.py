@@ -141,7 +141,8 @@ def fit_mixtures(
     bytes, and ``tied`` needs d x d matrices on top. A task works on three float64 copies of a block. Operations
     of one iteration over n rows: about 2 n k d^2 for ``full``, 2 n d^2 for ``tied``, 8 n k d for the others.
 
-    Raises ValueError for an entry of the grid, a start or a setting that makes no sense.
+    Raises ValueError for an entry of the grid, a start or a setting that makes no sense; UnfitError for starts from
+    KMeans as `Spread.check` does.
     """
     _check(grid, n_init, max_iter, reg_covar)
     known = spread(block_df)

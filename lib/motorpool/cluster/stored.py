@@ -74,8 +74,8 @@ def by_parameters(block_df: DataFrame, model: StoredModel) -> Labelled:
 def _tree(arrays: Mapping[str, np.ndarray]) -> BisectingTree:
     """The tree with what the way down it needs; what fitting knew besides is not stored."""
     left, centroids = arrays["left"].astype(np.int64), arrays["centroids"].astype(np.float32)
-    unknown = np.full(len(left), math.nan)
-    return BisectingTree(left, centroids, np.zeros(len(left), np.int64), unknown, 0, True, 0.0)
+    zero, unknown = np.zeros(len(left), np.int64), np.full(len(left), math.nan)
+    return BisectingTree(left, centroids, zero, unknown, zero[: len(left) // 2], 0, 0.0)
 
 
 def _mixture(model: StoredModel) -> Mixture:

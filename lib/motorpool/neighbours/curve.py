@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,34 +15,42 @@ from motorpool.sampling import RowSample
 
 #: Rows whose neighbours are looked for: quantiles of the curve are known to about a hundredth.
 SAMPLE = 2048
+#: Sampled rows in one product. Always as many, so that rounding is the same however far the lists of a search go.
+_CHUNK = 64
+#: Numbers that the lists of one pass hold (32 MiB): longer lists take further passes.
+_HELD = 2**22
+#: Lists of more numbers are merged on the cluster, so that the driver never receives them from every task.
+_LARGE = 2**18
 #: A mean this many times farther from the median than half of the rows is no middle of theirs.
 _DRAWN = 1024.0
 
 
 class _Nearest:
-    """The k smallest gaps so far of every sampled row, float32[m, k] unsorted; merges exactly.
-
-    float64 where one of them is beyond float32.
-    """
+    """The k smallest gaps so far of every sampled row, float64[m, k] unsorted; merges exactly."""
 
     def __init__(self, m: int, k: int) -> None:
-        self.gaps = np.full((m, k), np.inf, np.float32)
+        self.gaps = np.full((m, k), np.inf)
 
-    def offer(self, gaps: np.ndarray) -> None:
+    def offer(self, rows: slice, gaps: np.ndarray) -> None:
         k = self.gaps.shape[1]
-        # Of both types NumPy makes float64.
-        both = np.concatenate([self.gaps, gaps], axis=1)
-        self.gaps = np.ascontiguousarray(np.partition(both, k - 1, axis=1)[:, :k])
+        both = np.concatenate([self.gaps[rows], gaps], axis=1)
+        self.gaps[rows] = np.partition(both, k - 1, axis=1)[:, :k]
 
     def merge(self, other: _Nearest) -> None:
-        self.offer(other.gaps)
+        for start in range(0, len(self.gaps), _CHUNK):
+            rows = slice(start, start + _CHUNK)
+            self.offer(rows, other.gaps[rows])
 
 
-def k_distances(block_df: DataFrame, metric: Metric, k: int, seed: int) -> np.ndarray:
-    """Distances float64[m], ascending, of at most SAMPLE rows drawn by seed to their k-th nearest row of all.
+def k_distances(block_df: DataFrame, metric: Metric, ks: Collection[int], seed: int) -> dict[int, np.ndarray]:
+    """For every k the distances float64[m], ascending, of at most SAMPLE rows to their k-th nearest row of all.
 
-    The row itself counts as its first neighbour, as for DBSCAN's min_samples: with eps = the q-th quantile, about
-    the share q of all rows is core. Two passes over the blocks; float32 accuracy. Infinite with fewer than k rows.
+    The rows are drawn by seed. Each counts as its own first neighbour, as for DBSCAN's min_samples: with eps = the q-th
+    quantile, about the share q of all rows is core. A curve depends on its own k alone, whatever others are asked for.
+    float32 accuracy. Infinite with fewer than k rows.
+
+    Two passes over the blocks, up to k = 2,048; beyond that one more for every 32 MiB of the sample's lists of
+    neighbours (64 rows of k float64 at least). Memory of a task: twice these lists, at most 32 MiB or 512 k bytes.
     """
 
     def draw(state: RowSample, batch: pa.RecordBatch) -> None:
@@ -53,14 +62,26 @@ def k_distances(block_df: DataFrame, metric: Metric, k: int, seed: int) -> np.nd
     if metric == "euclidean":
         shift = _middle(sample)
         unit = unit_of(sample, shift)
-    some = prepare(np.arange(len(sample)), sample, metric, shift, unit)
+    some, largest = prepare(np.arange(len(sample)), sample, metric, shift, unit), max(ks)
 
-    def look(state: _Nearest, batch: pa.RecordBatch) -> None:
-        for ids, x in blocks.block_arrays(batch):
-            state.offer(_gaps(some, prepare(ids, x, metric, shift, unit), metric == "cosine"))
+    def lists_of(part: Rows) -> np.ndarray:
+        """The smallest gaps float64[m, largest] of some sampled rows, ascending."""
+        chunks = [slice(start, start + _CHUNK) for start in range(0, len(part), _CHUNK)]
 
-    nearest = blocks.fold(block_df, lambda: _Nearest(len(sample), k), look)
-    return np.sort(to_distance(nearest.gaps.max(axis=1).astype(np.float64) / some.scale, metric))
+        def look(state: _Nearest, batch: pa.RecordBatch) -> None:
+            for ids, x in blocks.block_arrays(batch):
+                rows = prepare(ids, x, metric, shift, unit)
+                for chunk in chunks:
+                    state.offer(chunk, _gaps(part.take(chunk), rows, metric == "cosine"))
+
+        large = len(part) * largest > _LARGE
+        return np.sort(blocks.fold(block_df, lambda: _Nearest(len(part), largest), look, merge_on_cluster=large).gaps)
+
+    at_once, columns = max(_CHUNK, _HELD // largest // _CHUNK * _CHUNK), [k - 1 for k in ks]
+    starts = range(0, len(sample), at_once)
+    lists = [lists_of(some.take(slice(start, start + at_once)))[:, columns] for start in starts]
+    gaps = np.concatenate(lists) if lists else np.empty((0, len(ks)))
+    return {k: np.sort(to_distance(gaps[:, i] / some.scale, metric)) for i, k in enumerate(ks)}
 
 
 def _middle(sample: np.ndarray) -> np.ndarray:

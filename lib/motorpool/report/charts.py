@@ -19,7 +19,9 @@ MAX_BARS = 40
 #: Parameters that say how many clusters a model must find.
 _COUNTS = ("k", "n_clusters", "n_components")
 #: Parameters that tell where a model comes from, not what it is.
-_PROVENANCE = frozenset({*_COUNTS, "seed", "members", "mean_nmi", "tree_of", "micro_clusters_of", "eps", "quantile"})
+_PROVENANCE = frozenset(
+    {*_COUNTS, "seed", "members", "mean_nmi", "tree_of", "micro_clusters_of", "eps", "quantile", "curve_k"}
+)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,9 @@ def feature_sets(lake: Lake) -> pd.DataFrame:
 
 def k_distances(lake: Lake) -> pd.DataFrame:
     """All curves: some hundred rows for each feature set, metric and k."""
-    return _frame(lake.read_or_empty("k_distances").orderBy("features", "metric", "k", "quantile"))
+    # Lakes of earlier versions hold infinite ones, of fewer images than k.
+    finite = lake.read_or_empty("k_distances").where(F.col("distance") < float("inf"))
+    return _frame(finite.orderBy("features", "metric", "k", "quantile"))
 
 
 def clusters(lake: Lake, model_ids: Sequence[str]) -> pd.DataFrame:

@@ -9,16 +9,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+from pyspark.sql import DataFrame
 
 from motorpool import blocks
 from motorpool.cluster.labelled import Labelled
 from motorpool.cluster.score import score_models
 from motorpool.errors import ConfigError
 from motorpool.features.spec import FeatureSet
+from motorpool.grids import DbscanGrid
 from motorpool.metrics import Scores
-from motorpool.neighbours.curve import curve_of
+from motorpool.neighbours.curve import curve_of, k_distances
+from motorpool.neighbours.geometry import Metric
 from motorpool.stages.context import Context, explained, timed
-from motorpool.stages.fitting import FittedGrid, Fitting, Job
+from motorpool.stages.fitting import Curves, FittedGrid, Fitting, Job, apart
 from motorpool.stages.models import (
     cluster_rows,
     judge,
@@ -37,11 +40,12 @@ log = logging.getLogger(__name__)
 def run_cluster(ctx: Context) -> None:
     """Fit, score and label the models that the lake does not hold yet.
 
-    Models of one feature set share their passes. Their rows in ``models`` are written last, so models
-    without them are made again. Models that the config no longer asks for stay in the lake. Where thresholds of
-    ``cluster`` have changed, the lake's models are judged again (`rejudge`). Where feature sets that are fitted on some
-    of the vehicles have been added or taken out, the vehicle agreement of the study's models is measured again, on the
-    others (`remeasure`). Raises ConfigError when the config asks for no model.
+    Models of one feature set share their passes. Their rows in ``models`` are written last, so models without them are
+    made again; so are curves of ``k_distances`` that the config asks for and the lake lacks. Models that the config no
+    longer asks for stay in the lake. Where thresholds of ``cluster`` have changed, the lake's models are judged again
+    (`rejudge`). Where feature sets that are fitted on some of the vehicles have been added or taken out, the vehicle
+    agreement of the study's models is measured again, on the others (`remeasure`). Raises ConfigError when the config
+    asks for no model.
     """
     if not ctx.config.cluster.models:
         raise ConfigError("cluster.models: is empty: list at least one grid, e.g. {algorithm: kmeans, k: 2..15}")
@@ -50,25 +54,42 @@ def run_cluster(ctx: Context) -> None:
         done = {r["model_id"] for r in ctx.lake.read("models").select("model_id").collect()}
         with explained():
             done -= rejudge(ctx)
-    study: list[tuple[FeatureSet, list[Job]]] = []
+    drawn = _drawn_curves(ctx)
+    study: list[tuple[FeatureSet, list[Job], set[_CurveKey]]] = []
     for features in ctx.config.feature_sets:
-        jobs = []
+        jobs, curves = [], set()
         for grid in ctx.config.cluster.models:
             if grid.features is None or features.name in grid.features:
                 specs = [s for s in specs_of(features, grid, ctx.config.seed) if s.model_id not in done]
                 done |= {s.model_id for s in specs}
                 jobs += [Job(grid, specs)] if specs else []
-        if jobs:
-            study.append((features, jobs))
+                if isinstance(grid, DbscanGrid):
+                    curves |= {(grid.metric, k) for k in grid.curves if (features.name, grid.metric, k) not in drawn}
+        if jobs or curves:
+            study.append((features, jobs, curves))
     with explained():
         remeasure(ctx)
     if not study:
         log.info("cluster: all models of the study are in the lake, nothing to do")
         return
-    pace = _Pace(sum(len(job.specs) for _, jobs in study for job in jobs))
-    for features, jobs in study:
+    pace = _Pace(sum(len(job.specs) for _, jobs, _ in study for job in jobs))
+    for features, jobs, curves in study:
         with explained():
-            _run_jobs(ctx, features, jobs, pace)
+            _run_jobs(ctx, features, jobs, curves, pace)
+
+
+#: Metric and k of a k-distance curve.
+_CurveKey = tuple[Metric, int]
+
+
+def _drawn_curves(ctx: Context) -> set[tuple[str, str, int]]:
+    """Features, metric and k of the curves in the lake, looked up only where a grid asks for one."""
+    if not any(isinstance(grid, DbscanGrid) for grid in ctx.config.cluster.models):
+        return set()
+    if not ctx.lake.exists("k_distances"):
+        return set()
+    rows = ctx.lake.read("k_distances").select("features", "metric", "k").distinct().collect()
+    return {(r["features"], r["metric"], r["k"]) for r in rows}
 
 
 @dataclass
@@ -94,20 +115,22 @@ def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], pace: _Pace) -> None:
+def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], missing: set[_CurveKey], pace: _Pace) -> None:
+    """Fit the jobs of one feature set; ``missing`` are the curves that the config asks for and the lake lacks."""
     vectors = ctx.lake.read("features", features=features.name)
     n = vectors.count()
     possible = []
     for job in jobs:
-        asked = {s: job.grid.asked(dict(s.params)) or 0 for s in job.specs}
-        refused = [s for s in job.specs if asked[s] > n]
+        reasons = {s: job.grid.refusal(dict(s.params), n) for s in job.specs}
+        refused = {s: reason for s, reason in reasons.items() if reason}
         if refused:
-            reasons = [f"it asks for {asked[s]:,} clusters of {n:,} images" for s in refused]
-            write_models(ctx, [model_row(s, "failed", r) for s, r in zip(refused, reasons, strict=True)])
+            write_models(ctx, [model_row(s, "failed", reason) for s, reason in refused.items()])
             pace.count(len(refused))
         specs = [s for s in job.specs if s not in refused]
-        possible += [Job(job.grid, specs)] if specs else []
-    if not possible:
+        possible += apart(Job(job.grid, specs)) if specs else []
+    # There is no k-th nearest of fewer images. The curves that models read are drawn again, wherever they are.
+    curves = {(metric, k) for metric, k in missing if k <= n} | _read_by(possible)
+    if not possible and not curves:
         return
     block_df = blocks.persist(blocks.gather(vectors))
     try:
@@ -116,7 +139,9 @@ def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], pace: _Pa
             ctx.doing = f"{features.name}: {text}"
             log.debug("cluster: %s", ctx.doing)
 
-        with Fitting(block_df, possible, ctx.config.seed, progress, ctx.backend) as fitting:
+        # Before any model: what is in `models` is complete, its curve included.
+        drawn = _draw_curves(ctx, features, block_df, curves)
+        with Fitting(block_df, possible, ctx.config.seed, progress, ctx.backend, drawn) as fitting:
             for job in possible:
                 with timed(f"cluster: {job.grid.algorithm} on {features.name}, {len(job.specs)} models"):
                     fitted = fitting.fit(job)
@@ -127,7 +152,6 @@ def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], pace: _Pa
                 finally:
                     fitted.release()
                 pace.count(len(job.specs))
-            _write_curves(ctx, features, fitting)
     finally:
         ctx.doing = ""
         block_df.unpersist()
@@ -212,16 +236,28 @@ def _judged(
     )
 
 
-def _write_curves(ctx: Context, features: FeatureSet, fitting: Fitting) -> None:
-    rows = []
-    for (metric, k), distances in fitting.curves.items():
-        curve = curve_of(distances, k)
-        rows += [
-            {
-                "features": features.name, "metric": metric, "k": k, "quantile": at / 100,
-                "distance": float(distance), "knee": at == curve.knee,
-            }
-            for at, distance in enumerate(curve.distances)
-        ]  # fmt: skip
-    if rows:
-        ctx.lake.replace_rows("k_distances", rows, {"features": [features.name]})
+def _read_by(jobs: Sequence[Job]) -> set[_CurveKey]:
+    """The curves that models take their eps from."""
+    grids = [(job.grid, s) for job in jobs if isinstance(job.grid, DbscanGrid) for s in job.specs]
+    keys = {(grid.metric, grid.reads(dict(s.params))) for grid, s in grids}
+    return {(metric, k) for metric, k in keys if k is not None}
+
+
+def _draw_curves(ctx: Context, features: FeatureSet, block_df: DataFrame, curves: set[_CurveKey]) -> Curves:
+    """Compute k-distances, all k of a metric together, and write their curves."""
+    found: dict[_CurveKey, np.ndarray] = {}
+    for metric in sorted({metric for metric, _ in curves}):
+        ks = sorted(k for m, k in curves if m == metric)
+        rows = []
+        for k, distances in k_distances(block_df, metric, ks, ctx.config.seed).items():
+            found[metric, k], curve = distances, curve_of(distances, k)
+            rows += [
+                {
+                    "features": features.name, "metric": metric, "k": k, "quantile": at / 100,
+                    "distance": float(distance), "knee": at == curve.knee,
+                }
+                for at, distance in enumerate(curve.distances)
+            ]  # fmt: skip
+        keys: dict[str, Sequence[str]] = {"features": [features.name], "metric": [metric], "k": [str(k) for k in ks]}
+        ctx.lake.replace_rows("k_distances", rows, keys)
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
@@ -14,8 +14,9 @@ from motorpool import grids
 from motorpool.backend.seam import CPU, Backend
 from motorpool.cluster.agglomerative import by_micro_clusters, fit_agglomerative
 from motorpool.cluster.assign import by_centroids
-from motorpool.cluster.bisecting import by_tree, fit_bisecting
+from motorpool.cluster.bisecting import by_tree, fit_bisecting, tree_for
 from motorpool.cluster.cells import fit_dbscan_cells
+from motorpool.cluster.coreset import UnfitError
 from motorpool.cluster.dbscan import DbscanGrid, fit_dbscan
 from motorpool.cluster.hdbscan import HdbscanGrid, fit_hdbscan
 from motorpool.cluster.kmeans import KMeansModel, fit_kmeans
@@ -23,7 +24,6 @@ from motorpool.cluster.labelled import Labelled
 from motorpool.cluster.minibatch import MiniBatchModel, fit_minibatch_kmeans
 from motorpool.cluster.mixture import Mixture, fit_mixtures
 from motorpool.cluster.mixture_labels import by_mixtures
-from motorpool.neighbours.curve import k_distances
 from motorpool.neighbours.geometry import Metric
 from motorpool.neighbours.search import search
 from motorpool.neighbours.strips import Arranged, arrange
@@ -31,6 +31,8 @@ from motorpool.neighbours.sweep import Wanted
 from motorpool.stages.models import Facts, ModelSpec
 
 Progress = Callable[[str], None]
+#: k-distances float64[m], ascending, by metric and k.
+Curves = Mapping[tuple[Metric, int], np.ndarray]
 
 #: Lists of this many neighbours hold the first rounds of a spanning tree: each round that they miss is a search.
 LISTED = 16
@@ -42,6 +44,16 @@ class Job:
 
     grid: grids.Grid
     specs: list[ModelSpec]
+
+
+def apart(job: Job) -> list[Job]:
+    """A job in the parts that are fitted one by one: trees of bisections serve a range of k each."""
+    if not isinstance(job.grid, grids.BisectingGrid):
+        return [job]
+    by_tree_size: dict[int, list[ModelSpec]] = {}
+    for spec in job.specs:
+        by_tree_size.setdefault(tree_for(int(spec.param("k"))), []).append(spec)
+    return [Job(job.grid, specs) for specs in by_tree_size.values()]
 
 
 @dataclass
@@ -59,12 +71,19 @@ class Fitting:
     """Fits the jobs of one feature set; density-based ones share one pass over all pairs for each metric.
 
     On ``backend`` run the passes of KMeans, DBSCAN and HDBSCAN over all rows; the other algorithms know the CPU alone.
+    ``curves`` holds those that models with ``eps: auto`` read (`DbscanGrid.reads`).
 
     Use as a context manager: leaving it drops what was kept.
     """
 
     def __init__(
-        self, block_df: DataFrame, jobs: Sequence[Job], seed: int, progress: Progress, backend: Backend = CPU
+        self,
+        block_df: DataFrame,
+        jobs: Sequence[Job],
+        seed: int,
+        progress: Progress,
+        backend: Backend = CPU,
+        curves: Curves | None = None,
     ) -> None:
         self.block_df = block_df
         self.jobs = list(jobs)
@@ -72,8 +91,7 @@ class Fitting:
         self.progress = progress
         self.backend = backend
         self._neighbours: dict[Metric, _Neighbours] = {}
-        #: The k-distances of each metric and smallest min_samples that a DBSCAN grid asks for.
-        self.curves: dict[tuple[Metric, int], np.ndarray] = {}
+        self.curves = curves or {}
 
     def __enter__(self) -> Fitting:
         return self
@@ -84,6 +102,16 @@ class Fitting:
             found.arranged.release()
 
     def fit(self, job: Job) -> FittedGrid:
+        """The models of a job; those that its algorithm cannot fit on these rows are among the failed."""
+        try:
+            fitted = self._fit(job)
+        except UnfitError as exc:
+            return FittedGrid([], None, [], [(spec, str(exc)) for spec in job.specs])
+        for spec, facts in zip(fitted.specs, fitted.facts, strict=True):
+            facts.asked = job.grid.asked(dict(spec.params))
+        return fitted
+
+    def _fit(self, job: Job) -> FittedGrid:
         grid = job.grid
         if isinstance(grid, grids.KMeansGrid):
             return self._kmeans(grid, job.specs)
@@ -139,16 +167,17 @@ class Fitting:
             seed=self.seed,
             progress=self.progress,
         )
+        trees = [tree.first(k) for k in ks]
         facts = [
             Facts(
                 tree.seconds / len(ks),
-                tree.n_iter,
-                tree.converged,
-                float(tree.inertia[tree.leaves(k)].sum()),
-                centres=tree.centroids[tree.leaves(k)],
-                parameters={"left": tree.left, "centroids": tree.centroids, "leaves": tree.leaves(k)},
+                own.n_iter,
+                own.converged,
+                float(own.inertia[own.leaves(k)].sum()),
+                centres=own.centroids[own.leaves(k)],
+                parameters={"left": own.left, "centroids": own.centroids, "leaves": own.leaves(k)},
             )
-            for k in ks
+            for k, own in zip(ks, trees, strict=True)
         ]
         return FittedGrid(specs, by_tree(self.block_df, tree, ks), facts)
 
@@ -265,18 +294,11 @@ class Fitting:
             self._neighbours[metric] = _Neighbours(arranged, state, radii, seconds)
         return self._neighbours[metric]
 
-    def _curve(self, grid: grids.DbscanGrid) -> np.ndarray:
-        key = (grid.metric, min(grid.min_samples))
-        if key not in self.curves:
-            self.curves[key] = k_distances(self.block_df, *key, self.seed)
-        return self.curves[key]
-
     def _eps_of(self, grid: grids.DbscanGrid, spec: ModelSpec) -> float:
-        # The curve is worth a table of its own where it chooses nothing.
-        curve = self._curve(grid)
-        return (
-            float(np.quantile(curve, float(spec.param("quantile")))) if grid.eps == "auto" else float(spec.param("eps"))
-        )
+        k = grid.reads(dict(spec.params))
+        if k is None:
+            return float(spec.param("eps"))
+        return float(np.quantile(self.curves[grid.metric, k], float(spec.param("quantile"))))
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,10 @@ from motorpool.metrics import Scores
 from motorpool.stages.context import Context
 
 log = logging.getLogger(__name__)
+
+
+#: How the reason of a model begins to speak of numbers that are not finite, which no threshold decides.
+NOT_COMPUTED = "cannot be computed"
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Facts:
     by_density: bool = False
     #: Where the model was fitted.
     backend: str = "cpu"
+    #: How many clusters the config asks for, None where the data decide.
+    asked: int | None = None
 
 
 def judge(
@@ -79,8 +86,13 @@ def judge(
         return "it leaves every image as noise"
     if n_clusters == 1:
         return f"it finds one cluster, with {n - n_noise:,} of {n:,} images"
+    infinite = not_finite(facts, scores)
+    if infinite:
+        return f"its {', '.join(infinite)} {NOT_COMPUTED}: values of its feature set are too large or too unequal"
     if n_clusters > rules.max_clusters:
         return f"it finds {n_clusters:,} clusters, more than cluster.max_clusters = {rules.max_clusters:,}"
+    if n_clusters < (facts.asked or 0):
+        return f"only {n_clusters:,} of {facts.asked:,} clusters hold images: there are too few distinct vectors"
     if n_noise > rules.max_noise_share * n:
         limit = f"cluster.max_noise_share = {rules.max_noise_share:.1%}"
         return f"it leaves {n_noise / n:.1%} of the images as noise, above {limit}"
@@ -100,10 +112,18 @@ def judge(
     return None
 
 
+def not_finite(facts: Facts | None, scores: Scores | None) -> list[str]:
+    """Names of a model's numbers that are infinite or NaN; ``models`` has nulls for them."""
+    numbers = {name: getattr(facts, name) for name in ("inertia", "bic", "aic")} if facts else {}
+    names = ("calinski_harabasz", "davies_bouldin", "silhouette")
+    numbers |= {name: getattr(scores, name) for name in names} if scores else {}
+    return [name for name, value in numbers.items() if value is not None and not math.isfinite(value)]
+
+
 def model_row(
     spec: ModelSpec, status: str, reason: str | None, facts: Facts | None = None, **values: Any
 ) -> dict[str, Any]:
-    """A row of ``models``; what is not given is null."""
+    """A row of ``models``; what is not given is null, and so are numbers that are not finite."""
     names = (
         "n_clusters", "n_noise", "calinski_harabasz", "davies_bouldin", "silhouette", "vehicle_agreement",
         "agreement_vehicles", "inertia", "bic", "aic", "n_iter", "seconds",
@@ -111,7 +131,7 @@ def model_row(
     row: dict[str, Any] = dict.fromkeys(names)
     if facts is not None:
         row |= {name: getattr(facts, name) for name in ("inertia", "bic", "aic", "n_iter", "seconds")}
-    return {
+    row = {
         **row,
         "model_id": spec.model_id,
         "features": spec.features.name,
@@ -123,6 +143,7 @@ def model_row(
         "reason": reason,
         **values,
     }
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 def write_models(ctx: Context, rows: Sequence[dict[str, Any]]) -> None:

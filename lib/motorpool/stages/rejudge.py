@@ -9,8 +9,9 @@ from pyspark.sql import Row
 from pyspark.sql import functions as F
 
 from motorpool.config import CONSENSUS, ClusterConfig
+from motorpool.grids import asked_of
 from motorpool.stages.context import Context
-from motorpool.stages.models import Facts, judge
+from motorpool.stages.models import NOT_COMPUTED, Facts, judge
 from motorpool.stages.study import forget
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,9 @@ def rejudge(ctx: Context) -> set[str]:
     it is to be fitted again. One job where nothing has changed. Driver memory: 8 bytes a cluster.
     """
     sizes = ctx.lake.read_or_empty("clusters").groupBy("model_id").agg(F.collect_list("size").alias("sizes"))
-    columns = ("model_id", "features", "algorithm", "n_clusters", "n_noise", "calinski_harabasz", "status", "reason")
+    columns = (
+        "model_id", "features", "algorithm", "params", "n_clusters", "n_noise", "calinski_harabasz", "status", "reason",
+    )  # fmt: skip
     models = ctx.lake.read("models").where("status <> 'failed'").select(*columns)
     rows = models.join(F.broadcast(sizes), on="model_id", how="left").orderBy("model_id").collect()
     rules = ctx.config.cluster
@@ -50,10 +53,11 @@ def _judge(row: Row, rules: ClusterConfig) -> tuple[str | None, int]:
     """Why a model cannot be ranked, None where it can, and its number of clusters, empty ones included."""
     sizes = np.array(row["sizes"] if row["sizes"] is not None else [], np.int64)
     n_clusters = len(sizes) or row["n_clusters"]
-    if n_clusters < 2:
+    if n_clusters < 2 or NOT_COMPUTED in (row["reason"] or ""):
         # Nothing that a threshold decides.
         return row["reason"], n_clusters
-    facts = Facts(0.0, by_density=row["algorithm"] in _BY_DENSITY)
+    asked = None if row["features"] == CONSENSUS else asked_of(row["params"])
+    facts = Facts(0.0, by_density=row["algorithm"] in _BY_DENSITY, asked=asked)
     defined = row["features"] == CONSENSUS or row["calinski_harabasz"] is not None
     n = int(row["n_noise"] + sizes.sum())
     return judge(n_clusters, row["n_noise"], None, facts, n, rules, sizes=sizes if defined else None), n_clusters
