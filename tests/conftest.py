@@ -124,7 +124,7 @@ def blocked(on_spark: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
 
 #: Modules of the algorithms over blocks whose columns are expressions.
 _WITH_COLUMNS = (
-    "blocks", "cluster.cells", "cluster.dbscan", "neighbours.queries", "neighbours.search", "neighbours.spanning",
+    "cluster.cells", "cluster.dbscan", "neighbours.queries", "neighbours.search", "neighbours.spanning",
     "neighbours.strips", "outliers.local",
 )  # fmt: skip
 
@@ -213,7 +213,10 @@ def sample_run(spark: SparkSession, made_once: Callable[[str, Callable[[Path], o
 
 
 #: The files that take longest, which start first, so that no worker is left alone with one of them at the end.
-LONGEST = ("pipeline", "cluster", "submit", "assign", "outliers_vehicles", "interpret", "notebooks", "backend", "study")
+LONGEST = (
+    "cluster", "submit", "pipeline", "interpret", "study", "serve", "assign", "outliers_vehicles", "lake", "notebooks",
+    "vehicle_features", "explained", "consensus", "ingest", "report", "projection", "backend", "vehicles",
+)  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -5,8 +5,8 @@ what its kernel takes. Here the same functions run one partition after the other
 cloudpickle, so a task neither sees nor changes the driver's objects, and they must give the columns that they declare.
 Unlike there, tasks see modules as a test has patched them, and run at once instead of when somebody asks.
 
-Only operations that these algorithms use are here. What this cannot show (plans, shuffles, lost tasks) is for the tests
-that run each algorithm through Spark.
+Only operations that these algorithms use are here; `test_local_frames` holds each against Spark's. What this cannot
+show (plans, shuffles, lost tasks) is for the tests that run each algorithm through Spark.
 """
 
 from __future__ import annotations
@@ -63,12 +63,6 @@ class LocalColumn:
     def __add__(self, other: LocalColumn) -> LocalColumn:
         return LocalColumn(lambda t: pc.add(self.of(t), other.of(t)))
 
-    def __mul__(self, factor: float) -> LocalColumn:
-        return LocalColumn(lambda t: pc.multiply(self.of(t), factor))
-
-    def __truediv__(self, divisor: float) -> LocalColumn:
-        return LocalColumn(lambda t: pc.divide(pc.cast(self.of(t), pa.float64()), float(divisor)))
-
 
 def _lit(value: object) -> LocalColumn:
     kind = pa.int32() if type(value) is int else None
@@ -79,7 +73,6 @@ def _lit(value: object) -> LocalColumn:
 functions = SimpleNamespace(
     col=lambda name: LocalColumn(lambda t: t.column(name), name),
     lit=_lit,
-    floor=lambda column: LocalColumn(lambda t: pc.floor(column.of(t))),
     broadcast=lambda df: df,
 )
 
@@ -150,14 +143,10 @@ class LocalFrame:
         groups = np.array_split(np.arange(len(self.parts)), min(n, len(self.parts)))
         return self._of(pa.concat_tables([self.parts[i] for i in group]) for group in groups)
 
-    def repartition(self, n: int, column: LocalColumn | str | None = None) -> LocalFrame:
-        """Rows dealt out in turn, or all rows of a value together."""
+    def repartition(self, n: int, column: str | None = None) -> LocalFrame:
+        """Rows dealt out in turn, or by a column of whole numbers."""
         whole = self.toArrow()
-        if column is None:
-            turn = np.arange(len(whole))
-        else:
-            values = (functions.col(column) if isinstance(column, str) else column).of(whole)
-            turn = np.array([hash(v) for v in values.to_pylist()], np.int64)
+        turn = whole.column(column).to_numpy() if column else np.arange(len(whole))
         return self._of(whole.take(np.flatnonzero(turn % n == i)) for i in range(n))
 
     def unionByName(self, other: LocalFrame) -> LocalFrame:  # noqa: N802

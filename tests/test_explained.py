@@ -134,6 +134,7 @@ raise RuntimeError("the run fails")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["fails", "no start"])
 def test_a_log_stays_behind_only_where_an_error_names_it(tmp_path: Path, end: str) -> None:
     env = {**os.environ, "TMPDIR": str(tmp_path)}

@@ -222,21 +222,17 @@ def test_typical_photos_are_those_of_low_scores(odd: Callable[..., Compared]) ->
 
 @pytest.fixture
 def stray(
-    blocked: Callable[..., DataFrame], odd: Callable[..., Compared]
-) -> Iterator[Callable[[np.ndarray, Names, int], tuple[DataFrame, Compared]]]:
-    """Stray scores of rows among their k nearest; released when the test ends."""
-    held: list[Callable[[], object]] = []
+    spark: SparkSession, in_process: Callable[..., DataFrame], odd: Callable[..., Compared]
+) -> Callable[[np.ndarray, Names, int], tuple[DataFrame, Compared]]:
+    """Stray scores of rows among their k nearest."""
 
     def make(x: np.ndarray, names: Names, k: int) -> tuple[DataFrame, Compared]:
         compared = odd(x, names)
-        arranged = arrange(blocked(x), "euclidean", 3)
-        state = search(arranged, Wanted(k=k))
-        held.extend([arranged.release, state.unpersist])
-        return stray_groups(arranged, state, k, compared), compared
+        arranged = arrange(in_process(x), "euclidean", 3)
+        found = stray_groups(arranged, search(arranged, Wanted(k=k)), k, compared)
+        return spark.createDataFrame(found.toArrow()), compared
 
-    yield make
-    for drop in held:
-        drop()
+    return make
 
 
 @pytest.mark.parametrize("k", [3, 40, 300])
@@ -335,7 +331,8 @@ def precision(
         kept[name, "knn_distance"] = fetch(knn_distance(arranged, state, 50))
         kept[name, "lof"] = fetch(local_outlier_factor(arranged, state, 50))
         kept[name, "odd_one_out"] = fetch(fill_unknown(compared.df))
-        kept[name, "stray_groups"] = fetch(fill_unknown(stray_groups(arranged, state, 50, compared)))
+        strays = stray_groups(arranged, state, 50, compared)
+        kept[name, "stray_groups"] = fetch(fill_unknown(spark.createDataFrame(strays.toArrow())))
         arranged.release()
         state.unpersist()
         compared.release()

@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 #: Rows of a block: matrix products are at full speed, and 4,096 x 250 float32 are 4 MB.
 BLOCK_ROWS = 4096
@@ -198,6 +197,7 @@ def fold(
     """
     spark = df.sparkSession
     tasks = tasks or parallelism(spark)
+    groups = 1 if merge_on_cluster else math.isqrt(tasks)
 
     def run(batches: Batches) -> Batches:
         from pyspark import TaskContext
@@ -206,7 +206,8 @@ def fold(
         state = start()
         for batch in batches:
             update(state, batch)
-        yield _pack_state(context.partitionId() if context else 0, state)
+        part = context.partitionId() if context else 0
+        yield _pack_state(part, part * groups // tasks, state)
 
     def merge(batches: Batches) -> Batches:
         state, first = start(), -1
@@ -215,28 +216,27 @@ def fold(
                 first = part if first < 0 else first
                 state.merge(_load_state(data.as_buffer()))
         if first >= 0:
-            yield _pack_state(first, state)
+            yield _pack_state(first, 0, state)
 
     partials = df.coalesce(tasks).mapInArrow(run, _STATE_SCHEMA)
     if merge_on_cluster or tasks > _DRIVER_MERGES:
-        groups = 1 if merge_on_cluster else math.isqrt(tasks)
-        group = F.floor(F.col("part") * groups / tasks)
-        partials = partials.repartition(groups, group).sortWithinPartitions("part").mapInArrow(merge, _STATE_SCHEMA)
+        partials = (
+            partials.repartition(groups, "together").sortWithinPartitions("part").mapInArrow(merge, _STATE_SCHEMA)
+        )
     state = start()
     for row in sorted(partials.collect(), key=lambda r: r["part"]):
         state.merge(_load_state(row["state"]))
     return state
 
 
-_STATE_SCHEMA = "part INT, state BINARY"
+#: Each state with its partition's number, and the number of the task that merges it with others.
+_STATE_SCHEMA = "part INT, together BIGINT, state BINARY"
 
 
-def _pack_state(part: int, state: object) -> pa.RecordBatch:
+def _pack_state(part: int, together: int, state: object) -> pa.RecordBatch:
     # Spark's own shuffle carries these bytes from our task to our driver; nothing foreign is loaded.
-    data = pickle.dumps(state, protocol=5)
-    return pa.RecordBatch.from_arrays(
-        [pa.array([part], pa.int32()), pa.array([data], pa.binary())], names=["part", "state"]
-    )
+    columns = [pa.array([part], pa.int32()), pa.array([together]), pa.array([pickle.dumps(state, protocol=5)])]
+    return pa.RecordBatch.from_arrays(columns, names=["part", "together", "state"])
 
 
 def _load_state(data: Any) -> Any:
