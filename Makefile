@@ -20,7 +20,6 @@ demo: setup ## a sample case through the whole pipeline, and where to look
 
 test: setup ## the tests of every behaviour, in minutes (GPU tests need a GPU)
 	$(PY) -m pytest -rs -m "not slow" $(PYTEST_ARGS)
-	@echo "Left out: tests marked slow (see pyproject.toml). 'make test-slow' runs them, 'make test-all' everything."
 
 test-slow: setup ## the rest: programs started and killed, clusters, runs stopped at every write
 	$(PY) -m pytest -rs -m slow $(PYTEST_ARGS)

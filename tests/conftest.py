@@ -244,6 +244,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.option.markexpr == "not slow":
+        terminalreporter.write_line(
+            "Left out: tests marked slow. `make test-slow` runs them, `make test-all` everything."
+        )
+
+
 def _no_gpu() -> str | None:
     """Why tests marked ``gpu`` cannot run here, None where they can."""
     lacks = missing(["cupy"])

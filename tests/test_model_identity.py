@@ -176,6 +176,7 @@ def curves_in(lake: Lake) -> set[tuple[str, int]]:
     return {(r["metric"], r["k"]) for r in lake.read("k_distances").collect()}
 
 
+@pytest.mark.slow
 def test_a_stop_between_any_two_writes_loses_no_table(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, ctx = start("whole", GRIDS), start("stopped", GRIDS)
     run_cluster(whole)

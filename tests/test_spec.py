@@ -77,7 +77,7 @@ COMPONENTS = "expected a number of components"
         ({"pca": 0.0}, "pca: 0.0", COMPONENTS),
         ({"pca": 100.0}, "pca: 100.0", COMPONENTS),
         ({"pca": True}, "pca: True", COMPONENTS),
-        ({"pca": "100"}, "pca: '100'", COMPONENTS),
+        ({"pca": "ten"}, "pca: 'ten'", COMPONENTS),
         ({"svd": [3]}, "svd: [3]", COMPONENTS),
         ({"svd": float("nan")}, "svd: nan", COMPONENTS),
     ],
