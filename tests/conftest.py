@@ -58,6 +58,9 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         "spark.driver.memory": "1g",
         # Tests count rows by the hundred: each further partition costs more than it carries.
         "spark.sql.shuffle.partitions": "3",
+        # Compiling a stage takes longer than these stages; jobs that tests submit run as Spark does by itself.
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.databricks.delta.snapshotPartitions": "1",
         # Small tables are joined by broadcast unless told otherwise, and real ones are not.
         "spark.sql.autoBroadcastJoinThreshold": "-1",
         "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
