@@ -99,8 +99,11 @@ def _work(
     # Spark takes seconds to start, and a pipeline hours to reach its last stage.
     check_config(config, stages)
     context = Context.start(config, verbose=ctx.obj["debug"])
-    with SparkProgress(context.spark, _ERR, lambda: context.doing):
-        work(context)
+    try:
+        with SparkProgress(context.spark, _ERR, lambda: context.doing):
+            work(context)
+    finally:
+        context.close()
     return context
 
 

@@ -96,11 +96,11 @@ def publish(lake: Lake) -> list[str]:
     """
     if lake.in_catalog:
         return lake.register()
-    for name in TABLES:
-        if lake.exists(name):
-            # A catalog would take a relative path from its warehouse's folder.
-            lake.spark.catalog.createTable(f"{SCHEMA}.{name}", path=f"{lake.root}/{name}", source=lake.config.format)
-    return Lake(lake.spark, LakeConfig.model_validate({"schema": SCHEMA})).register()
+    present = [name for name in TABLES if lake.exists(name)]
+    for name in present:
+        # A catalog would take a relative path from its warehouse's folder.
+        lake.spark.catalog.createTable(f"{SCHEMA}.{name}", path=f"{lake.root}/{name}", source=lake.config.format)
+    return present + Lake(lake.spark, LakeConfig.model_validate({"schema": SCHEMA})).make_views()
 
 
 @dataclass(frozen=True)

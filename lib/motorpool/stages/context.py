@@ -6,8 +6,8 @@ import logging
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 from pyspark.sql import SparkSession
 
@@ -52,15 +52,27 @@ class Context:
     doing: str = ""
     #: Where the arithmetic of tasks is done.
     backend: Backend = CPU
+    #: What ends with the run: the hold on its lake.
+    ending: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @classmethod
     def start(cls, config: Config, *, verbose: bool = False) -> Context:
+        """A run in a session of its own or the active one; `close` ends it, as does the end of the process.
+
+        LakeError where the lake cannot be written, or is a Parquet lake that another process writes.
+        """
         spark = build_session(config.spark, delta=config.lake.format == "delta", verbose=verbose)
         # Both ask executors, whose tasks may fail like any other.
         with explained():
             check_reach(spark, config.lake)
             backend = choose_backend(spark, config)
-        return cls(config, spark, Lake(spark, config.lake), backend=backend)
+        ctx = cls(config, spark, Lake(spark, config.lake), backend=backend)
+        ctx.ending.enter_context(ctx.lake.held())
+        return ctx
+
+    def close(self) -> None:
+        """Let others write to the lake; reading from it still works."""
+        self.ending.close()
 
 
 @contextmanager

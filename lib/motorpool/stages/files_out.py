@@ -7,6 +7,7 @@ import csv
 import errno
 import io
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,8 @@ def whole_file(out: Path) -> Iterator[BinaryIO]:
 
     Missing folders are made. ConfigError, before any work, where it cannot become ``out``.
     """
-    draft = out.with_name(f".{out.name}.part")
+    # Its own for each writer: two that write one file at once do not write into each other's draft.
+    draft = out.with_name(f".motorpool-{uuid.uuid4().hex}.part")
     try:
         with _open(draft, out) as f:
             yield f
@@ -41,7 +43,7 @@ def _open(draft: Path, out: Path) -> BinaryIO:
         if out.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(out))
         out.parent.mkdir(parents=True, exist_ok=True)
-        return draft.open("wb")
+        return draft.open("xb")
     except OSError as exc:
         raise ConfigError(f"--out {out}: cannot be written: {exc.strerror or exc}") from exc
 

@@ -313,8 +313,7 @@ def _measured(ctx: Context, typical: DataFrame, drawn: Mapping[str, int], root: 
         try:
             with measuring, blocks.kept(measure_photos(new, root, tasks)) as measured:
                 measured.count()
-                others = held.join(measured.select("image_id"), on="image_id", how="left_anti")
-                ctx.lake.overwrite("appearance", others.unionByName(measured))
+                ctx.lake.upsert("appearance", measured, "image_id")
         finally:
             ctx.doing = ""
     appearance = ctx.lake.read("appearance")

@@ -1,0 +1,232 @@
+"""The one place where tables are named, created, read and written."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
+
+from motorpool.config import LakeConfig, has_scheme
+from motorpool.errors import LakeError
+from motorpool.features.spec import NAME_PATTERN
+from motorpool.lake import views
+from motorpool.lake.delta import DeltaCatalog, DeltaFolder, driver_folder
+from motorpool.lake.parquet import ParquetFolder
+from motorpool.schemas import TABLES, VIEWS, Table
+
+
+class Lake:
+    """The tables of one project, Delta or Parquet, under a path or in a catalog's schema.
+
+    Every write replaces a whole table or all rows of some keys; one that fails, or whose process is killed, leaves the
+    table as it was.
+
+    With Delta a write is one transaction: readers see the rows before or the rows after. Several runs may write at
+    once: who meets a commit of another writes again, a bounded number of times.
+
+    With Parquet the new files are written aside and moved into place by renames. A table in one file is replaced at
+    once. In a table with partitions they are replaced one after the other: who reads meanwhile may see some old and
+    some new ones, and miss the one that is between its two renames. A write that was stopped there is undone by the
+    next `Lake` that reads or writes; other engines read what lies there until then. A Parquet lake has one writing
+    process at a time, by a lock that ends with it.
+    """
+
+    def __init__(self, spark: SparkSession, config: LakeConfig) -> None:
+        self.spark = spark
+        self.config = config
+        self._tables: DeltaCatalog | DeltaFolder | ParquetFolder
+        if self.in_catalog:
+            self._tables = DeltaCatalog(spark, self._schema_name())
+        elif config.format == "delta":
+            self._tables = DeltaFolder(spark, str(config.path))
+        else:
+            self._tables = ParquetFolder(spark, str(config.path))
+        #: Views that this object has made in the catalog.
+        self._made: set[str] = set()
+
+    # -- names -------------------------------------------------------------------------------------
+
+    def _schema_name(self) -> str:
+        return ".".join(f"`{name}`" for name in (self.config.catalog, self.config.schema_name) if name)
+
+    def _catalog_name(self, table: str) -> str:
+        return f"{self._schema_name()}.`{table}`"
+
+    @property
+    def root(self) -> str | None:
+        """The lake's path as SQL takes it, absolute or with its scheme; None in a catalog."""
+        if self.config.path is None:
+            return None
+        path = self.config.path if has_scheme(self.config.path) else str(Path(self.config.path).resolve())
+        return path.rstrip("/")
+
+    @property
+    def in_catalog(self) -> bool:
+        return self.config.schema_name is not None
+
+    def sql_name(self, table: str) -> str:
+        """The table as SQL names it: for catalogs its full name, for paths the temporary view's."""
+        return self._catalog_name(table) if self.in_catalog else f"`{table}`"
+
+    @staticmethod
+    def schema(table: str, without: Sequence[str] = ()) -> StructType:
+        """A table's columns, to make rows with; ``without`` leaves out those that Spark fills in."""
+        return StructType([f for f in TABLES[table].schema if f.name not in without])
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def exists(self, table: str) -> bool:
+        return self._tables.exists(table)
+
+    def read(self, table: str, **keys: str | Sequence[str]) -> DataFrame:
+        """The rows of a table, only those with the given key values; LakeError when it does not exist."""
+        if not self.exists(table):
+            stage = TABLES[table].written_by
+            raise LakeError(f"table {table!r} is not in the lake {self}: run `motorpool {stage}` first")
+        df = self._tables.read(table)
+        for key, value in keys.items():
+            df = df.where(F.col(key) == value if isinstance(value, str) else F.col(key).isin(list(value)))
+        return df
+
+    def read_or_empty(self, table: str, **keys: str | Sequence[str]) -> DataFrame:
+        """As ``read``, but no rows instead of an error where the table has never been written."""
+        if self.exists(table):
+            return self.read(table, **keys)
+        return self.spark.createDataFrame([], TABLES[table].schema)
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """For the length of a run: no other process writes to a Parquet lake, which is refused by LakeError.
+
+        LakeError, which names the path, too where a lake in a folder of this machine cannot be written at all. Several
+        runs may write to a Delta lake.
+        """
+        if isinstance(self._tables, ParquetFolder):
+            with self._tables.held():
+                yield
+            return
+        folder = driver_folder(self.spark, self.config.path) if self.config.path is not None else None
+        if folder is not None:
+            _check_writable(folder)
+        yield
+
+    def overwrite(self, table: str, df: DataFrame) -> None:
+        """Replace all rows of a table."""
+        self._write(TABLES[table], lambda: conform(df, TABLES[table]), {})
+
+    def replace(self, table: str, df: DataFrame, keys: Mapping[str, Sequence[str]]) -> None:
+        """Replace the rows whose key columns hold the given values; ``df`` holds rows of these keys only."""
+        if not keys or not all(keys.values()):
+            raise ValueError("replace needs at least one key with values; use overwrite for a whole table")
+        for key, values in keys.items():
+            # They become SQL and folders' names.
+            bad = [v for v in values if not NAME_PATTERN.fullmatch(v)]
+            if bad:
+                raise LakeError(f"{key}: {bad[0]!r} cannot name rows of a table")
+        self._write(TABLES[table], lambda: conform(df, TABLES[table]), keys)
+
+    def replace_rows(self, table: str, rows: Sequence[Mapping[str, Any]], keys: Mapping[str, Sequence[str]]) -> None:
+        """`replace` with rows of the driver, by column; ``created_at``, where the table has it, is the time of now."""
+        frame = self.spark.createDataFrame([dict(r) for r in rows], self.schema(table, without=("created_at",)))
+        if "created_at" in TABLES[table].schema.fieldNames():
+            frame = frame.withColumn("created_at", F.current_timestamp())
+        self.replace(table, frame, keys)
+
+    def upsert(self, table: str, df: DataFrame, key: str) -> None:
+        """Replace the rows that have the same ``key`` as one of ``df``, and add the others of ``df``.
+
+        Rows that another run writes meanwhile stay. ``df`` has each key once; it is evaluated twice or more, and the
+        whole table is written again: for small tables without partitions.
+        """
+        if TABLES[table].partition_by:
+            raise ValueError(f"table {table!r} has partitions: use replace")
+
+        def rows() -> DataFrame:
+            new = conform(df, TABLES[table])
+            rest = conform(self.read_or_empty(table), TABLES[table]).join(new.select(key), on=key, how="left_anti")
+            return rest.unionByName(new)
+
+        self._write(TABLES[table], rows, {})
+
+    def _write(self, table: Table, rows: Callable[[], DataFrame], keys: Mapping[str, Sequence[str]]) -> None:
+        self._tables.write(table, rows, keys)
+        if self.in_catalog:
+            self._make_views(table.name)
+
+    def _make_views(self, written: str) -> None:
+        """Once for each `Lake`, as soon as a table is written: a newer version's views take the place of older ones."""
+        self.make_views([v for v in VIEWS if v not in self._made and written in views.needed(v)])
+
+    def make_views(self, wanted: Sequence[str] = tuple(VIEWS)) -> list[str]:
+        """Make views in the catalog's schema, where all their tables are there; returns their names."""
+        ready = [v for v in wanted if all(self.exists(t) for t in views.needed(v))]
+        views.make_lasting(self.spark, ready, self._sql_names(), self._schema_name())
+        self._made |= set(ready)
+        return ready
+
+    # -- SQL ---------------------------------------------------------------------------------------
+
+    def _sql_names(self) -> dict[str, str]:
+        return {name: self.sql_name(name) for name in TABLES}
+
+    def register(self) -> list[str]:
+        """Make tables and views queryable by name in this session; returns those names. Nothing is written.
+
+        Under a path all are temporary views. In a catalog the schema becomes the current one and the views temporary
+        ones, beside those that runs have made there. Temporary views of these names are replaced or dropped.
+        """
+        # Temporary views win over tables of the same name: those of another lake must not answer for this one.
+        for name in (*TABLES, *VIEWS):
+            self.spark.catalog.dropTempView(name)
+        present = [name for name in TABLES if self.exists(name)]
+        if self.in_catalog:
+            self.spark.sql(f"USE {self._schema_name()}")
+        else:
+            for name in present:
+                self._tables.read(name).createOrReplaceTempView(name)
+        ready = [view for view in VIEWS if views.needed(view) <= set(present)]
+        views.make_temporary(self.spark, ready, self._sql_names())
+        return present + ready
+
+    def leaderboard(self) -> DataFrame:
+        """The rows of the view of that name; LakeError where no model has been fitted.
+
+        It reads one table, writes nothing, and leaves the session's views and its current schema alone.
+        """
+        return self.spark.sql(VIEWS["leaderboard"], models=self.read("models"))
+
+    def __str__(self) -> str:
+        if self.in_catalog:
+            return ".".join(n for n in (self.config.catalog, self.config.schema_name) if n)
+        return str(self.config.path)
+
+
+def conform(df: DataFrame, table: Table) -> DataFrame:
+    """Exactly the table's columns, in order and typed; further columns stay only where the table allows."""
+    missing = [f.name for f in table.schema if f.name not in df.columns]
+    if missing:
+        raise LakeError(f"table {table.name!r}: the rows to write lack the columns {', '.join(missing)}")
+    columns: list[Column] = [F.col(f"`{f.name}`").cast(f.dataType).alias(f.name) for f in table.schema]
+    if table.open_ended:
+        columns += [F.col(f"`{c}`") for c in df.columns if c not in table.schema.fieldNames()]
+    return df.select(*columns)
+
+
+def _check_writable(folder: Path) -> None:
+    """LakeError unless a folder can be written, or made and written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Unlike the folder's permissions this also tells of file systems that are mounted for reading.
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as exc:
+        raise LakeError(f"lake.path {folder}: cannot be written: {exc.strerror or exc}") from exc

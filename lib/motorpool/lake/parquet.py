@@ -1,0 +1,174 @@
+"""Tables as plain folders of Parquet files, which any engine reads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from motorpool.errors import LakeError
+from motorpool.lake import locks, swaps
+from motorpool.schemas import TABLES, Table
+
+#: The name of a table's file where it has no partitions.
+_ONE_FILE = "data.parquet"
+#: Spark takes brackets, braces, stars and backslashes in a path for a pattern, which a folder's name is not.
+_LITERALLY = {"__globPaths__": "false"}
+
+
+class ParquetFolder:
+    """The tables of a lake in a local or mounted folder.
+
+    A table without partitions is one file, replaced by one rename. In a table with partitions each one is replaced by
+    two renames (`swaps`). This process is the only writer while it writes, and while a block of `held` lasts.
+    """
+
+    def __init__(self, spark: SparkSession, path: str) -> None:
+        self._spark = spark
+        self._lake = Path(path)
+
+    def exists(self, table: str) -> bool:
+        folder = self._lake / table
+        return folder.is_dir() if TABLES[table].partition_by else (folder / _ONE_FILE).is_file()
+
+    def read(self, table: str) -> DataFrame:
+        self._mend()
+        schema = TABLES[table].schema
+        reader = self._spark.read if TABLES[table].open_ended else self._spark.read.schema(schema)
+        df = reader.options(**_LITERALLY).parquet(str(self._lake / table))
+        # Spark puts partition columns last; the table has its own order.
+        return df.select(*(f"`{c}`" for c in dict.fromkeys([*schema.fieldNames(), *df.columns])))
+
+    def _mend(self) -> None:
+        """Put back what a writer that was killed has taken out, so that nobody reads half of a write."""
+        # A swap of this very process is another thread's, and no more to be waited for than another process's.
+        if str(self._lake.resolve()) in _writers or not (torn := swaps.stopped(self._lake, TABLES)):
+            return
+        try:
+            hold = locks.acquire(self._lake)
+        except OSError as exc:
+            raise LakeError(
+                f"table {torn[0]!r} of {self._lake}: a write was stopped in the middle, and only somebody who may "
+                f"write there can put the rows back: run any command on the lake as such ({exc.strerror})"
+            ) from exc
+        if hold is not None:
+            try:
+                swaps.recover(self._lake, TABLES)
+            finally:
+                hold.release()
+
+    @contextmanager
+    def held(self) -> Iterator[_Writer]:
+        """Keep other processes from writing; what a killed one has left is undone and cleared away first.
+
+        LakeError where another process writes, or nobody can.
+        """
+        key = str(self._lake.resolve())
+        with _guard:
+            writer = _writers.get(key)
+            if writer is None or not writer.hold.is_of(self._lake):
+                writer = _writers[key] = _Writer(self._lock())
+            writer.n += 1
+        try:
+            yield writer
+        finally:
+            with _guard:
+                writer.n -= 1
+                if not writer.n:
+                    writer.hold.release()
+                    if _writers.get(key) is writer:
+                        del _writers[key]
+
+    def _lock(self) -> locks.Hold:
+        try:
+            self._lake.mkdir(parents=True, exist_ok=True)
+            hold = locks.acquire(self._lake)
+        except OSError as exc:
+            raise LakeError(f"lake.path {self._lake}: cannot be written: {exc.strerror or exc}") from exc
+        if hold is None:
+            raise LakeError(
+                f"lake.path {self._lake}: is being written by {locks.holder(self._lake)}, and a Parquet lake takes one "
+                "run at a time: start this one again when that one has ended, or use `lake.format: delta`, where "
+                "several can write"
+            )
+        try:
+            hold.sign()
+            swaps.recover(self._lake, TABLES)
+        except BaseException:
+            hold.release()
+            raise
+        return hold
+
+    def write(self, table: Table, rows: Callable[[], DataFrame], keys: Mapping[str, Sequence[str]]) -> None:
+        """Replace the rows of the given keys, or without keys all of them; ``rows`` is asked under the lock."""
+        with self.held() as writer, writer.one_at_a_time:
+            draft = swaps.Draft.of(self._lake / table.name)
+            try:
+                if table.partition_by:
+                    self._write_partitions(table, rows(), keys, draft)
+                else:
+                    self._write_file(table, rows(), keys, draft)
+            finally:
+                draft.discard()
+        self._spark.catalog.refreshByPath(str(draft.table))
+
+    def _write_file(self, table: Table, df: DataFrame, keys: Mapping[str, Sequence[str]], draft: swaps.Draft) -> None:
+        if keys and self.exists(table.name):
+            stale = F.lit(False)
+            for key, values in keys.items():
+                stale = stale | ~F.col(key).isin(list(values))
+            df = self.read(table.name).where(stale).unionByName(df, allowMissingColumns=True)
+        df.coalesce(1).write.parquet(str(draft.rows))
+        with self._told(table):
+            (part,) = draft.rows.glob("*.parquet")
+            draft.table.mkdir(exist_ok=True)
+            # One file under one name: the rename replaces the whole table at once.
+            part.replace(draft.table / _ONE_FILE)
+
+    def _write_partitions(
+        self, table: Table, df: DataFrame, keys: Mapping[str, Sequence[str]], draft: swaps.Draft
+    ) -> None:
+        df.write.partitionBy(*table.partition_by).parquet(str(draft.rows))
+        depth = "*/" * len(table.partition_by)
+        with self._told(table):
+            new = {p.relative_to(draft.rows) for p in draft.rows.glob(depth) if p.is_dir()}
+            old = {p.relative_to(draft.table) for p in draft.table.glob(depth) if p.is_dir()}
+            if keys:
+                ((key, values),) = keys.items()
+                replaced = {f"{key}={value}" for value in values}
+                old = {p for p in old if set(p.parts) & replaced}
+                others = sorted(str(p) for p in new if not set(p.parts) & replaced)
+                if others:
+                    raise LakeError(f"table {table.name!r}: rows of {others[0]} are not among those to replace")
+            if draft.table.is_dir():
+                swaps.swap(draft, old, new)
+            else:
+                for mark in draft.rows.glob("*_SUCCESS*"):
+                    mark.unlink()
+                draft.rows.rename(draft.table)
+
+    @contextmanager
+    def _told(self, table: Table) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise LakeError(f"table {table.name!r} of {self._lake}: cannot be written: {exc}") from exc
+
+
+@dataclass
+class _Writer:
+    """This process's hold on a lake, and the number of blocks that it serves; threads write one after the other."""
+
+    hold: locks.Hold
+    n: int = 0
+    one_at_a_time: threading.RLock = field(default_factory=threading.RLock)
+
+
+#: By the lakes' resolved paths.
+_writers: dict[str, _Writer] = {}
+_guard = threading.Lock()

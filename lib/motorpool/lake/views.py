@@ -1,0 +1,35 @@
+"""The lake's views over its tables: for one session, or in a catalog for all who read there."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from motorpool.schemas import TABLES, VIEWS
+
+log = logging.getLogger(__name__)
+
+
+def needed(view: str) -> set[str]:
+    """The tables that a view is made of."""
+    return {t for t in TABLES if "{" + t + "}" in VIEWS[view]}
+
+
+def make_temporary(spark: SparkSession, wanted: Iterable[str], names: Mapping[str, str]) -> None:
+    """Temporary views of this session; ``names`` are the tables as SQL names them."""
+    for view in wanted:
+        # Both sides are this package's own text and checked names.
+        spark.sql(f"CREATE OR REPLACE TEMPORARY VIEW `{view}` AS {VIEWS[view].format(**names)}")
+
+
+def make_lasting(spark: SparkSession, wanted: Iterable[str], names: Mapping[str, str], schema: str) -> None:
+    """The same in a catalog's schema, whose quoted name is ``schema``; a warning where this account may not."""
+    for view in wanted:
+        try:
+            spark.sql(f"CREATE OR REPLACE VIEW {schema}.`{view}` AS {VIEWS[view].format(**names)}")
+        except PySparkException as exc:
+            reason = str(exc).split("\n")[0]
+            log.warning("view %s: is not made in %s, so others cannot read it by name: %s", view, schema, reason)
