@@ -19,6 +19,8 @@ from typing import Literal
 import numpy as np
 from numba import njit
 
+from motorpool.union_find import find
+
 
 @dataclass(frozen=True)
 class SingleLinkage:
@@ -187,7 +189,7 @@ def _merge(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     count = np.ones(n, np.int64)
     left, right, size = np.empty(n - 1, np.int64), np.empty(n - 1, np.int64), np.zeros(n - 1, np.int64)
     for i in range(n - 1):
-        x, y = _find(up, a[i]), _find(up, b[i])
+        x, y = find(up, a[i]), find(up, b[i])
         if x == y:
             break
         left[i], right[i] = min(name[x], name[y]), max(name[x], name[y])
@@ -198,14 +200,6 @@ def _merge(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
         name[x] = n + i
         size[i] = count[x]
     return left, right, size
-
-
-@njit(cache=True, nogil=True)
-def _find(up: np.ndarray, x: int) -> int:
-    while up[x] != x:
-        up[x] = up[up[x]]
-        x = up[x]
-    return x
 
 
 @njit(cache=True, nogil=True)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from motorpool import blocks
+from motorpool import blocks, union_find
 from motorpool.backend.seam import CPU, Backend
 from motorpool.neighbours import kernels
 from motorpool.neighbours.geometry import to_distance
@@ -117,10 +117,10 @@ class _Forest:
         """Add the edges of the chosen parts; False when there were none to add."""
         rows = np.flatnonzero(chosen & (best.left >= 0))
         parents = np.arange(self.n_parts, dtype=np.int32)
-        taken = _unite(parents, rows, self.part[best.left[rows]], self.part[best.right[rows]])
+        taken = union_find.unite(parents, self.part[best.left[rows]], self.part[best.right[rows]])
         kept = rows[taken]
         self._edges.append(np.stack([best.left[kept], best.right[kept], best.gap[kept].view(np.int64)]))
-        _, numbers = np.unique(_roots(parents), return_inverse=True)
+        _, numbers = np.unique(union_find.roots(parents), return_inverse=True)
         self.part = numbers[self.part].astype(np.int32)
         self.n_parts -= len(kept)
         return len(kept) > 0
@@ -185,34 +185,6 @@ def _scan_lists(
     for i in range(n):
         if bound[i] < best_gap[part[i]]:
             open_rows[part[i]] += 1
-
-
-@_jit
-def _unite(parents: np.ndarray, rows: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    taken = np.zeros(len(rows), np.bool_)
-    for at in range(len(rows)):
-        a, b = left[at], right[at]
-        while parents[a] != a:
-            parents[a] = parents[parents[a]]
-            a = parents[a]
-        while parents[b] != b:
-            parents[b] = parents[parents[b]]
-            b = parents[b]
-        if a != b:
-            parents[max(a, b)] = min(a, b)
-            taken[at] = True
-    return taken
-
-
-@_jit
-def _roots(parents: np.ndarray) -> np.ndarray:
-    roots = np.empty_like(parents)
-    for i in range(len(parents)):
-        a = i
-        while parents[a] != a:
-            a = parents[a]
-        roots[i] = a
-    return roots
 
 
 def _choose(forest: _Forest, best: _Best) -> np.ndarray:
