@@ -6,18 +6,20 @@ first run, but those of the config's own are the same.
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from cases import CLOCK, blobs, image_paths, run_of, write_case
+from cases import CLOCK, blobs, image_paths, run_of, write_attributes, write_case
 from motorpool.errors import LakeError
 from motorpool.lake import Lake
 from motorpool.schemas import TABLES
@@ -66,9 +68,9 @@ STUDY: dict[str, Any] = {
 }
 #: Tables of which a lake may hold more than a first run writes, and what tells the config's own rows.
 KEPT = {
-    "models": "model_id", "labels": "model_id", "clusters": "model_id", "parameters": "model_id",
-    "feature_sets": "features", "features": "features", "k_distances": "features",
-    "descriptors": "descriptor", "sources": "descriptor",
+    "models": ["model_id"], "labels": ["model_id"], "clusters": ["model_id"], "parameters": ["model_id"],
+    "feature_sets": ["features"], "features": ["features"], "k_distances": ["features", "k"],
+    "descriptors": ["descriptor"], "sources": ["descriptor"],
 }  # fmt: skip
 
 
@@ -86,11 +88,11 @@ def changed(study: dict[str, Any], **values: Any) -> dict[str, Any]:
     return study
 
 
-def rows_of(lake: Lake, table: str, keys: dict[str, set[str]]) -> list[str]:
+def rows_of(lake: Lake, table: str, keys: dict[str, set[Any]]) -> list[str]:
     """A table's rows as sorted text, but for the clock; no rows where it does not exist."""
     df = lake.read_or_empty(table)
-    if table in KEPT:
-        df = df.where(F.col(KEPT[table]).isin(sorted(keys[KEPT[table]])))
+    for key in KEPT.get(table, []):
+        df = df.where(F.col(key).isin(sorted(keys[key])))
     kept = df.select(*(c for c in df.columns if c not in CLOCK)).collect()
     return sorted(str(sorted(row.asDict(recursive=True).items())) for row in kept)
 
@@ -100,6 +102,7 @@ def check_same(second: Lake, first: Lake, tables: Sequence[str] = tuple(TABLES))
         "model_id": {r[0] for r in first.read_or_empty("models").select("model_id").collect()},
         "features": {r[0] for r in first.read_or_empty("feature_sets").select("features").collect()},
         "descriptor": {r[0] for r in first.read_or_empty("sources").select("descriptor").collect()},
+        "k": {r[0] for r in first.read_or_empty("k_distances").select("k").distinct().collect()},
     }
     for table in tables:
         assert rows_of(second, table, keys) == rows_of(first, table, keys), table
@@ -234,6 +237,18 @@ def test_thresholds_judge_models_that_are_there(start: Callable[..., Context], f
         assert found == expected, table
 
 
+def test_a_study_of_less(start: Callable[..., Context], done: Context) -> None:
+    """Without a feature set that is fitted on vehicles, with fewer grids, and so with other members and yardsticks."""
+    grids = [GRIDS[0], GRIDS[2], GRIDS[4]]
+    study = changed(STUDY, features=STUDY["features"][:2], cluster__models=grids, consensus__linkage="complete")
+    second, first = start(study, done), start(study)
+    for ctx in (second, first):
+        for stage in (run_ingest, run_features, run_cluster, *DERIVED):
+            stage(ctx)
+    assert second.lake.read("models").count() > first.lake.read("models").count()
+    check_same(second.lake, first.lake)
+
+
 def test_a_feature_set_of_other_steps_is_refused(start: Callable[..., Context], fitted: Context) -> None:
     for study in (
         changed(STUDY, vehicles__fit_share=0.3),
@@ -241,6 +256,79 @@ def test_a_feature_set_of_other_steps_is_refused(start: Callable[..., Context], 
     ):
         with pytest.raises(LakeError, match=r"is in the lake with other steps: .*Give the new one another name"):
             run_features(start(study, fitted))
+
+
+# -- the case -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def moved(case: Path, tmp_path: Path) -> Path:
+    """A copy of the case, to change."""
+    return Path(shutil.copytree(case, tmp_path / "moved"))
+
+
+CASE_TABLES = ("images", "descriptors", "sources", "bad_rows")
+
+
+def test_changed_attributes(start: Callable[..., Context], done: Context, fitted: Context, moved: Path) -> None:
+    attributes = [{"path": p, "kind": "xyz"[i % 2], "new": i % 2} for i, p in enumerate(image_paths(ROWS))]
+    write_attributes(moved / "attributes.csv", attributes)
+    study = STUDY | {"case_options": {"path": str(moved)}}
+    second, first = start(study, done), start(study)
+    for ctx in (second, first):
+        run_ingest(ctx)
+    check_same(second.lake, first.lake, ["images", "descriptors", "bad_rows"])
+    first = start(study, fitted)
+    run_ingest(first)
+    for ctx in (second, first):
+        run_interpret(ctx)
+    check_same(second.lake, first.lake, [*DERIVED[run_interpret], "clusters"])
+    before = (Path(str(second.config.lake.path)) / "images" / "data.parquet").stat()
+    run_ingest(second)
+    assert (Path(str(second.config.lake.path)) / "images" / "data.parquet").stat() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vehicle_pattern": None}, "with other vehicles than case.vehicle_pattern"),
+        ({"vehicle_column": "kind"}, "with other vehicles than case.vehicle_pattern"),
+        ({"descriptors": {"a": "other.npy"}}, r"holds a from .*a.pickle .*case.descriptors now gives .*other.npy"),
+    ],
+)
+def test_another_case_is_refused(
+    start: Callable[..., Context], fitted: Context, moved: Path, options: dict[str, Any], message: str
+) -> None:
+    np.save(moved / "other.npy", np.zeros((ROWS, 5), np.float32))
+    if "descriptors" in options:
+        options = {"descriptors": {"a": str(moved / "other.npy")}}
+    ctx = start(STUDY | {"case_options": {"path": str(moved)} | options}, fitted)
+    with pytest.raises(LakeError, match=message):
+        run_ingest(ctx)
+    check_same(ctx.lake, fitted.lake, CASE_TABLES)
+
+
+def test_images_that_are_left_out(start: Callable[..., Context], moved: Path) -> None:
+    files = {name: str(moved / "descriptors" / f"{name}.pickle") for name in "ab"}
+    for name, rows in (("a", [3, 7]), ("b", [7])):
+        array = pickle.loads(Path(files[name]).read_bytes())
+        array[rows] = np.nan
+        Path(files[name]).write_bytes(pickle.dumps(array))
+
+    def run(on_bad_rows: str, names: str, base: Context | None = None) -> Context:
+        options = {"path": str(moved), "on_bad_rows": on_bad_rows, "descriptors": {n: files[n] for n in names}}
+        return start(STUDY | {"case_options": options}, base)
+
+    one, both = run("drop", "a"), run("drop", "ab")
+    for ctx in (one, both):
+        run_ingest(ctx)
+    added = run("drop", "ab", one)
+    run_ingest(added)
+    check_same(added.lake, both.lake, CASE_TABLES)
+    with pytest.raises(LakeError, match=r"case\.on_bad_rows is now refuse: set it to drop"):
+        run_ingest(run("refuse", "a", one))
+    with pytest.raises(LakeError, match=r"images that are bad in a only .* name it again"):
+        run_ingest(run("drop", "b", both))
 
 
 # -- rows that no longer hold -------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import logging
 import re
 
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from motorpool.case.files import redact
@@ -69,26 +69,36 @@ def check_vehicle_column(case: Case, column: str | None) -> None:
 def read_images(
     paths: DataFrame, case: Case, vehicle_pattern: str | None, vehicle_column: str | None = None
 ) -> DataFrame:
+    """`describe_images`, after a look at what may be wrong with it.
+
+    Raises CaseError for attributes that name an image twice or none of the case, or that lack the column, ConfigError
+    for a pattern that Java does not take.
+    """
+    check_vehicle_column(case, vehicle_column)
+    images = describe_images(paths, case, vehicle_pattern, vehicle_column)
+    if vehicle_pattern is not None:
+        _report_vehicles(paths.select(_vehicle_of(vehicle_pattern).alias("vehicle_id")), vehicle_pattern)
+    if case.attributes is not None:
+        _check_attributes(read_attributes(paths.sparkSession, case.attributes), paths, case.attributes)
+    if vehicle_column is not None:
+        _warn_of_missing(images, f"case.vehicle_column {vehicle_column!r} names")
+    return images
+
+
+def describe_images(
+    paths: DataFrame, case: Case, vehicle_pattern: str | None, vehicle_column: str | None = None
+) -> DataFrame:
     """``image_id, path, vehicle_id`` of `paths` (``image_id, path``) and the columns of the attributes file.
 
     A vehicle is the first group of `vehicle_pattern` (a regular expression that Python and Java take) in the path,
     null where there is none; without a pattern it is what the attributes say in `vehicle_column`, by default in
-    ``vehicle_id``. Raises CaseError for attributes that name an image twice or none of the case, or that lack the
-    column, ConfigError for a pattern that Java does not take.
+    ``vehicle_id``. Checks nothing and starts no job.
     """
-    check_vehicle_column(case, vehicle_column)
-    attributes = read_attributes(paths.sparkSession, case.attributes) if case.attributes else None
-    if vehicle_pattern is not None:
-        # Java names a group differently, and only numbers matter here.
-        found = F.regexp_extract("path", re.sub(r"\(\?P<\w+>", "(", vehicle_pattern), 1)
-        vehicle = F.when(found != "", found)
-    else:
-        vehicle = F.lit(None).cast("string")
+    vehicle = F.lit(None).cast("string") if vehicle_pattern is None else _vehicle_of(vehicle_pattern)
     images = paths.select("image_id", "path", vehicle.alias("vehicle_id"))
-    _report_vehicles(images, vehicle_pattern)
-    if attributes is None:
+    if case.attributes is None:
         return images
-    _check_attributes(attributes, paths, str(case.attributes))
+    attributes = read_attributes(paths.sparkSession, case.attributes)
     # Names that differ by case alone are one to Spark. Whatever is called vehicle_id gives way to the column that was
     # asked for, and to the path where a pattern is set.
     theirs = next((c for c in attributes.columns if c.lower() == "vehicle_id"), None)
@@ -98,14 +108,16 @@ def read_images(
     if told:
         images = images.drop("vehicle_id")
     joined = images.join(attributes.select("path", *told, *(f"`{c}`" for c in others)), on="path", how="left")
-    if vehicle_column is not None:
-        _warn_of_missing(joined, f"case.vehicle_column {vehicle_column!r} names")
     return joined.select("image_id", "path", "vehicle_id", *(f"`{c}`" for c in others)).orderBy("image_id")
 
 
-def _report_vehicles(images: DataFrame, pattern: str | None) -> None:
-    if pattern is None:
-        return
+def _vehicle_of(pattern: str) -> Column:
+    # Java names a group differently, and only numbers matter here.
+    found = F.regexp_extract("path", re.sub(r"\(\?P<\w+>", "(", pattern), 1)
+    return F.when(found != "", found)
+
+
+def _report_vehicles(images: DataFrame, pattern: str) -> None:
     try:
         _warn_of_missing(images, f"case.vehicle_pattern {pattern!r} finds")
     except PySparkException as exc:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -17,7 +17,7 @@ from motorpool.blocks import Batches
 from motorpool.case.arrays import ArrayFile, Split, open_array
 from motorpool.case.files import redact
 from motorpool.case.folder import Case, find_case
-from motorpool.case.images import check_paths, check_vehicle_column, read_images
+from motorpool.case.images import check_paths, check_vehicle_column, describe_images, read_images
 from motorpool.case.tables import read_paths
 from motorpool.errors import CaseError, LakeError
 from motorpool.lake import Lake
@@ -35,8 +35,9 @@ def run_ingest(ctx: Context) -> None:
     """Read the case and write its tables. Does nothing where the lake already holds them.
 
     Everything is checked before the first table changes, and vectors while they are converted, before
-    their transaction commits. Raises CaseError for a case that cannot be used, LakeError when the lake
-    holds another one.
+    their transaction commits. Attributes that have changed since are written anew. Descriptors that the config no
+    longer names stay in the lake. Raises CaseError for a case that cannot be used, LakeError when the lake holds
+    another one: with other paths or files, other vehicles, or without images that this config would keep.
     """
     config = ctx.config.require_case()
     case = find_case(config)
@@ -49,8 +50,10 @@ def run_ingest(ctx: Context) -> None:
                 n_images, fingerprint = check_paths(paths, case.images_paths)
             check_lengths(arrays, n_images, case)
             new = _not_yet_in_lake(ctx, arrays, fingerprint)
+            written = ctx.lake.exists("sources") and _write_attributes(ctx, case, paths)
             if not new:
-                log.info("ingest: the lake already holds these %s images, nothing to do", f"{n_images:,}")
+                if not written:
+                    log.info("ingest: the lake already holds these %s images, nothing to do", f"{n_images:,}")
                 return
             _write(ctx, case, {name: arrays[name] for name in new}, paths, n_images, fingerprint)
         finally:
@@ -84,7 +87,73 @@ def _not_yet_in_lake(ctx: Context, arrays: dict[str, ArrayFile], fingerprint: st
                 f"the lake {ctx.lake} holds {name} as {row['n_rows']:,} x {row['n_columns']}, but {array.name} is "
                 f"{array.shape[0]:,} x {array.shape[1]}: {advice}"
             )
+        if row and (_last(row["file"]), row["dtype"]) != (_last(array.name), str(array.dtype)):
+            raise LakeError(
+                f"the lake {ctx.lake} holds {name} from {row['file']} ({row['dtype']}), but case.descriptors now gives "
+                f"{array.name} ({array.dtype}): name the former file, give the new one another name, or {advice}"
+            )
+    _check_dropped(ctx, arrays, advice)
     return [name for name in arrays if name not in known]
+
+
+def _last(path: str) -> str:
+    """The last part of a path: a case may have moved since."""
+    return path.replace("\\", "/").rsplit("/", 1)[-1]
+
+
+def _check_dropped(ctx: Context, arrays: Collection[str], advice: str) -> None:
+    """LakeError where the lake leaves out images that a first run with this config would keep, or refuse."""
+    for row in ctx.lake.read("bad_rows").select("descriptors").distinct().collect():
+        if ctx.config.require_case().on_bad_rows == "refuse":
+            raise LakeError(
+                f"the lake {ctx.lake} leaves out images with NaN or infinity (see its table bad_rows), and "
+                f"case.on_bad_rows is now refuse: set it to drop, or mend the files and {advice}"
+            )
+        if not set(row["descriptors"]) & set(arrays):
+            raise LakeError(
+                f"the lake {ctx.lake} leaves out images that are bad in {', '.join(row['descriptors'])} only (see its "
+                f"table bad_rows), which the config does not name any more: name it again, or {advice}"
+            )
+
+
+def _write_attributes(ctx: Context, case: Case, paths: DataFrame) -> bool:
+    """Bring ``images`` to what the case tells about them now; False where the table says so already.
+
+    One small job where nothing has changed. LakeError where an image has another vehicle than in the table, since
+    features, scores and outliers may rest on it.
+    """
+    config = ctx.config.require_case()
+    held = ctx.lake.read("images")
+    lost = ctx.lake.read("bad_rows").select("image_id")
+    told = without(describe_images(paths, case, config.vehicle_pattern, config.vehicle_column), lost)
+    others = sorted(set(told.columns) - {"image_id", "path", "vehicle_id"})
+    same_columns = set(told.columns) == set(held.columns)
+    columns = others if same_columns else []
+    (of_case, of_lake) = _summed(told, columns).unionAll(_summed(held, columns)).collect()
+    if same_columns and of_case == of_lake:
+        return False
+    # Before anything else, so that a mistake in the attributes file is called one.
+    images = without(read_images(paths, case, config.vehicle_pattern, config.vehicle_column), lost)
+    if of_case["vehicles"] != of_lake["vehicles"]:
+        raise LakeError(
+            f"the lake {ctx.lake} holds these images with other vehicles than case.vehicle_pattern, "
+            "case.vehicle_column and the attributes file give now: set them as they were, or use another lake.path, or "
+            f"remove {ctx.lake} first"
+        )
+    with timed("ingest: the attributes have changed, writing images"):
+        ctx.lake.overwrite("images", images)
+    return True
+
+
+def _summed(images: DataFrame, columns: Sequence[str]) -> DataFrame:
+    """One row, the same for any partitions: a sum of hashes for the vehicles and one for some other columns."""
+    hashed = {"vehicles": ["vehicle_id"], "attributes": columns}
+    return images.agg(
+        *(
+            F.sum(F.xxhash64("image_id", *(f"`{c}`" for c in some)).cast("decimal(38,0)")).alias(name)
+            for name, some in hashed.items()
+        )
+    )
 
 
 def _write(
@@ -97,7 +166,7 @@ def _write(
     # Images that an earlier descriptor lost are lost to later ones too.
     lost = lake.read_or_empty("bad_rows").select("image_id") if added else None
     with rows_to_drop(ctx.spark, arrays, n_images, config.on_bad_rows, lost) as bad_rows:
-        if bad_rows is not None:
+        if bad_rows is not None and not added:
             lost = bad_rows.select("image_id").distinct()
             log.info("ingest: the table bad_rows lists what is left out")
         total = sum(a.shape[0] * a.shape[1] * 4 for a in arrays.values())
@@ -107,6 +176,9 @@ def _write(
             with timed("ingest: writing images"):
                 lake.overwrite("images", without(images, lost))
                 lake.overwrite("bad_rows", _listed(ctx.spark, bad_rows, paths))
+        elif bad_rows is not None:
+            known = lake.read("bad_rows").select("image_id", F.explode("descriptors").alias("descriptor"))
+            lake.overwrite("bad_rows", _listed(ctx.spark, known.unionByName(bad_rows), paths))
         n_dropped = lost.count() if lost is not None else 0
     rows = [(n, a.name, *a.shape, str(a.dtype), n_dropped, fingerprint) for n, a in arrays.items()]
     sources = ctx.spark.createDataFrame(rows, lake.schema("sources", without=["ingested_at"]))
@@ -121,20 +193,22 @@ def rows_to_drop(
     on_bad_rows: Literal["refuse", "drop"],
     lost: DataFrame | None = None,
 ) -> Iterator[DataFrame | None]:
-    """``image_id, descriptor`` of the bad rows beyond those already `lost`, persisted until the end; None for none.
+    """``image_id, descriptor`` of the bad rows, persisted until the end; None for none.
 
-    Always None where bad rows are refused, which happens while vectors are converted (`refusing_bad_rows`).
+    Always None where bad rows are refused, which happens while vectors are converted (`refusing_bad_rows`). With
+    ``lost``, the images that are left out already, LakeError for bad rows of others.
     """
     if on_bad_rows == "refuse":
         yield None
         return
-    bad_rows = blocks.persist(without(_bad_rows(spark, arrays), lost))
+    bad_rows = blocks.persist(_bad_rows(spark, arrays))
     try:
         with timed("looking for rows with NaN or infinity"):
             n_bad = bad_rows.select("image_id").distinct().count()
-        if n_bad and lost is not None:
+        n_new = without(bad_rows, lost).select("image_id").distinct().count() if n_bad and lost is not None else 0
+        if n_new:
             raise LakeError(
-                f"{n_bad:,} rows of {', '.join(arrays)} hold NaN or infinity, but the lake already has descriptors "
+                f"{n_new:,} rows of {', '.join(arrays)} hold NaN or infinity, but the lake already has descriptors "
                 "with these rows: ingest all descriptors together into a new lake"
             )
         if n_bad == n_images:
