@@ -45,8 +45,8 @@ $(VENV)/.installed: setup.py constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[spark,report,docs,dev]'
 	touch $@
 
-lint: setup ## ruff and mypy
-	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy
+lint: setup ## ruff, mypy, and whether imports point down
+	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && $(VENV)/bin/lint-imports
 
 package: setup ## dist/motorpool.zip for spark-submit --py-files, and a wheel
 	mkdir -p dist && rm -f dist/motorpool.zip

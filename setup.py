@@ -44,6 +44,7 @@ setup(
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"],
         "dev": [
             "hdbscan>=0.8.40",
+            "import-linter>=2.3",
             "impyla>=0.21",
             "ipykernel>=6.29",
             "nbclient>=0.10",

@@ -47,12 +47,12 @@ def _eps(args: argparse.Namespace) -> tuple[float, ...]:
 def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     from pyspark.sql import functions as F
 
-    from motorpool import blocks
-    from motorpool.cluster.dbscan import DbscanGrid, fit_dbscan
+    from motorpool.cluster.density.dbscan import DbscanGrid, fit_dbscan
+    from motorpool.kernels.pairs.sweep import Wanted
     from motorpool.neighbours.search import search
-    from motorpool.neighbours.strips import arrange
-    from motorpool.neighbours.sweep import Wanted
-    from motorpool.session import build_session
+    from motorpool.neighbours.shards import arrange
+    from motorpool.spark import blocks
+    from motorpool.spark.session import build_session
 
     eps = _eps(args)
     if args.only is not None:

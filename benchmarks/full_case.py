@@ -18,9 +18,9 @@ LAKE = DATA / "lake-full"
 
 
 def motorpool(args: argparse.Namespace) -> dict[str, Any]:
-    from motorpool.config import load_config
-    from motorpool.stages.context import Context
-    from motorpool.stages.pipeline import STAGES
+    from motorpool.config.load import load_config
+    from motorpool.pipeline.context import Context
+    from motorpool.pipeline.run import STAGES
 
     case = full_case(args.images)
     with step("session"):

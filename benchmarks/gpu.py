@@ -32,8 +32,8 @@ TESTS = Path(__file__).parents[1] / "tests"
 
 def prepare(args: argparse.Namespace) -> dict[str, Any]:
     from motorpool.case.arrays import open_array
-    from motorpool.session import build_session
-    from motorpool.stages.ingest import read_vectors
+    from motorpool.pipeline.stages.ingest import read_vectors
+    from motorpool.spark.session import build_session
 
     write_components(COMPONENTS, args.images, COLUMNS)
     array = open_array(str(full_case(args.images) / "descriptors" / "efficientnet-b7.pickle"))
@@ -54,21 +54,21 @@ def _eps() -> tuple[float, ...]:
 def _motorpool(args: argparse.Namespace, name: str) -> dict[str, Any]:
     from pyspark.sql import functions as F
 
-    from motorpool import blocks
-    from motorpool.backend.seam import CPU, GPU
-    from motorpool.cluster.assign import by_centroids
-    from motorpool.cluster.dbscan import DbscanGrid, fit_dbscan
-    from motorpool.cluster.kmeans import fit_kmeans
+    from motorpool.backend.protocol import CPU, GPU
+    from motorpool.cluster.centroids.by_centroids import by_centroids
+    from motorpool.cluster.centroids.kmeans import fit_kmeans
+    from motorpool.cluster.density.dbscan import DbscanGrid, fit_dbscan
     from motorpool.cluster.score import score_models
     from motorpool.features.fit import Fitter
     from motorpool.features.spec import FeatureSet, Part, Step
+    from motorpool.kernels.maps.layouts import Layout
+    from motorpool.kernels.pairs.sweep import Wanted
+    from motorpool.maps.first_pass import first_pass
+    from motorpool.maps.placing import Axes, lay_out_all
     from motorpool.neighbours.search import search
-    from motorpool.neighbours.strips import arrange
-    from motorpool.neighbours.sweep import Wanted
-    from motorpool.projection.layouts import Layout
-    from motorpool.projection.look import look
-    from motorpool.projection.maps import Axes, lay_out_all
-    from motorpool.session import build_session
+    from motorpool.neighbours.shards import arrange
+    from motorpool.spark import blocks
+    from motorpool.spark.session import build_session
 
     backend, eps = {"cpu": CPU, "gpu": GPU}[name], _eps()
     grid = DbscanGrid(eps, MIN_SAMPLES)
@@ -93,7 +93,7 @@ def _motorpool(args: argparse.Namespace, name: str) -> dict[str, Any]:
     with step("dbscan"):
         counted = search(arranged, Wanted(eps, max(MIN_SAMPLES)), backend=backend)
         labelled = fit_dbscan(arranged, counted, eps, grid, backend=backend)
-    seen = look(block_df, args.sample, 100, 0)
+    seen = first_pass(block_df, args.sample, 100, 0)
     with step("umap"):
         lay_out_all(spark, seen.sample, Axes.of(seen.stats, 2), [Layout("umap", 2, 15, 30.0, 0)], backend)
     spark.stop()

@@ -28,9 +28,9 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def motorpool(args: argparse.Namespace) -> dict[str, Any]:
-    from motorpool.config import parse_config
-    from motorpool.stages.context import Context
-    from motorpool.stages.pipeline import STAGES
+    from motorpool.config.load import parse_config
+    from motorpool.pipeline.context import Context
+    from motorpool.pipeline.run import STAGES
 
     images = args.images[0]
     config = parse_config(

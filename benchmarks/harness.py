@@ -192,7 +192,7 @@ def full_case(images: int, seed: int = 1) -> Path:
     """A sample case without photos under DATA, made once."""
     folder = DATA / f"case-{images}-{seed}"
     if not folder.exists():
-        from motorpool.case.sample import make_sample_case
+        from motorpool_sample import make_sample_case
 
         folder.parent.mkdir(parents=True, exist_ok=True)
         make_sample_case(folder, images, seed, with_images=False)
@@ -201,9 +201,9 @@ def full_case(images: int, seed: int = 1) -> Path:
 
 def write_light_case(folder: Path, images: int, widths: Mapping[str, int]) -> None:
     """The sample case with some of its descriptors alone, given with their widths, streamed; a new folder."""
-    from motorpool.case.pickle_writer import write_pickle_header, write_pickle_trailer
-    from motorpool.case.sample.descriptors import DescriptorSource
-    from motorpool.case.sample.truth import draw_truth
+    from motorpool_sample.descriptors import DescriptorSource
+    from motorpool_sample.pickle_writer import write_pickle_header, write_pickle_trailer
+    from motorpool_sample.truth import draw_truth
 
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "descriptors").mkdir(parents=True)
@@ -237,8 +237,8 @@ def write_components(folder: Path, images: int, columns: int) -> None:
     from motorpool.case.arrays import open_array
     from motorpool.features.fit import Fitter
     from motorpool.features.spec import FeatureSet, Part, Step
-    from motorpool.session import build_session
-    from motorpool.stages.ingest import read_vectors
+    from motorpool.pipeline.stages.ingest import read_vectors
+    from motorpool.spark.session import build_session
 
     spark = build_session(delta=False)
     array = open_array(str(full_case(images) / "descriptors" / "vdc_type.pickle"))

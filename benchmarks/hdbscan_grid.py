@@ -48,13 +48,13 @@ def _keep(name: str, labels: list[np.ndarray]) -> None:
 def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     from pyspark.sql import functions as F
 
-    from motorpool import blocks
-    from motorpool.cluster.hdbscan import HdbscanGrid, fit_hdbscan
+    from motorpool.cluster.density.hdbscan import HdbscanGrid, fit_hdbscan
+    from motorpool.kernels.pairs.sweep import Wanted
     from motorpool.neighbours.search import search
-    from motorpool.neighbours.strips import arrange
-    from motorpool.neighbours.sweep import Wanted
-    from motorpool.session import build_session
-    from motorpool.stages.fitting import LISTED
+    from motorpool.neighbours.shards import arrange
+    from motorpool.pipeline.fitting import LISTED
+    from motorpool.spark import blocks
+    from motorpool.spark.session import build_session
 
     def tell(text: str) -> None:
         print(f"      {text}", flush=True)

@@ -107,7 +107,7 @@ def watched() -> Iterator[Peaks]:
 
 def random_case(rows: int, order: str) -> Path:
     """A case of one pickle; random values are the same stream of bytes in either order."""
-    from motorpool.case.pickle_writer import write_pickle_header, write_pickle_trailer
+    from motorpool_sample.pickle_writer import write_pickle_header, write_pickle_trailer
 
     folder = CASES / f"{order}-{rows}"
     (folder / "descriptors").mkdir(parents=True)
@@ -124,9 +124,9 @@ def random_case(rows: int, order: str) -> Path:
 
 
 def ingest(args: argparse.Namespace) -> dict[str, Any]:
-    from motorpool.config import parse_config
-    from motorpool.stages.context import Context
-    from motorpool.stages.ingest import run_ingest
+    from motorpool.config.load import parse_config
+    from motorpool.pipeline.context import Context
+    from motorpool.pipeline.stages.ingest import run_ingest
 
     case = Path(args.case)
     config = parse_config(

@@ -43,11 +43,11 @@ def _inertias(centroids: list[np.ndarray]) -> list[float]:
 def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     from pyspark.sql import functions as F
 
-    from motorpool import blocks
-    from motorpool.cluster.assign import by_centroids
-    from motorpool.cluster.kmeans import fit_kmeans
+    from motorpool.cluster.centroids.by_centroids import by_centroids
+    from motorpool.cluster.centroids.kmeans import fit_kmeans
     from motorpool.cluster.score import score_models
-    from motorpool.session import build_session
+    from motorpool.spark import blocks
+    from motorpool.spark.session import build_session
 
     with step("session"):
         spark = build_session(delta=False)
@@ -95,7 +95,7 @@ def mllib(args: argparse.Namespace) -> dict[str, Any]:
     from pyspark.ml.evaluation import ClusteringEvaluator
     from pyspark.ml.functions import array_to_vector
 
-    from motorpool.session import build_session
+    from motorpool.spark.session import build_session
 
     with step("session"):
         spark = build_session({"spark.driver.memory": "10g"}, delta=False)

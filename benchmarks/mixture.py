@@ -79,9 +79,9 @@ def _reached(weights: np.ndarray, means: np.ndarray, covariances: np.ndarray, it
 
 
 def motorpool(args: argparse.Namespace) -> dict[str, Any]:
-    from motorpool import blocks
-    from motorpool.cluster.mixture import Start, fit_mixtures
-    from motorpool.session import build_session
+    from motorpool.cluster.mixtures.mixture import Start, fit_mixtures
+    from motorpool.spark import blocks
+    from motorpool.spark.session import build_session
 
     with step("session"):
         spark = build_session(delta=False)
@@ -116,7 +116,7 @@ def mllib(args: argparse.Namespace) -> dict[str, Any]:
     from pyspark.ml.clustering import GaussianMixture
     from pyspark.ml.functions import array_to_vector
 
-    from motorpool.session import build_session
+    from motorpool.spark.session import build_session
 
     with step("session"):
         spark = build_session({"spark.driver.memory": "10g"}, delta=False)

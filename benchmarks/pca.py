@@ -27,8 +27,8 @@ def _source(args: argparse.Namespace) -> str:
 def prepare(args: argparse.Namespace) -> dict[str, Any]:
     """Parquet files of the first rows of a descriptor, as ingest would write them."""
     from motorpool.case.arrays import open_array
-    from motorpool.session import build_session
-    from motorpool.stages.ingest import read_vectors
+    from motorpool.pipeline.stages.ingest import read_vectors
+    from motorpool.spark.session import build_session
 
     spark = build_session(delta=False)
     array = open_array(str(full_case(args.images) / "descriptors" / f"{args.descriptor}.pickle"))
@@ -42,7 +42,7 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
 
     from motorpool.features.fit import Fitter
     from motorpool.features.spec import FeatureSet, Part, Step
-    from motorpool.session import build_session
+    from motorpool.spark.session import build_session
 
     with step("session"):
         spark = build_session(delta=False)
@@ -82,7 +82,7 @@ def mllib(args: argparse.Namespace) -> dict[str, Any]:
     from pyspark.ml.feature import PCA
     from pyspark.ml.functions import array_to_vector, vector_to_array
 
-    from motorpool.session import build_session
+    from motorpool.spark.session import build_session
 
     with step("session"):
         spark = build_session({"spark.driver.memory": "10g"}, delta=False)

@@ -44,9 +44,9 @@ def _trust(places: np.ndarray, seed: int) -> dict[str, Any]:
 def _motorpool(args: argparse.Namespace, method: str) -> dict[str, Any]:
     from pyspark.sql import functions as F
 
-    from motorpool.config import parse_config
-    from motorpool.stages.context import Context
-    from motorpool.stages.project import run_project
+    from motorpool.config.load import parse_config
+    from motorpool.pipeline.context import Context
+    from motorpool.pipeline.stages.project import run_project
 
     config = parse_config(
         {

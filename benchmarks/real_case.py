@@ -32,10 +32,11 @@ GRIDS: list[dict[str, Any]] = [
 def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     from sklearn.metrics import adjusted_rand_score, average_precision_score
 
-    from motorpool.config import CONSENSUS, VEHICLE_METHODS, OutlierMethod, parse_config
+    from motorpool.config.load import parse_config
+    from motorpool.config.run import CONSENSUS, VEHICLE_METHODS, OutlierMethod
     from motorpool.outliers.consensus import consensus
-    from motorpool.stages.context import Context
-    from motorpool.stages.pipeline import run_pipeline
+    from motorpool.pipeline.context import Context
+    from motorpool.pipeline.run import run_pipeline
 
     plain = {"features": [f"{d}-pca100" for d in NAMES]}
     steps: list[list[Any]] = [[{"pca": 100}], [{"pca": 100}, "standard"]]

@@ -39,9 +39,9 @@ class _Parts(logging.Handler):
 
 
 def motorpool(args: argparse.Namespace) -> dict[str, Any]:
-    from motorpool.config import load_config
-    from motorpool.stages.context import Context
-    from motorpool.stages.pipeline import STAGES
+    from motorpool.config.load import load_config
+    from motorpool.pipeline.context import Context
+    from motorpool.pipeline.run import STAGES
 
     parts = _Parts()
     logger = logging.getLogger("motorpool")

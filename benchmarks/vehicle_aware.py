@@ -47,12 +47,12 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
     from pyspark.sql import functions as F
     from sklearn.metrics import adjusted_rand_score
 
-    from motorpool.config import parse_config
-    from motorpool.features.holdout import seen
-    from motorpool.stages.cluster import run_cluster
-    from motorpool.stages.context import Context
-    from motorpool.stages.features import run_features
-    from motorpool.stages.ingest import run_ingest
+    from motorpool.config.load import parse_config
+    from motorpool.features.holdout import fitted_on
+    from motorpool.pipeline.context import Context
+    from motorpool.pipeline.stages.cluster import run_cluster
+    from motorpool.pipeline.stages.features import run_features
+    from motorpool.pipeline.stages.ingest import run_ingest
 
     features = [
         {"name": _name(d, chain), "descriptor": d, "steps": [{"pca": columns}, *steps]}
@@ -70,7 +70,7 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
 
     ctx = started([2])
     run_ingest(ctx)
-    was_seen = seen(F.col("vehicle_id"), ctx.config.vehicles.fit_share).alias("was_seen")
+    was_seen = fitted_on(F.col("vehicle_id"), ctx.config.vehicles.fit_share).alias("was_seen")
     images = ctx.lake.read("images").select("image_id", "vehicle_id", was_seen, *truths).toPandas()
     asked = {truth: int(images[truth].nunique()) for truth in truths}
     unseen = images[~images["was_seen"]].set_index("image_id")
@@ -94,9 +94,9 @@ def study(args: argparse.Namespace) -> dict[str, Any]:
 
 def cost(args: argparse.Namespace) -> dict[str, Any]:
     """Fit and write one chain on the widest descriptor of a lake that `ingest` has made."""
-    from motorpool.config import parse_config
-    from motorpool.stages.context import Context
-    from motorpool.stages.features import run_features
+    from motorpool.config.load import parse_config
+    from motorpool.pipeline.context import Context
+    from motorpool.pipeline.stages.features import run_features
 
     steps = [{"pca": COMPONENTS["efficientnet-b7"]}, *CHAINS[args.chain]]
     features = [{"name": _name("efficientnet-b7", args.chain), "descriptor": "efficientnet-b7", "steps": steps}]
@@ -107,9 +107,9 @@ def cost(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def ingest(args: argparse.Namespace) -> dict[str, Any]:
-    from motorpool.config import parse_config
-    from motorpool.stages.context import Context
-    from motorpool.stages.ingest import run_ingest
+    from motorpool.config.load import parse_config
+    from motorpool.pipeline.context import Context
+    from motorpool.pipeline.stages.ingest import run_ingest
 
     case = full_case(args.full_images)
     parts = {

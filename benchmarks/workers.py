@@ -35,12 +35,12 @@ FITS: dict[str, dict[str, Any]] = {
 def study(args: argparse.Namespace) -> dict[str, Any]:
     import pyspark
 
-    from motorpool.config import parse_config
-    from motorpool.stages.cluster import run_cluster
-    from motorpool.stages.context import Context
-    from motorpool.stages.features import run_features
-    from motorpool.stages.ingest import run_ingest
-    from motorpool.stages.outliers import run_outliers
+    from motorpool.config.load import parse_config
+    from motorpool.pipeline.context import Context
+    from motorpool.pipeline.stages.cluster import run_cluster
+    from motorpool.pipeline.stages.features import run_features
+    from motorpool.pipeline.stages.ingest import run_ingest
+    from motorpool.pipeline.stages.outliers import run_outliers
 
     # Executors are started by Spark's own scripts, which a wheel of pyspark has but does not announce.
     os.environ.setdefault("SPARK_HOME", str(Path(pyspark.__file__).parent))

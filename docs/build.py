@@ -44,7 +44,7 @@ def prose(text: str) -> str:
 
 def config() -> str:
     """Every section of a config as a table: key, type, default, meaning."""
-    from motorpool.config import Config
+    from motorpool.config.run import Config
 
     parts = [_section("The top level", Config)]
     for name, field in Config.model_fields.items():
@@ -148,7 +148,7 @@ def columns_of(ddl: str) -> list[tuple[str, str]]:
 
 def tables() -> str:
     """Every table: what a row is, who writes it, and its columns."""
-    from motorpool.schemas import TABLES
+    from motorpool.lake.schemas import TABLES
 
     parts = []
     for item in TABLES.values():
@@ -160,7 +160,7 @@ def tables() -> str:
 
 def views() -> str:
     """Every view: what a row is, and its columns."""
-    from motorpool.schemas import VIEW_COMMENTS, VIEW_ROWS, VIEWS
+    from motorpool.lake.schemas import VIEW_COMMENTS, VIEW_ROWS, VIEWS
 
     return "\n\n".join(
         f"### {name}\n\n{prose(VIEW_ROWS[name])}\n\n"

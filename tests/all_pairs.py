@@ -9,27 +9,27 @@ import numpy as np
 import pyarrow as pa
 from sklearn.cluster import DBSCAN
 
-from motorpool import blocks
-from motorpool.backend.seam import CPU, Backend
-from motorpool.cluster import cell_tasks, dbscan
-from motorpool.cluster.components import LINK_DTYPE, PART_DTYPE, number, parts_of
-from motorpool.cluster.dbscan import DbscanGrid
-from motorpool.cluster.engines import LocalEngine
-from motorpool.cluster.halo import VoronoiCells
-from motorpool.neighbours.geometry import Metric, Rows, prepare, to_gap
-from motorpool.neighbours.search import COUNTS, WHERE, strip_bit
-from motorpool.neighbours.strips import Strip
-from motorpool.neighbours.sweep import Side, Wanted
+from motorpool.backend.protocol import CPU, Backend
+from motorpool.cluster.density import cell_tasks, dbscan
+from motorpool.cluster.density.dbscan import DbscanGrid
+from motorpool.kernels.cells.engines import LocalEngine
+from motorpool.kernels.cells.halo import VoronoiCells
+from motorpool.kernels.pairs.geometry import Metric, Rows, prepare, to_gap
+from motorpool.kernels.pairs.sweep import Side, Wanted
+from motorpool.kernels.trees.components import LINK_DTYPE, PART_DTYPE, number, parts_of
+from motorpool.neighbours.search import COUNTS, WHERE, shard_bit
+from motorpool.neighbours.shards import Shard
+from motorpool.spark import blocks
 
 
-def two_strips(x: np.ndarray, metric: Metric, **how: object) -> list[Rows]:
+def two_shards(x: np.ndarray, metric: Metric, **how: object) -> list[Rows]:
     """The first third of the rows, and the others."""
     cut = max(1, len(x) // 3)
     return [prepare(ids, x[ids], metric, **how) for ids in np.split(np.arange(len(x)), [cut])]  # type: ignore[arg-type]
 
 
-def searched(parts: list[Rows], wanted: Wanted, metric: Metric, backend: Backend = CPU) -> list[Strip]:
-    """What `search` finds in two strips."""
+def searched(parts: list[Rows], wanted: Wanted, metric: Metric, backend: Backend = CPU) -> list[Shard]:
+    """What `search` finds in two shards."""
     levels, cosine = to_gap(np.array(wanted.radii), metric), metric == "cosine"
     sides = [Side.fresh(rows, levels, wanted) for rows in parts]
     for side in sides:
@@ -37,41 +37,41 @@ def searched(parts: list[Rows], wanted: Wanted, metric: Metric, backend: Backend
     within = [side.counts.copy() for side in sides]
     sides = [Side.of(s.rows, levels, wanted, s.counts, s.gaps, s.ids) for s in sides]
     backend.sweep(sides[0], sides[1], levels, wanted, cosine)
-    strips = []
+    shards = []
     for index, (side, own) in enumerate(zip(sides, within, strict=True)):
-        there = np.where(own > 1, strip_bit(index), np.uint64(0))
-        there |= np.where(side.counts > own, strip_bit(1 - index), np.uint64(0))
-        strips.append(Strip(index, side.rows, {COUNTS: side.counts, WHERE: there, "gaps": side.gaps, "ids": side.ids}))
-    return strips
+        there = np.where(own > 1, shard_bit(index), np.uint64(0))
+        there |= np.where(side.counts > own, shard_bit(1 - index), np.uint64(0))
+        shards.append(Shard(index, side.rows, {COUNTS: side.counts, WHERE: there, "gaps": side.gaps, "ids": side.ids}))
+    return shards
 
 
 def by_pairs(
     x: np.ndarray, grid: DbscanGrid, metric: Metric = "euclidean", backend: Backend = CPU, **how: object
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels int32[n, models] and distances float32[n, models] of `fit_dbscan`'s tasks over two strips."""
+    """Labels int32[n, models] and distances float32[n, models] of `fit_dbscan`'s tasks over two shards."""
     levels, cosine, least = to_gap(np.array(grid.eps), metric), metric == "cosine", np.array(grid.min_samples)
-    strips = searched(two_strips(x, metric, **how), Wanted(grid.eps, max(grid.min_samples)), metric, backend)
+    shards = searched(two_shards(x, metric, **how), Wanted(grid.eps, max(grid.min_samples)), metric, backend)
     columns = list(range(len(grid.eps)))
-    found: list[dict[str, list[np.ndarray]]] = [{"roots": [], "border": []} for _ in strips]
+    found: list[dict[str, list[np.ndarray]]] = [{"roots": [], "border": []} for _ in shards]
     parts, near = [], []
-    for strip in strips:
-        forest = dbscan._Forest.start([strip], [None], columns, least, levels)
+    for shard in shards:
+        forest = dbscan._Forest.start([shard], [None], columns, least, levels)
         forest.sweep(cosine, same=True, backend=backend)
         roots = forest.roots()
         near.append(forest.near_gap)
-        parts.append(parts_of(strip.index, strip.rows.ids, roots))
-        found[strip.index]["roots"].append(np.ascontiguousarray(roots.T))
-        found[strip.index]["border"] += [border for _, _, border in forest.borders([strip], roots)]
+        parts.append(parts_of(shard.index, shard.rows.ids, roots))
+        found[shard.index]["roots"].append(np.ascontiguousarray(roots.T))
+        found[shard.index]["border"] += [border for _, _, border in forest.borders([shard], roots)]
     known = [np.ascontiguousarray(f["roots"][0].T) for f in found]
-    forest = dbscan._Forest.start(strips, list(known), columns, least, levels)
+    forest = dbscan._Forest.start(shards, list(known), columns, least, levels)
     np.concatenate(near, out=forest.near_gap)
     forest.sweep(cosine, same=False, backend=backend)
-    links = dbscan._links(forest, *strips, known).view(LINK_DTYPE)
-    for index, _, border in forest.borders(strips, np.concatenate(known)):
+    links = dbscan._links(forest, *shards, known).view(LINK_DTYPE)
+    for index, _, border in forest.borders(shards, np.concatenate(known)):
         found[index]["border"].append(border)
     label = dbscan._labeller(number(np.concatenate(parts), links), metric)
     return _tables(
-        (batch for strip, state in zip(strips, found, strict=True) for batch in label(strip, state)), grid.n_models
+        (batch for shard, state in zip(shards, found, strict=True) for batch in label(shard, state)), grid.n_models
     )
 
 
@@ -106,7 +106,7 @@ def by_cells(
 def _each_cell(
     batches: Iterable[pa.RecordBatch], work: Callable[[blocks.Batches], blocks.Batches]
 ) -> list[pa.RecordBatch]:
-    """`strips.place`: one partition for each cell."""
+    """`shards.place`: one partition for each cell."""
     held: dict[int, list[pa.RecordBatch]] = {}
     for batch in batches:
         held.setdefault(batch.column("cell")[0].as_py(), []).append(batch)

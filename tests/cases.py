@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from pyspark.sql import SparkSession
 
-from motorpool.config import parse_config
+from motorpool.config.load import parse_config
 from motorpool.lake import Lake
-from motorpool.schemas import TABLES
-from motorpool.stages.context import Context
+from motorpool.lake.schemas import TABLES
+from motorpool.pipeline.context import Context
 
 #: The published descriptors' names, a few columns wide.
 WIDTHS = {"efficientnet-b7": 12, "osnet": 8, "vdc_color": 5, "vdc_type": 6}

@@ -22,14 +22,14 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 
-from motorpool import blocks
 from motorpool.backend.needs import missing
-from motorpool.blocks import to_list_array
 from motorpool.case.arrays import open_array
-from motorpool.session import DELTA_PACKAGE, build_session
+from motorpool.spark import blocks
+from motorpool.spark.blocks import to_list_array
+from motorpool.spark.session import DELTA_PACKAGE, build_session
 
 if TYPE_CHECKING:
-    from motorpool.stages.context import Context
+    from motorpool.pipeline.context import Context
 
 #: Two feature sets, density-based models, a model that must fail (300 clusters of 240 images), and every further stage.
 SAMPLE_STUDY: dict[str, Any] = {
@@ -202,8 +202,8 @@ def sample_run(spark: SparkSession, made_once: Callable[[str, Callable[[Path], o
     """
     # All stages and what they import: most test files need none of it.
     from cases import run_of
-    from motorpool.case.sample import make_sample_case
-    from motorpool.stages.pipeline import run_pipeline
+    from motorpool.pipeline.run import run_pipeline
+    from motorpool_sample import make_sample_case
 
     def run(folder: Path) -> Context:
         return run_of(spark, folder / "case", folder / "lake", **SAMPLE_STUDY)
@@ -217,8 +217,9 @@ def sample_run(spark: SparkSession, made_once: Callable[[str, Callable[[Path], o
 
 #: The files that take longest, which start first, so that no worker is left alone with one of them at the end.
 LONGEST = (
-    "cluster", "submit", "pipeline", "interpret", "study", "serve", "assign", "outliers_vehicles", "lake", "notebooks",
-    "vehicle_features", "explained", "consensus", "ingest", "report", "projection", "backend", "vehicles",
+    "standalone_cluster", "submit", "pipeline", "interpret", "study", "serve", "assign", "outliers_of_vehicles", "lake",
+    "notebooks", "vehicle_features", "explained", "consensus", "ingest", "report", "maps", "backend",
+    "vehicle_agreement",
 )  # fmt: skip
 
 
@@ -228,7 +229,7 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
     first = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
     if first and not _delta_is_here():
-        start = "from motorpool.session import build_session; build_session().stop()"
+        start = "from motorpool.spark.session import build_session; build_session().stop()"
         subprocess.run([sys.executable, "-c", start], check=True, timeout=600)
 
 

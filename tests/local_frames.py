@@ -220,7 +220,7 @@ def _in_a_task(number: int, sent: bytes, part: pa.Table, kinds: pa.Schema) -> pa
 
 
 def place(df: LocalFrame, key: str, n: int) -> LocalFrame:
-    """In the place of `strips.place`: exactly one value of ``key`` (0..n-1) in each of n partitions."""
+    """In the place of `shards.place`: exactly one value of ``key`` (0..n-1) in each of n partitions."""
     whole = df.toArrow()
     values = whole.column(key).to_numpy()
     return LocalFrame([whole.take(np.flatnonzero(values == i)) for i in range(n)], df.sparkSession)

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 from pyspark.sql import SparkSession
 
-from motorpool.cluster.linkage import cut, linkage
-from motorpool.config import LakeConfig
+from motorpool.config.run import LakeConfig
+from motorpool.kernels.trees.linkage import cut, linkage
 from motorpool.lake import Lake
-from motorpool.schemas import TABLES
+from motorpool.lake.schemas import TABLES
 
 #: What a hostile case would put into names.
 EVIL = "<script>window.hacked=1</script>"

@@ -32,16 +32,17 @@ except ModuleNotFoundError as exc:
     sys.exit("motorpool: Spark is not installed here: pip install 'motorpool[spark]', or run on a cluster that has it")
 
 from motorpool import __version__
-from motorpool.config import CaseConfig, Config, LakeConfig, ReportConfig, load_config
+from motorpool.config.load import load_config
+from motorpool.config.run import CaseConfig, Config, LakeConfig, ReportConfig
 from motorpool.errors import ConfigError, LakeError, MotorpoolError
 from motorpool.lake import Lake
+from motorpool.pipeline.assign import run_assign
+from motorpool.pipeline.context import Context
+from motorpool.pipeline.export import run_export
+from motorpool.pipeline.run import STAGES, check_config, run_pipeline
+from motorpool.pipeline.stages.report import check_report, images_root_of, write_report
 from motorpool.progress import SparkProgress
-from motorpool.session import build_session
-from motorpool.stages.assign import run_assign
-from motorpool.stages.context import Context
-from motorpool.stages.export import run_export
-from motorpool.stages.pipeline import STAGES, check_config, run_pipeline
-from motorpool.stages.report import check_report, images_root_of, write_report
+from motorpool.spark.session import build_session
 from motorpool.texts import expand_home
 
 _ERR = Console(stderr=True)
@@ -140,7 +141,7 @@ for _name, _stage in STAGES.items():
 @click.option("--no-images", is_flag=True, help="Descriptors and tables only, no photos.")
 def sample(out: Path, images: int, seed: int, no_images: bool) -> None:
     """Make a sample case in OUT, in the form of the real one."""
-    from motorpool.case.sample import make_sample_case
+    from motorpool_sample import make_sample_case
 
     columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=_ERR, transient=True) as bar:

@@ -20,12 +20,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from motorpool.case import files
-from motorpool.config import LakeConfig, load_config
+from motorpool.config.load import load_config
+from motorpool.config.run import LakeConfig
 from motorpool.errors import ConfigError, LakeError, MotorpoolError
-from motorpool.interpret.images import Images, open_images
-from motorpool.interpret.montage import jpeg, tile
 from motorpool.lake import Lake
-from motorpool.session import build_session
+from motorpool.photos.montage import jpeg, tile
+from motorpool.photos.source import Images, open_images
+from motorpool.spark.session import build_session
 from motorpool.texts import expand_home
 
 if TYPE_CHECKING:

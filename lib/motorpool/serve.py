@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from motorpool.config import LakeConfig
+from motorpool.config.run import LakeConfig
 from motorpool.errors import ConfigError, MotorpoolError
 from motorpool.lake import Lake
-from motorpool.schemas import TABLES
+from motorpool.lake.schemas import TABLES
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 
 from motorpool.backend.device import OnDevice, pieces
-from motorpool.cluster.assign import Nearest
-from motorpool.cluster.lloyd import ROUNDING, SPARE, Lloyd, LloydSums, farthest, worst
+from motorpool.kernels.centroids.lloyd import ROUNDING, SPARE, Lloyd, LloydSums, farthest, worst
+from motorpool.kernels.centroids.nearest import NearestCentroids
 
 
 class ArrayLloyd(OnDevice, Lloyd):
@@ -56,8 +56,8 @@ class ArrayLloyd(OnDevice, Lloyd):
             state.far[run] = farthest([*state.far[run], *new])
 
 
-class ArrayNearest(OnDevice, Nearest):
-    """`Nearest` on the device, in float64. Device memory: 16 bytes for each row of a piece and centroid."""
+class ArrayNearest(OnDevice, NearestCentroids):
+    """`NearestCentroids` on the device, in float64. Device memory: 16 bytes for each row of a piece and centroid."""
 
     def __init__(self, module: str, models: Sequence[np.ndarray]) -> None:
         super().__init__(models)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from motorpool.backend.device import Device, rows_within
-from motorpool.neighbours.geometry import FLOOR, Metric, Rows, prepare, unit_of
+from motorpool.kernels.pairs.geometry import FLOOR, Metric, Rows, prepare, unit_of
 
 #: Rows and columns of a tile at most: 4 million pairs keep a GPU busy.
 TILE = 2048

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from motorpool.backend.device import open_device
-from motorpool.projection.layouts import UMAP_SIZE, Layout, clear_start, prepare
+from motorpool.kernels.maps.layouts import UMAP_SIZE, Layout, clear_start, prepare
 
 
 def can_lay_out(layout: Layout) -> bool:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from motorpool import metric_loops
 from motorpool.backend.device import Device, OnDevice, pieces
-from motorpool.metrics import ClusterSpread, ClusterSums
+from motorpool.kernels import score_loops
+from motorpool.kernels.scores import ClusterSpread, ClusterSums
 
 
 class ArrayClusterSums(OnDevice, ClusterSums):
@@ -88,7 +88,7 @@ class ArrayClusterSpread(OnDevice, ClusterSpread):
         row, column = (device.take(a) for a in xp.nonzero(xp.stack(near, axis=1)))
         offered = device.take(xp.stack(owns, axis=1))[row, column]
         at = self.edges[column] + labels[row, column]
-        metric_loops.offer_rows(ids[row], at, offered, self.kept_squared, self.kept_ids)
+        score_loops.offer_rows(ids[row], at, offered, self.kept_squared, self.kept_ids)
 
 
 def _member(device: Device, labels: np.ndarray, edges: np.ndarray) -> Any:

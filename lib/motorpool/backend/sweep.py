@@ -1,4 +1,4 @@
-"""`neighbours.sweep` in an array module: counts and nearest rows of two strips, exact.
+"""`neighbours.sweep` in an array module: counts and nearest rows of two shards, exact.
 
 Every pair's bounds are compared with all radii at once; a GPU does that faster than it could leave pairs out. Pairs
 that a bound leaves open, and those that may be among the nearest, are decided on the host.
@@ -12,10 +12,10 @@ import numpy as np
 
 from motorpool.backend.device import Device, open_device
 from motorpool.backend.gaps import EQUAL, Operand, Tile, tiles
-from motorpool.neighbours import kernels
-from motorpool.neighbours.geometry import FLOOR, Rows, exact_gaps
-from motorpool.neighbours.sweep import Side, Wanted
-from motorpool.neighbours.tiles import Multiply
+from motorpool.kernels.pairs import loops
+from motorpool.kernels.pairs.geometry import FLOOR, Rows, exact_gaps
+from motorpool.kernels.pairs.sweep import Side, Wanted
+from motorpool.kernels.pairs.tiles import Multiply
 
 _FLOOR32 = np.float32(FLOOR)
 
@@ -41,7 +41,7 @@ def _one_way(device: Device, a: Side, b: Side, levels: np.ndarray, wanted: Wante
         if wanted.k:
             candidates = _candidates(tile, itself, a.near_reach[own], wanted.k)
             i, j = tile.pairs(candidates)
-            kernels.nearest_pairs(
+            loops.nearest_pairs(
                 looking[i], j, a.rows.raw, b.rows.raw, a.rows.scale, cosine, b.rows.ids, a.gaps, a.ids, a.near_reach
             )
     before = a.counts[looking].astype(np.int64)

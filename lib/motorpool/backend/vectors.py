@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from motorpool.backend.device import Device, OnDevice, open_device, pieces
-from motorpool.features.moments import Gram, Moments, faded, gram
+from motorpool.kernels.moments import Gram, Moments, faded, gram
 
 
 def _gram(device: Device, x: Any) -> Any:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from motorpool.case import files
-from motorpool.config import CaseConfig
+from motorpool.config.run import CaseConfig
 from motorpool.errors import CaseError
 from motorpool.features.spec import NAME_PATTERN
 

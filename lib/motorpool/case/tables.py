@@ -11,9 +11,9 @@ import pyarrow.csv as pa_csv
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from motorpool.blocks import Batches
 from motorpool.case import files
 from motorpool.errors import CaseError
+from motorpool.spark.blocks import Batches
 from motorpool.texts import encoding_of
 
 #: Column names that Delta takes as they are, in every engine.

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from motorpool import blocks
-from motorpool.blocks import Batches
+from motorpool.spark import blocks
+from motorpool.spark.blocks import Batches
 
 #: A block with what is known of its rows in every model: int32[n, models], then float32[n, models].
 LABELLED_SCHEMA = f"{blocks.BLOCK_SCHEMA}, labels BINARY, distances BINARY, strengths BINARY, outliers BINARY"

@@ -10,11 +10,11 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from motorpool import blocks
-from motorpool.backend.seam import CPU, Backend
-from motorpool.blocks import S
+from motorpool.backend.protocol import CPU, Backend
 from motorpool.cluster.labelled import Labelled
-from motorpool.metrics import ClusterSpread, ClusterSums, PairCounts, Scores
+from motorpool.kernels.scores import ClusterSpread, ClusterSums, PairCounts, Scores
+from motorpool.spark import blocks
+from motorpool.spark.blocks import S
 
 #: Distances of a block to this many cluster means are held at a time (32 MiB): more models, more groups.
 _MEANS = 1024

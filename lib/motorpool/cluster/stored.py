@@ -10,15 +10,15 @@ from typing import cast
 import numpy as np
 from pyspark.sql import DataFrame
 
-from motorpool.cluster.agglomerative import by_micro_clusters
-from motorpool.cluster.assign import by_centroids
-from motorpool.cluster.bisecting import by_tree
-from motorpool.cluster.bisecting_tree import BisectingTree
-from motorpool.cluster.gaussians import CovarianceType
+from motorpool.cluster.centroids.bisecting import by_tree
+from motorpool.cluster.centroids.by_centroids import by_centroids
+from motorpool.cluster.hierarchy.agglomerative import by_micro_clusters
+from motorpool.cluster.hierarchy.micro_clusters import MicroClusters
 from motorpool.cluster.labelled import Labelled
-from motorpool.cluster.micro import MicroClusters
-from motorpool.cluster.mixture import Mixture
-from motorpool.cluster.mixture_labels import by_mixtures
+from motorpool.cluster.mixtures.labels import by_mixtures
+from motorpool.cluster.mixtures.mixture import Mixture
+from motorpool.kernels.centroids.gaussians import CovarianceType
+from motorpool.kernels.trees.bisecting_tree import BisectingTree
 
 #: The arrays that label new rows, of every algorithm that can. Those of density need the study's rows as well.
 ARRAYS: Mapping[str, tuple[str, ...]] = {

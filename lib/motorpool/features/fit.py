@@ -12,18 +12,18 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from motorpool import blocks
-from motorpool.backend.seam import CPU, Backend
-from motorpool.blocks import Batches
+from motorpool.backend.protocol import CPU, Backend
 from motorpool.errors import CaseError
-from motorpool.features.holdout import seen
-from motorpool.features.moments import Moments, Stats
+from motorpool.features.holdout import fitted_on
 from motorpool.features.program import FittedPart, Op, Program, apply_ops
-from motorpool.features.scatter import Scatter
 from motorpool.features.spec import VEHICLE_PROJECTIONS, FeatureSet, Step
 from motorpool.features.steps import Spectrum, fit_step, needs
-from motorpool.features.vehicles import Vehicles, apply_group, scatter
-from motorpool.sampling import RowSample
+from motorpool.features.vehicle_steps import Vehicles, apply_group, scatter
+from motorpool.kernels.moments import Moments, Stats
+from motorpool.kernels.sampling import RowSample
+from motorpool.kernels.scatter import Scatter
+from motorpool.spark import blocks
+from motorpool.spark.blocks import Batches
 
 log = logging.getLogger(__name__)
 
@@ -235,7 +235,7 @@ class Fitter:
         if key not in self._scatters:
             assert self.vehicles is not None
             self.n_passes += 1
-            chosen = self.vehicles.df.where(seen(F.col("vehicle_id"), chain.fit_share))
+            chosen = self.vehicles.df.where(fitted_on(F.col("vehicle_id"), chain.fit_share))
             vectors = self._stream(chain.program, chain.keys)
             self._scatters[key] = scatter(self.vehicles.attach(vectors, chosen), self.backend)
         return self._scatters[key]

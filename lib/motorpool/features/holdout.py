@@ -11,7 +11,7 @@ from motorpool.features.spec import FIT_SHARE
 _SALT = "motorpool holdout"
 
 
-def seen(vehicle: Column, share: float = FIT_SHARE) -> Column:
+def fitted_on(vehicle: Column, share: float = FIT_SHARE) -> Column:
     """BOOLEAN: whether vehicle steps are fitted on this vehicle; ``vehicle`` STRING, false where it is null.
 
     About ``share`` of the vehicles, chosen by a hash of their name alone: the same ones in every case, stage and run,

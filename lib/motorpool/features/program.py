@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from motorpool.features.moments import Stats
+from motorpool.kernels.moments import Stats
 
 #: Operations whose statistics do not follow from those of their input.
 _OPAQUE = ("clip", "l2", "vehicle_mean", "vehicle_median", "vehicle_residual")

@@ -8,10 +8,10 @@ import numpy as np
 import scipy.linalg
 
 from motorpool.errors import CaseError
-from motorpool.features.moments import Stats
 from motorpool.features.program import Op
-from motorpool.features.scatter import Scatter
 from motorpool.features.spec import VEHICLE_PROJECTIONS, Param, Step
+from motorpool.kernels.moments import Stats
+from motorpool.kernels.scatter import Scatter
 
 #: Below this share of the largest variance a direction is rounding of the float32 input, not data.
 _NEGLIGIBLE = np.finfo(np.float32).eps

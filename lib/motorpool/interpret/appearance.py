@@ -17,8 +17,8 @@ import pyarrow as pa
 from PIL import Image, ImageCms
 from pyspark.sql import DataFrame
 
-from motorpool.blocks import Batches
-from motorpool.interpret.images import Photo, open_images
+from motorpool.photos.source import Photo, open_images
+from motorpool.spark.blocks import Batches
 
 #: Photos are decoded to at most this many pixels a side, and measured at _SIDE.
 DECODED = 256

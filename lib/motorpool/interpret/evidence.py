@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from motorpool.cluster.agreement import Contingency
+from motorpool.cluster.ensemble.agreement import Contingency
 from motorpool.interpret.counts import NUMBERS, Counts
 
 #: Fewer images than this, or fewer vehicles where vehicles are known, are evidence of nothing.

@@ -13,13 +13,13 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from motorpool.config import LakeConfig, has_scheme
+from motorpool.config.run import LakeConfig, has_scheme
 from motorpool.errors import LakeError
 from motorpool.features.spec import NAME_PATTERN
 from motorpool.lake import views
 from motorpool.lake.delta import DeltaCatalog, DeltaFolder, driver_folder
 from motorpool.lake.parquet import ParquetFolder
-from motorpool.schemas import TABLES, VIEWS, Table
+from motorpool.lake.schemas import TABLES, VIEWS, Table
 
 
 class Lake:

@@ -14,10 +14,10 @@ from pathlib import Path
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 
-from motorpool.config import has_scheme, local_folder
+from motorpool.config.run import has_scheme, local_folder
 from motorpool.errors import LakeError
 from motorpool.lake import locks
-from motorpool.schemas import Table
+from motorpool.lake.schemas import Table
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from motorpool.errors import LakeError
 from motorpool.lake import locks, swaps
-from motorpool.schemas import TABLES, Table
+from motorpool.lake.schemas import TABLES, Table
 
 #: The name of a table's file where it has no partitions.
 _ONE_FILE = "data.parquet"

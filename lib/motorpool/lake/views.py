@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from motorpool.schemas import TABLES, VIEWS
+from motorpool.lake.schemas import TABLES, VIEWS
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from motorpool import blocks
-from motorpool.neighbours.geometry import Metric, Rows, exact_gaps, prepare, to_distance, unit_of
-from motorpool.sampling import RowSample
+from motorpool.kernels.pairs.geometry import Metric, Rows, exact_gaps, prepare, to_distance, unit_of
+from motorpool.kernels.sampling import RowSample
+from motorpool.spark import blocks
 
 #: Rows whose neighbours are looked for: quantiles of the curve are known to about a hundredth.
 SAMPLE = 2048

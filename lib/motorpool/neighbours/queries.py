@@ -10,12 +10,12 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from motorpool import blocks
-from motorpool.neighbours import kernels
-from motorpool.neighbours.geometry import Rows, to_gap
+from motorpool.kernels.pairs import loops
+from motorpool.kernels.pairs.geometry import Rows, to_gap
+from motorpool.kernels.pairs.tiles import tiles_of
 from motorpool.neighbours.search import FOUND, GAPS, IDS
-from motorpool.neighbours.strips import Arranged, Strip, arrange, over_pairs, over_strips
-from motorpool.neighbours.tiles import tiles_of
+from motorpool.neighbours.shards import Arranged, Shard, arrange, over_pairs, over_shards
+from motorpool.spark import blocks
 
 #: One row per query: its nearest rows, nearest first, and their gaps (see `geometry.to_distance`).
 NEAREST = "image_id BIGINT, neighbours ARRAY<BIGINT>, gaps ARRAY<DOUBLE>"
@@ -39,23 +39,23 @@ def nearest_rows(
     rows, or fewer ``within`` that distance (which itself is within). Both tables have ids of their own: a query that
     is a row of ``study`` too finds itself. ``queries`` is read several times: persist it.
 
-    Queries are arranged in strips like ``study``, and a task compares a strip of each; then every strip of queries
+    Queries are arranged in shards like ``study``, and a task compares a shard of each; then every shard of queries
     merges what its tasks have found. Cost: n m products of d numbers for n queries and m rows, less what the
-    triangle inequality leaves out. Memory of a task: two strips, and 16 k bytes for each query of one, in the last
-    step times the strips of ``study``. Nothing of either table's length reaches the driver.
+    triangle inequality leaves out. Memory of a task: two shards, and 16 k bytes for each query of one, in the last
+    step times the shards of ``study``. Nothing of either table's length reaches the driver.
     """
     if k < 1:
         raise ValueError(f"k = {k}: expected at least one neighbour")
     limit = np.inf if within is None else float(to_gap(within, study.metric))
-    cosine, first = study.metric == "cosine", study.n_strips
+    cosine, first = study.metric == "cosine", study.n_shards
     asked = arrange(queries, study.metric, seed)
     try:
-        moved = asked.pieces.withColumn("strip", F.col("strip") + F.lit(first))
+        moved = asked.pieces.withColumn("shard", F.col("shard") + F.lit(first))
         # Products of the two need the same shift.
-        both = replace(study, pieces=study.pieces.unionByName(moved), n_strips=first + asked.n_strips)
-        pairs = [(a, first + b) for a in range(first) for b in range(asked.n_strips)]
+        both = replace(study, pieces=study.pieces.unionByName(moved), n_shards=first + asked.n_shards)
+        pairs = [(a, first + b) for a in range(first) for b in range(asked.n_shards)]
 
-        def work(a: Strip, b: Strip | None) -> Iterable[tuple[int, str, np.ndarray]]:
+        def work(a: Shard, b: Shard | None) -> Iterable[tuple[int, str, np.ndarray]]:
             assert b is not None
             gaps, found = _nearest(b.rows, a.rows, k, limit, cosine)
             yield b.index - first, GAPS, gaps
@@ -63,13 +63,13 @@ def nearest_rows(
             if a.index == 0:
                 yield b.index - first, IDS, b.rows.ids
 
-        def merge(_: Strip, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
+        def merge(_: Shard, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
             gaps, ids = np.concatenate(found[GAPS], axis=1), np.concatenate(found[FOUND], axis=1)
             order = np.lexsort((ids, gaps), axis=1)[:, :k]
             yield _pack(found[IDS][0], np.take_along_axis(gaps, order, 1), np.take_along_axis(ids, order, 1))
 
-        progress(f"{asked.n:,} rows in {asked.n_strips} strips: looking for their nearest of {study.n:,}")
-        return blocks.computed(over_strips(asked, over_pairs(both, pairs, work), merge, NEAREST, with_rows=False))
+        progress(f"{asked.n:,} rows in {asked.n_shards} shards: looking for their nearest of {study.n:,}")
+        return blocks.computed(over_shards(asked, over_pairs(both, pairs, work), merge, NEAREST, with_rows=False))
     finally:
         asked.release()
 
@@ -88,7 +88,7 @@ def _nearest(queries: Rows, rows: Rows, k: int, limit: float, cosine: bool) -> t
         return float(reach[i].max())
 
     for i0, j0, products in tiles_of(queries).products(tiles_of(rows), widest, same=False):
-        kernels.nearest_tile(
+        loops.nearest_tile(
             products, i0, j0, False, queries.raw, rows.raw, queries.half, rows.half, rows.slack, rows.scale,
             cosine, queries.ids, rows.ids, gaps, no_gaps, found, no_ids, reach, no_reach,
         )  # fmt: skip

@@ -9,13 +9,13 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from motorpool import blocks
-from motorpool.backend.seam import CPU, Backend
-from motorpool.neighbours.geometry import to_gap
-from motorpool.neighbours.strips import STATE, Arranged, Strip, over_pairs, over_strips, pack_state, pairs_between
-from motorpool.neighbours.sweep import Side, Wanted
+from motorpool.backend.protocol import CPU, Backend
+from motorpool.kernels.pairs.geometry import to_gap
+from motorpool.kernels.pairs.sweep import Side, Wanted
+from motorpool.neighbours.shards import STATE, Arranged, Shard, over_pairs, over_shards, pack_state, pairs_between
+from motorpool.spark import blocks
 
-#: Kinds of the arrays that a search leaves for every strip.
+#: Kinds of the arrays that a search leaves for every shard.
 IDS, COUNTS, WHERE, GAPS, FOUND = "ids", "counts", "where", "gaps", "found"
 
 
@@ -27,80 +27,80 @@ def search(
 ) -> DataFrame:
     """Counts and nearest neighbours of all rows, exact (see `geometry`), as STATE rows, persisted.
 
-    For every strip, in the order of its rows (``ids`` int64[n]): ``counts`` int32[n, radii] of rows within each
+    For every shard, in the order of its rows (``ids`` int64[n]): ``counts`` int32[n, radii] of rows within each
     radius, the row itself included, exact below ``enough`` and at least that otherwise; ``where`` uint64[n, radii],
-    the strips that hold others of them (bits, see `strip_bit`), where the count is exact; ``gaps`` float64[n, k] (see
+    the shards that hold others of them (bits, see `shard_bit`), where the count is exact; ``gaps`` float64[n, k] (see
     `to_distance`) and ``found`` int64[n, k], the nearest other rows, nearest first, ties to the lower id; where there
     are fewer than k other rows, infinite gaps and the id -1.
 
-    Every strip first meets itself; what is full by then takes no part in the pairs of strips that follow.
-    Cost: n^2/2 products of d numbers, on ``backend``. Memory of a task: two strips and their arrays.
+    Every shard first meets itself; what is full by then takes no part in the pairs of shards that follow.
+    Cost: n^2/2 products of d numbers, on ``backend``. Memory of a task: two shards and their arrays.
     """
     levels = to_gap(np.array(wanted.radii), arranged.metric)
     cosine = arranged.metric == "cosine"
 
-    def within(a: Strip, _: Strip | None) -> Iterable[tuple[int, str, np.ndarray]]:
+    def within(a: Shard, _: Shard | None) -> Iterable[tuple[int, str, np.ndarray]]:
         side = Side.fresh(a.rows, levels, wanted)
         backend.sweep(side, side, levels, wanted, cosine)
         yield a.index, IDS, a.rows.ids
         # Every row is its own neighbour.
         yield from _found(side, a.index, side.counts, side.counts > 1, a.index)
 
-    def between(a: Strip, b: Strip | None) -> Iterable[tuple[int, str, np.ndarray]]:
+    def between(a: Shard, b: Shard | None) -> Iterable[tuple[int, str, np.ndarray]]:
         assert b is not None
-        sides = [_known(strip, levels, wanted) for strip in (a, b)]
+        sides = [_known(shard, levels, wanted) for shard in (a, b)]
         before = [side.counts.copy() for side in sides]
         backend.sweep(sides[0], sides[1], levels, wanted, cosine)
-        for strip, other, side, counts in zip((a, b), (b, a), sides, before, strict=True):
+        for shard, other, side, counts in zip((a, b), (b, a), sides, before, strict=True):
             more = side.counts - counts
-            yield from _found(side, strip.index, more, more > 0, other.index)
+            yield from _found(side, shard.index, more, more > 0, other.index)
 
-    progress(f"neighbours of {arranged.n:,} rows: all pairs of {arranged.n_strips} strips")
-    of_strips = over_pairs(arranged, [(s, s) for s in range(arranged.n_strips)], within)
-    if arranged.n_strips == 1:
-        return blocks.computed(of_strips)
-    with blocks.kept(of_strips) as own:
+    progress(f"neighbours of {arranged.n:,} rows: all pairs of {arranged.n_shards} shards")
+    of_shards = over_pairs(arranged, [(s, s) for s in range(arranged.n_shards)], within)
+    if arranged.n_shards == 1:
+        return blocks.computed(of_shards)
+    with blocks.kept(of_shards) as own:
         known = own.where(F.col("kind").isin(COUNTS, GAPS, FOUND))
-        others = over_pairs(arranged, pairs_between(arranged.n_strips), between, known)
+        others = over_pairs(arranged, pairs_between(arranged.n_shards), between, known)
 
-        def merge(strip: Strip, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
-            yield pack_state(strip.index, IDS, found[IDS][0])
+        def merge(shard: Shard, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
+            yield pack_state(shard.index, IDS, found[IDS][0])
             if COUNTS in found:
                 counts = np.minimum(np.sum(found[COUNTS], axis=0, dtype=np.int64), max(wanted.enough, 1))
-                yield pack_state(strip.index, COUNTS, counts.astype(np.int32))
-                yield pack_state(strip.index, WHERE, np.bitwise_or.reduce(found[WHERE]))
+                yield pack_state(shard.index, COUNTS, counts.astype(np.int32))
+                yield pack_state(shard.index, WHERE, np.bitwise_or.reduce(found[WHERE]))
             if GAPS in found:
                 gaps, ids = _nearest_of(found[GAPS], found[FOUND], wanted.k)
-                yield pack_state(strip.index, GAPS, gaps)
-                yield pack_state(strip.index, FOUND, ids)
+                yield pack_state(shard.index, GAPS, gaps)
+                yield pack_state(shard.index, FOUND, ids)
 
-        merged = over_strips(arranged, own.unionByName(others), merge, STATE, with_rows=False)
+        merged = over_shards(arranged, own.unionByName(others), merge, STATE, with_rows=False)
         return blocks.computed(merged)
 
 
-def strip_bit(strip: int) -> np.uint64:
-    """A strip's bit in ``where``. Beyond 64 strips some share one: only a bit that is not set is sure."""
-    return np.uint64(1) << np.uint64(strip % 64)
+def shard_bit(shard: int) -> np.uint64:
+    """A shard's bit in ``where``. Beyond 64 shards some share one: only a bit that is not set is sure."""
+    return np.uint64(1) << np.uint64(shard % 64)
 
 
-def _known(strip: Strip, levels: np.ndarray, wanted: Wanted) -> Side:
-    """A strip with what it has found within itself."""
-    s, n = strip.state, len(strip.rows)
+def _known(shard: Shard, levels: np.ndarray, wanted: Wanted) -> Side:
+    """A shard with what it has found within itself."""
+    s, n = shard.state, len(shard.rows)
     gaps = s[GAPS].copy() if wanted.k else np.empty((n, 0))
     found = s[FOUND].copy() if wanted.k else np.empty((n, 0), np.int64)
     counts = s[COUNTS].copy() if len(levels) else np.empty((n, 0), np.int32)
-    return Side.of(strip.rows, levels, wanted, counts, gaps, found)
+    return Side.of(shard.rows, levels, wanted, counts, gaps, found)
 
 
 def _found(
-    side: Side, strip: int, counts: np.ndarray, any_there: np.ndarray, other: int
+    side: Side, shard: int, counts: np.ndarray, any_there: np.ndarray, other: int
 ) -> Iterator[tuple[int, str, np.ndarray]]:
     if side.counts.shape[1]:
-        yield strip, COUNTS, counts
-        yield strip, WHERE, np.where(any_there, strip_bit(other), np.uint64(0))
+        yield shard, COUNTS, counts
+        yield shard, WHERE, np.where(any_there, shard_bit(other), np.uint64(0))
     if side.gaps.shape[1]:
-        yield strip, GAPS, side.gaps
-        yield strip, FOUND, side.ids
+        yield shard, GAPS, side.gaps
+        yield shard, FOUND, side.ids
 
 
 def _nearest_of(gaps: list[np.ndarray], found: list[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,7 +108,7 @@ def _nearest_of(gaps: list[np.ndarray], found: list[np.ndarray], k: int) -> tupl
     all_gaps, all_ids = np.concatenate(gaps, axis=1), np.concatenate(found, axis=1)
     order = np.lexsort((all_ids, all_gaps), axis=1)
     all_gaps, all_ids = np.take_along_axis(all_gaps, order, 1), np.take_along_axis(all_ids, order, 1)
-    # Lists of two tasks both start from what the strip found within itself.
+    # Lists of two tasks both start from what the shard found within itself.
     again = np.zeros(all_ids.shape, bool)
     again[:, 1:] = (all_ids[:, 1:] == all_ids[:, :-1]) & (all_ids[:, 1:] >= 0)
     all_gaps[again] = np.inf

@@ -17,13 +17,14 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from motorpool import blocks, union_find
-from motorpool.backend.seam import CPU, Backend
-from motorpool.neighbours import kernels
-from motorpool.neighbours.geometry import to_distance
+from motorpool.backend.protocol import CPU, Backend
+from motorpool.kernels.pairs import loops
+from motorpool.kernels.pairs.geometry import to_distance
+from motorpool.kernels.pairs.tiles import tiles_of
+from motorpool.kernels.trees import union_find
 from motorpool.neighbours.search import FOUND, GAPS, IDS
-from motorpool.neighbours.strips import STATE, Arranged, Strip, load, over_pairs, pack_state
-from motorpool.neighbours.tiles import tiles_of
+from motorpool.neighbours.shards import STATE, Arranged, Shard, load, over_pairs, pack_state
+from motorpool.spark import blocks
 
 _PART, _CORE, _ACTIVE, _BOUND, _BEST = "part", "core", "active", "bound", "best"
 _BEST_DTYPE = np.dtype([("part", "i4"), ("gap", "f8"), ("from", "i8"), ("to", "i8")])
@@ -38,7 +39,7 @@ _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 class SpanningTree:
     """Edges between rows numbered by ascending ``ids`` int64[n]: left, right int64[n - 1], distance float64[n - 1].
 
-    ``order`` holds, for every strip, its rows' numbers; ``searches`` is the number of passes over pairs.
+    ``order`` holds, for every shard, its rows' numbers; ``searches`` is the number of passes over pairs.
     """
 
     ids: np.ndarray
@@ -90,17 +91,17 @@ def _last_finite(gaps: np.ndarray) -> np.ndarray:
 
 
 def _lists(nearest: DataFrame, n: int) -> tuple[np.ndarray, dict[int, np.ndarray], np.ndarray, np.ndarray]:
-    """ids int64[n] ascending, each strip's numbers, gaps float64[n, k] and found int32[n, k] (numbers, -1: none)."""
+    """ids int64[n] ascending, each shard's numbers, gaps float64[n, k] and found int32[n, k] (numbers, -1: none)."""
     state: dict[str, dict[int, np.ndarray]] = {}
     for row in nearest.where(F.col("kind").isin(IDS, GAPS, FOUND)).toLocalIterator():
-        state.setdefault(row["kind"], {})[row["strip"]] = load(row["data"])
+        state.setdefault(row["kind"], {})[row["shard"]] = load(row["data"])
     ids = np.sort(np.concatenate(list(state[IDS].values())))
-    order = {strip: np.searchsorted(ids, own) for strip, own in state[IDS].items()}
+    order = {shard: np.searchsorted(ids, own) for shard, own in state[IDS].items()}
     k = next(iter(state[GAPS].values())).shape[1]
     gaps, found = np.empty((n, k)), np.empty((n, k), np.int32)
-    for strip, rows in order.items():
-        gaps[rows] = state[GAPS].pop(strip)
-        listed = state[FOUND].pop(strip)
+    for shard, rows in order.items():
+        gaps[rows] = state[GAPS].pop(shard)
+        listed = state[FOUND].pop(shard)
         found[rows] = np.where(listed >= 0, np.searchsorted(ids, listed), -1)
     return ids, order, gaps, found
 
@@ -216,12 +217,12 @@ def _search(
         order,
         {_PART: forest.part, _CORE: core, _ACTIVE: active, _BOUND: best.gap[forest.part]},
     )
-    searching = {strip for strip, rows in order.items() if active[rows].any()}
-    strips = sorted(order)
-    pairs = [(a, b) for a in strips for b in strips if a <= b and (a in searching or b in searching)]
+    searching = {shard for shard, rows in order.items() if active[rows].any()}
+    shards = sorted(order)
+    pairs = [(a, b) for a in shards for b in shards if a <= b and (a in searching or b in searching)]
     cosine = arranged.metric == "cosine"
 
-    def work(a: Strip, b: Strip | None) -> Iterable[tuple[int, str, np.ndarray]]:
+    def work(a: Shard, b: Shard | None) -> Iterable[tuple[int, str, np.ndarray]]:
         other = a if b is None else b
         found = [_outgoing(a, other, cosine, backend)]
         if b is not None:
@@ -239,7 +240,7 @@ def _search(
     best.gap[parts], best.left[parts], best.right[parts] = edges["gap"][lightest], low[lightest], high[lightest]
 
 
-def _outgoing(a: Strip, b: Strip, cosine: bool, backend: Backend) -> np.ndarray:
+def _outgoing(a: Shard, b: Shard, cosine: bool, backend: Backend) -> np.ndarray:
     """The lightest edges from active rows of ``a`` to rows of ``b``, one for each part that found one."""
     active = np.flatnonzero(a.state[_ACTIVE])
     if not len(active):
@@ -262,7 +263,7 @@ def _outgoing(a: Strip, b: Strip, cosine: bool, backend: Backend) -> np.ndarray:
 
     multiply = backend.multiplier(x, y)
     for i0, j0, products in tiles_of(x).products(tiles_of(y), widest, same=False, multiply=multiply):
-        kernels.outgoing_tile(
+        loops.outgoing_tile(
             products, i0, j0, x.raw, y.raw, x.half, y.half, x.slack, x.scale, cosine, a.state[_CORE][active], core,
             local, there, x.ids, y.ids, best_gap, best_from, best_to, low_core,
         )  # fmt: skip
@@ -274,6 +275,6 @@ def _outgoing(a: Strip, b: Strip, cosine: bool, backend: Backend) -> np.ndarray:
 
 
 def send(arranged: Arranged, order: dict[int, np.ndarray], arrays: dict[str, np.ndarray]) -> DataFrame:
-    """Arrays over all rows (``order``: each strip's rows in them) as STATE rows of their strips."""
-    batches = [pack_state(strip, kind, array[rows]) for strip, rows in order.items() for kind, array in arrays.items()]
+    """Arrays over all rows (``order``: each shard's rows in them) as STATE rows of their shards."""
+    batches = [pack_state(shard, kind, array[rows]) for shard, rows in order.items() for kind, array in arrays.items()]
     return arranged.spark.createDataFrame(pa.Table.from_batches(batches), STATE)

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
-from motorpool import blocks
-from motorpool.blocks import Batches
+from motorpool.kernels.sampling import RowSample
 from motorpool.outliers.scores import SCORES, pack_scores
-from motorpool.sampling import RowSample
+from motorpool.spark import blocks
+from motorpool.spark.blocks import Batches
 
 #: Trees grow on at most this many rows, and this many float32 numbers (128 MiB).
 SAMPLE_ROWS = 65_536

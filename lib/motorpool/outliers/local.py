@@ -16,9 +16,9 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from motorpool.neighbours.geometry import to_distance
+from motorpool.kernels.pairs.geometry import to_distance
 from motorpool.neighbours.search import FOUND, GAPS, IDS
-from motorpool.neighbours.strips import Arranged, Strip, load, over_strips
+from motorpool.neighbours.shards import Arranged, Shard, load, over_shards
 from motorpool.outliers.scores import SCORES, pack_lists, pack_scores
 
 #: Keeps densities finite where more than k rows are equal; scikit-learn's number, so that scores agree there too.
@@ -31,18 +31,18 @@ Pack = Callable[[np.ndarray, np.ndarray, np.ndarray], pa.RecordBatch]
 
 
 def over_neighbours(arranged: Arranged, state: DataFrame, k: int, pack: Pack, schema: str) -> DataFrame:
-    """What ``pack`` makes of the k nearest rows found, one task for each strip. The vectors stay where they are.
+    """What ``pack`` makes of the k nearest rows found, one task for each shard. The vectors stay where they are.
 
     Nearest first. Where there are fewer other rows than k, the ids of the missing ones are -1.
     """
     metric = arranged.metric
 
-    def work(_: Strip, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
+    def work(_: Shard, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
         (ids,), (gaps,), (others,) = found[IDS], found[GAPS], found[FOUND]
         yield pack(ids, to_distance(gaps[:, :k], metric), others[:, :k])
 
     kept = state.where(F.col("kind").isin(IDS, GAPS, FOUND))
-    return over_strips(arranged, kept, work, schema, with_rows=False)
+    return over_shards(arranged, kept, work, schema, with_rows=False)
 
 
 def nearest(arranged: Arranged, state: DataFrame, n: int) -> DataFrame:
@@ -58,7 +58,7 @@ def knn_distance(arranged: Arranged, state: DataFrame, k: int, *, mean: bool = F
     """The distance to the k-th nearest other row (Ramaswamy, Rastogi & Shim, 2000) as SCORES.
 
     With ``mean``, the mean distance to the k nearest (Angiulli & Pizzuti, 2002, who sum them). Lazy but for a look at
-    one strip's state. Raises ValueError where there is one row only, or ``state`` holds fewer than k neighbours.
+    one shard's state. Raises ValueError where there is one row only, or ``state`` holds fewer than k neighbours.
     """
 
     def score(_: np.ndarray, distances: np.ndarray, __: np.ndarray) -> np.ndarray:

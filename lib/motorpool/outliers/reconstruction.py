@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from pyspark.sql import DataFrame
 
-from motorpool import blocks
-from motorpool.blocks import Batches
 from motorpool.features.program import FittedPart, Op, Program
 from motorpool.outliers.scores import SCORES, pack_scores
+from motorpool.spark import blocks
+from motorpool.spark.blocks import Batches
 
 
 @dataclass(frozen=True)

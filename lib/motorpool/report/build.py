@@ -12,14 +12,14 @@ from typing import Any
 import pandas as pd
 
 from motorpool import __version__
-from motorpool.config import ReportConfig
+from motorpool.config.run import ReportConfig
 from motorpool.lake import Lake
 from motorpool.percentages import percent
 from motorpool.report import page, queries
-from motorpool.report.album import Album
-from motorpool.report.map_section import MapSection
-from motorpool.report.model_section import ModelSection
-from motorpool.report.photo_section import PhotoSection
+from motorpool.report.photos.album import Album
+from motorpool.report.sections.map_section import MapSection
+from motorpool.report.sections.model_section import ModelSection
+from motorpool.report.sections.photo_section import PhotoSection
 from motorpool.report.verdict import verdict
 
 

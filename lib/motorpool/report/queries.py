@@ -14,7 +14,7 @@ import pandas as pd
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from motorpool.config import CONSENSUS
+from motorpool.config.run import CONSENSUS
 from motorpool.interpret.members import exemplars
 from motorpool.lake import Lake
 

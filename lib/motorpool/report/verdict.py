@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from motorpool.config import CONSENSUS
+from motorpool.config.run import CONSENSUS
 from motorpool.report.wording import algorithm_name, is_missing, number
 
 #: Two models whose mean ranks (0 is best, 1 worst) are nearer than this are called a close call.

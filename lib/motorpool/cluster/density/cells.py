@@ -1,0 +1,149 @@
+"""DBSCAN, exact, by an engine that clusters one partition at a time: Voronoi cells with a halo.
+
+The other way to the labels of `cluster.dbscan`, for engines whose algorithms take a partition whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from motorpool.cluster.density.cell_tasks import (
+    BLOCK,
+    FOUND_SCHEMA,
+    PARTS,
+    PIECE_SCHEMA,
+    SEEN,
+    find_core,
+    join,
+    link,
+    renumber,
+    route,
+)
+from motorpool.cluster.density.dbscan import DbscanGrid
+from motorpool.cluster.labelled import LABELLED_SCHEMA, Labelled, stored_labels
+from motorpool.errors import MotorpoolError
+from motorpool.kernels.cells.engines import LocalEngine
+from motorpool.kernels.cells.halo import VoronoiCells
+from motorpool.kernels.pairs.geometry import Metric
+from motorpool.kernels.trees.components import LINK_DTYPE, PART_DTYPE, number
+from motorpool.neighbours.shards import rough_cells
+from motorpool.spark import blocks
+from motorpool.spark.coreset import draw_coreset, spread
+from motorpool.spark.placement import place
+
+#: A cell and its halo hold at most this many rows and bytes of vectors: one task has them all.
+CELL_ROWS = 2**20
+CELL_BYTES = 2 * 2**30
+#: Cells are made for about this many rows of their own, but for at least so many where there are more slots.
+_ROWS_PER_CELL = 32_768
+_FEWEST_PER_CELL = 1024
+#: Rows of the coreset that a centre is found by.
+_CORESET_ROWS_PER_CELL = 16
+
+
+def fit_dbscan_cells(
+    block_df: DataFrame,
+    grid: DbscanGrid,
+    *,
+    metric: Metric,
+    seed: int,
+    engine: LocalEngine,
+    n_cells: int | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> Labelled:
+    """All models of a grid, equal to those of `fit_dbscan` in every label and distance; they are persisted.
+
+    Every row goes to the Voronoi cell of its nearest centre, from a rough KMeans with ``n_cells`` (by default one
+    for 32,768 rows, or several for each slot), and to the halo of each cell that may hold rows within eps of it
+    (see `halo`). The result is exact, given an exact engine:
+
+    1. A cell with its halo holds all rows within eps of the cell's own rows, so it counts these rows' neighbours.
+    2. It is then told which rows of its halo are core. Two core rows within eps are both known in the cell of
+       either, so no link is missed; and two core rows that a cell links are within eps, so none is made up.
+    3. Components of two cells that share a core row are one.
+    4. All core rows within eps of a border row lie in its cell or the halo, the nearest among them.
+
+    Cost: four passes over the blocks; then rows are shuffled twice, to all cells whose halo for the largest eps
+    holds them. For each eps the engine looks anew at the pairs of the halo that this eps needs, twice, and for each
+    model at those of border rows and noise; `fit_dbscan` shares pairs over the grid. Halos are small where eps
+    is small against the distance between centres, and hold nearly everything where it is not: on many columns,
+    where all distances are alike, that is soon.
+
+    Memory of a task: one cell and its halo, twice while it is put together, what the engine takes, and 8 bytes for
+    each of its rows and models. Memory of the driver: 18 bytes for each component of a cell's core rows and for each
+    link, over all models.
+
+    Raises MotorpoolError where a cell and its halo are too large for one task, ValueError where there are no rows.
+    """
+    known = spread(block_df)
+    if known.n == 0:
+        raise ValueError("there are no rows to compare")
+    wanted = n_cells or _count_cells(known.n, blocks.parallelism(block_df.sparkSession))
+    coreset = draw_coreset(block_df, known, seed, _CORESET_ROWS_PER_CELL * wanted)
+    cells = VoronoiCells(rough_cells(coreset.rows, metric, wanted, seed), metric)
+    owned, needed = _sizes(block_df, cells, grid.eps)
+    _refuse_large(needed, grid.eps, known.n, len(known.mean))
+    # Among equal rows several centres may have met.
+    cells = VoronoiCells(cells.centres[owned > 0], metric)
+    progress(f"{len(cells)} cells, at most {needed.max():,} of {known.n:,} rows in one and its halo")
+
+    routed = place(block_df.mapInArrow(route(cells, grid.eps), PIECE_SCHEMA), "cell", len(cells))
+    pieces = blocks.persist(routed.mapInArrow(find_core(cells, grid, engine), PIECE_SCHEMA))
+    found = None
+    try:
+        pieces.count()
+        progress(f"core rows known in {len(cells)} cells")
+        joined = place(pieces, "cell", len(cells)).mapInArrow(join(grid, metric, engine), FOUND_SCHEMA)
+        found = blocks.persist(joined)
+        seen = place(found.where(F.col("kind") == SEEN), "cell", len(cells))
+        links = _fetch(seen.mapInArrow(link(grid.n_models), FOUND_SCHEMA), LINK_DTYPE)
+        numbers = number(_fetch(found.where(F.col("kind") == PARTS), PART_DTYPE), links)
+        progress("clusters merged over all cells")
+        labelled = found.where(F.col("kind") == BLOCK).mapInArrow(renumber(numbers), LABELLED_SCHEMA)
+        labelled = blocks.computed(labelled)
+        return stored_labels(labelled, numbers.sizes(grid.n_models), known.mean)
+    finally:
+        pieces.unpersist()
+        if found is not None:
+            found.unpersist()
+
+
+def _count_cells(n: int, slots: int) -> int:
+    return max(1, math.ceil(n / _ROWS_PER_CELL), min(4 * slots, n // _FEWEST_PER_CELL))
+
+
+def _sizes(block_df: DataFrame, cells: VoronoiCells, eps: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """int64[k] rows that are the cells' own, and int64[E, k] rows that they need for each eps; one pass."""
+
+    def add(state: blocks.Tally, batch: pa.RecordBatch) -> None:
+        for _, x in blocks.block_arrays(batch):
+            own = cells.own(x)
+            first = cells.first_needed(x, own, eps)
+            state.total[0] += np.bincount(own, minlength=len(cells))
+            for e in range(len(eps)):
+                state.total[e + 1] += (first <= e).sum(axis=0)
+
+    total = blocks.fold(block_df, lambda: blocks.Tally(np.zeros((len(eps) + 1, len(cells)), np.int64)), add).total
+    return total[0], total[1:]
+
+
+def _refuse_large(needed: np.ndarray, eps: tuple[float, ...], n: int, width: int) -> None:
+    most = min(CELL_ROWS, CELL_BYTES // (4 * width))
+    for e, rows in zip(eps, needed.max(axis=1).tolist(), strict=True):
+        if rows > most:
+            raise MotorpoolError(
+                f"dbscan by cells: with eps = {e:g} one cell and its halo hold {rows:,} of {n:,} rows of {width} "
+                f"columns, and one task takes at most {most:,}. Use `way: pairs`, or a smaller eps."
+            )
+
+
+def _fetch(found: DataFrame, dtype: np.dtype) -> np.ndarray:
+    """Components or links on the driver: they are few compared with the rows."""
+    arrays = [np.frombuffer(a, dtype) for a in blocks.to_driver(found, "data")]
+    return np.concatenate([np.empty(0, dtype), *arrays])

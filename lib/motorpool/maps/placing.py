@@ -1,0 +1,115 @@
+"""Maps of a whole table in two or three dimensions, from one pass to fit them and one to place every image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+
+from motorpool.backend.protocol import CPU, Backend
+from motorpool.features.program import Op
+from motorpool.features.spec import Step
+from motorpool.features.steps import fit_step
+from motorpool.kernels.maps.landmarks import Landmarks, Placed, Rows
+from motorpool.kernels.maps.layouts import KERNELS, Layout
+from motorpool.kernels.moments import Stats
+from motorpool.spark import blocks
+from motorpool.spark.blocks import Batches
+from motorpool.spark.tasks import run_tasks
+
+#: One row per image and map; ``z`` is null in two dimensions.
+PLACES = "image_id BIGINT, method STRING, x FLOAT, y FLOAT, z FLOAT"
+#: How long layouts take, relative to each other: the dearest start first.
+_COSTS = {"umap": 1.0, "tsne": 2.0}
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The first principal axes of a table, all rows taken: scikit-learn's PCA up to sign.
+
+    The largest entry of an axis is positive. Coordinates beyond the number of rows or columns are 0.
+    """
+
+    op: Op
+    dims: int
+
+    @classmethod
+    def of(cls, stats: Stats, dims: int) -> Axes:
+        op, _ = fit_step(Step("pca", min(dims, stats.n, stats.width)), stats, None, "projections")
+        return cls(op, dims)
+
+    def first(self, dims: int) -> Axes:
+        """The first ``dims`` of these axes; their coordinates are the same."""
+        return Axes(self.op, min(dims, self.dims))
+
+    def project(self, x: np.ndarray) -> np.ndarray:
+        """float32[n, dims] of float32[n, d]."""
+        found = np.zeros((len(x), self.dims), np.float32)
+        y = self.op.run(x)[:, : self.dims]
+        found[:, : y.shape[1]] = y
+        return found
+
+
+@dataclass(frozen=True)
+class LaidOut:
+    """A layout of a sample, the seconds of one task that it took, and the backend that made it."""
+
+    placed: Placed
+    seconds: float
+    backend: str = "cpu"
+
+
+def lay_out_all(
+    spark: SparkSession, sample: Rows, axes: Axes, layouts: Sequence[Layout], backend: Backend = CPU
+) -> list[LaidOut]:
+    """`lay_out` of one sample in every way asked for, one Spark task of one core each; the sample travels to each.
+
+    Layouts start from the first of the principal ``axes``, as many as they have dimensions. One that ``backend`` does
+    not have is made on the CPU, and says so.
+    """
+    if not layouts:
+        return []
+    starts = {layout.dims: axes.first(layout.dims).project(sample.x) for layout in layouts}
+
+    def run(index: int) -> LaidOut:
+        began = time.monotonic()
+        layout = layouts[index]
+        chosen = backend if backend.lays_out(layout) else CPU
+        placed = Placed(chosen.lay_out(sample.x, starts[layout.dims], layout), KERNELS[layout.method])
+        return LaidOut(placed, time.monotonic() - began, chosen.name)
+
+    return run_tasks(spark, [_COSTS[layout.method] * layout.dims**2 for layout in layouts], run)
+
+
+def place_all(block_df: DataFrame, axes: Mapping[str, Axes], sample: Rows, layouts: Mapping[str, Placed]) -> DataFrame:
+    """Every row of blocks on every map, as PLACES: by principal axes, or among the layouts of a sample.
+
+    Lazy, one pass; maps by their names. Images of the sample are where their layout has put them, the others where
+    `Landmarks` does: exact where the sample is all rows. The search for neighbours is shared by all layouts. Memory of
+    a task: the sample, and what `Landmarks.place` says for a block.
+    """
+
+    def run(batches: Batches) -> Batches:
+        landmarks = Landmarks(sample, layouts) if layouts else None
+        for batch in batches:
+            for ids, x in blocks.block_arrays(batch):
+                for name, found in axes.items():
+                    yield _pack(name, ids, found.project(x))
+                if landmarks is not None:
+                    for name, places in landmarks.place(ids, x).items():
+                        yield _pack(name, ids, places)
+
+    return block_df.mapInArrow(run, PLACES)
+
+
+def _pack(name: str, ids: np.ndarray, places: np.ndarray) -> pa.RecordBatch:
+    n = len(ids)
+    coordinates = [pa.array(np.ascontiguousarray(column), pa.float32()) for column in places.T]
+    if len(coordinates) == 2:
+        coordinates.append(pa.nulls(n, pa.float32()))
+    columns = [pa.array(ids), pa.array([name] * n, pa.string()), *coordinates]
+    return pa.RecordBatch.from_arrays(columns, names=["image_id", "method", "x", "y", "z"])

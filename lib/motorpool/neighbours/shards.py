@@ -1,0 +1,318 @@
+"""All pairs of rows as Spark tasks: rows arranged in shards, one task for each pair of shards.
+
+A *shard* is a bounded share of the rows, near ones together. A task holds two shards and what is known of
+their rows, so it works for as long as the product of their lengths while only their sum was sent to it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from motorpool.kernels.nearest import NearestPoint
+from motorpool.kernels.pairs.geometry import Metric, Rows, prepare, unit_of, worthwhile_shift
+from motorpool.kernels.sampling import uniform_hash
+from motorpool.spark import blocks
+from motorpool.spark.blocks import Batches
+from motorpool.spark.coreset import draw_coreset, spread
+from motorpool.spark.placement import place
+
+#: A shard holds at most this many rows and bytes of vectors: a task has two of them, and arrays over their rows.
+SHARD_ROWS = 65_536
+SHARD_BYTES = 64 * 2**20
+_FEWEST_ROWS = 8192
+#: Rows near each other lie side by side: one cell for about this many rows, and never more cells than ...
+_ROWS_PER_CELL = 1024
+_MAX_CELLS = 256
+
+#: What travels: a chunk of a shard's rows (``ids``, ``data``), or an array that is known of a shard (``state``).
+_PIECE = "shard INT, kind STRING, chunk INT, ids BINARY, data BINARY"
+STATE = "shard INT, kind STRING, data BINARY"
+
+#: Makes Rows of ids and vectors, as all shards of an `Arranged` are.
+_Ready = Callable[[np.ndarray, np.ndarray], Rows]
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """Rows in shards. ``pieces`` (shard, kind = 'rows', chunk, ids, data) is persisted: `release` it."""
+
+    pieces: DataFrame
+    n: int
+    width: int
+    n_shards: int
+    metric: Metric
+    mean: np.ndarray
+    shift: np.ndarray | None
+    #: What rows are multiplied by for products (see `geometry.unit_of`).
+    unit: float = 1.0
+
+    @property
+    def spark(self) -> SparkSession:
+        return self.pieces.sparkSession
+
+    def release(self) -> None:
+        self.pieces.unpersist()
+
+
+@dataclass
+class Shard:
+    """One shard in a task: its rows, in a fixed order, and the arrays that earlier steps have found for them."""
+
+    index: int
+    rows: Rows
+    state: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def arrange(block_df: DataFrame, metric: Metric, seed: int) -> Arranged:
+    """Rows in shards of near ones: four passes over the blocks, one of them a shuffle of all vectors.
+
+    Cells come from KMeans on a coreset (see `draw_coreset`), so the same rows share a shard however the blocks
+    are partitioned. Cells that are too large for a shard are dealt out by the hash of the image's id.
+    """
+    known = spread(block_df)
+    if known.n == 0:
+        raise ValueError("there are no rows to compare")
+    width = len(known.mean)
+    shift = worthwhile_shift(known.mean, known.total / known.n) if metric == "euclidean" else None
+    n_cells = max(1, min(_MAX_CELLS, known.n // _ROWS_PER_CELL))
+    coreset = draw_coreset(block_df, known, seed).rows
+    unit = unit_of(coreset, shift) if metric == "euclidean" else 1.0
+    centres = rough_cells(coreset, metric, n_cells, seed)
+    nearest = NearestPoint(centres)
+    sizes = _cell_sizes(block_df, nearest, len(centres), metric)
+    first_shard, parts, n_shards = _plan(sizes, _shard_rows(known.n, width, blocks.parallelism(block_df.sparkSession)))
+
+    def split(batches: Batches) -> Batches:
+        for batch in batches:
+            for ids, x in blocks.block_arrays(batch):
+                cell = _find_cell(nearest, x, metric)
+                part = (uniform_hash(ids, seed) * parts[cell]).astype(np.int64)
+                shard = first_shard[cell] + part
+                order = np.lexsort((cell, shard))
+                edges = np.flatnonzero(np.diff(shard[order], prepend=-1, append=-1))
+                for start, stop in pairwise(edges):
+                    rows = order[start:stop]
+                    packed = np.stack([cell[rows].astype(np.int64), ids[rows]])
+                    yield _piece(int(shard[rows[0]]), "split", 0, packed.tobytes(), x[rows].tobytes())
+
+    def collect(batches: Batches) -> Batches:
+        held: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
+        for shard, _, _, packed, data in _fields(batches):
+            rows = np.frombuffer(data, np.float32).reshape(-1, width)
+            held.setdefault(shard, []).append((np.frombuffer(packed, np.int64).reshape(2, -1), rows))
+        for shard, found in held.items():
+            cell, ids = np.concatenate([f[0] for f in found], axis=1)
+            x = np.concatenate([f[1] for f in found])
+            order = np.lexsort((ids, cell))
+            for chunk, start in enumerate(range(0, len(order), blocks.BLOCK_ROWS)):
+                rows = order[start : start + blocks.BLOCK_ROWS]
+                yield _piece(shard, "rows", chunk, ids[rows].tobytes(), x[rows].tobytes())
+
+    pieces = place(block_df.mapInArrow(split, _PIECE), "shard", n_shards).mapInArrow(collect, _PIECE)
+    return Arranged(blocks.persist(pieces), known.n, width, n_shards, metric, known.mean, shift, unit)
+
+
+def _shard_rows(n: int, width: int, slots: int) -> int:
+    """Rows of a shard: within the bounds, and few enough that there are several tasks for each slot of a cluster."""
+    most = max(1, min(SHARD_ROWS, SHARD_BYTES // (4 * width)))
+    # Starting a task costs more than the pairs of two smaller shards.
+    return min(most, max(_FEWEST_ROWS, math.ceil(n / math.ceil(math.sqrt(16 * slots)))))
+
+
+def rough_cells(rows: np.ndarray, metric: Metric, n_cells: int, seed: int) -> np.ndarray:
+    """float64[cells, d] centres from float32[n, d] rows, near ones side by side: n_cells, or n where that is less."""
+    from scipy.cluster import hierarchy
+    from sklearn.cluster import KMeans
+
+    n_cells = min(n_cells, len(rows))
+    unit = unit_of(rows) if metric == "euclidean" else 1.0
+    points = prepare(np.arange(len(rows)), rows, metric, unit=unit).x
+    if n_cells == 1:
+        result: np.ndarray = points.mean(axis=0, keepdims=True, dtype=np.float64) / unit
+        return result
+    # Rough cells do: they only decide which rows travel together.
+    model = KMeans(n_cells, init="random", n_init=1, max_iter=8, random_state=seed).fit(points)
+    centres = np.asarray(model.cluster_centers_, np.float64)
+    order = hierarchy.leaves_list(hierarchy.linkage(centres, "average"))
+    ordered: np.ndarray = centres[order] / unit
+    return ordered
+
+
+def _find_cell(nearest: NearestPoint, x: np.ndarray, metric: Metric) -> np.ndarray:
+    """int64[n]: the nearest cell of float32[n, d] vectors."""
+    return nearest.find(x if metric == "euclidean" else prepare(np.arange(len(x)), x, metric).x)[0]
+
+
+def _cell_sizes(block_df: DataFrame, nearest: NearestPoint, n_cells: int, metric: Metric) -> np.ndarray:
+    def add(state: blocks.Tally, batch: pa.RecordBatch) -> None:
+        for _, x in blocks.block_arrays(batch):
+            state.total += np.bincount(_find_cell(nearest, x, metric), minlength=n_cells)
+
+    return blocks.fold(block_df, lambda: blocks.Tally(np.zeros(n_cells, np.int64)), add).total
+
+
+def _plan(sizes: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """For each cell its first shard and the number of shards that share it, and the number of shards."""
+    first, parts = np.zeros(len(sizes), np.int64), np.ones(len(sizes), np.int64)
+    shard, room = -1, 0
+    for cell, size in enumerate(sizes.tolist()):
+        if size <= room:
+            first[cell] = shard
+            room -= size
+            continue
+        # Half a shard more than needed would travel half empty: large cells share evenly.
+        parts[cell] = max(1, math.ceil(size / most))
+        first[cell] = shard + 1
+        shard += int(parts[cell])
+        room = most - size if parts[cell] == 1 else 0
+    return first, parts, shard + 1
+
+
+# -- tasks -------------------------------------------------------------------------------------------
+
+
+def pairs_between(n_shards: int) -> list[tuple[int, int]]:
+    return [(a, b) for a in range(n_shards) for b in range(a + 1, n_shards)]
+
+
+def over_pairs(
+    arranged: Arranged,
+    pairs: Sequence[tuple[int, int]],
+    work: Callable[[Shard, Shard | None], Iterable[tuple[int, str, np.ndarray]]],
+    state: DataFrame | None = None,
+) -> DataFrame:
+    """Run ``work(a, b)`` in one task for each pair of shards (``b`` is None where a shard meets itself).
+
+    ``state`` (columns STATE) is what is known of the shards: it reaches ``work`` in ``Shard.state``. The
+    result has the same columns: what ``work`` yields, as (shard, kind, array).
+    """
+    spark = arranged.spark
+    sent = [(shard, task) for task, pair in enumerate(pairs) for shard in sorted(set(pair))]
+    tasks = F.broadcast(spark.createDataFrame(sent, "shard INT, task INT"))
+    pieces = _with_state(arranged, state)
+    ready, width = _ready(arranged), arranged.width
+
+    def run(batches: Batches) -> Batches:
+        held = _assemble(_fields(batches), width, ready)
+        if held:
+            a, b = held[min(held)], held[max(held)]
+            for shard, kind, array in work(a, b if b is not a else None):
+                yield pack_state(shard, kind, array)
+
+    placed = place(pieces.join(tasks, "shard").select("task", *_columns()), "task", len(pairs))
+    return placed.drop("task").mapInArrow(run, STATE)
+
+
+def over_shards(
+    arranged: Arranged,
+    state: DataFrame,
+    work: Callable[[Shard, dict[str, list[np.ndarray]]], Iterator[pa.RecordBatch]],
+    schema: str,
+    *,
+    with_rows: bool,
+) -> DataFrame:
+    """Run ``work(shard, found)`` in one task for each shard; ``found`` holds all arrays of each kind in ``state``.
+
+    Without ``with_rows`` the vectors stay where they are and the shard comes without rows.
+    """
+    pieces = _with_state(arranged, state) if with_rows else _as_pieces(state)
+    ready, width = _ready(arranged), arranged.width
+
+    def run(batches: Batches) -> Batches:
+        for shard, found, rows in _grouped(_fields(batches), width, ready):
+            yield from work(Shard(shard, rows), found)
+
+    return place(pieces, "shard", arranged.n_shards).mapInArrow(run, schema)
+
+
+def _ready(arranged: Arranged) -> _Ready:
+    return partial(prepare, metric=arranged.metric, shift=arranged.shift, unit=arranged.unit)
+
+
+def _columns() -> list[str]:
+    return [c.split()[0] for c in _PIECE.split(", ")]
+
+
+def _as_pieces(state: DataFrame) -> DataFrame:
+    empty = F.lit(b"")
+    return state.select("shard", "kind", F.lit(0).alias("chunk"), empty.alias("ids"), "data")
+
+
+def _with_state(arranged: Arranged, state: DataFrame | None) -> DataFrame:
+    return arranged.pieces if state is None else arranged.pieces.unionByName(_as_pieces(state))
+
+
+# -- what travels ------------------------------------------------------------------------------------
+
+
+def _piece(shard: int, kind: str, chunk: int, ids: bytes, data: bytes) -> pa.RecordBatch:
+    columns = [pa.array([shard], pa.int32()), pa.array([kind]), pa.array([chunk], pa.int32())]
+    return pa.RecordBatch.from_arrays(
+        [*columns, pa.array([ids], pa.binary()), pa.array([data], pa.binary())], names=_columns()
+    )
+
+
+def pack_state(shard: int, kind: str, array: np.ndarray) -> pa.RecordBatch:
+    """A row of STATE."""
+    data = pa.array([_dump(array)], pa.binary())
+    return pa.RecordBatch.from_arrays(
+        [pa.array([shard], pa.int32()), pa.array([kind]), data], names=["shard", "kind", "data"]
+    )
+
+
+def _dump(array: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array, allow_pickle=False)
+    return out.getvalue()
+
+
+def load(data: bytes | bytearray) -> np.ndarray:
+    """An array of a STATE row."""
+    loaded: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
+    return loaded
+
+
+def _fields(batches: Batches) -> Iterator[tuple[int, str, int, memoryview, memoryview]]:
+    for batch in batches:
+        columns = [batch.column(name) for name in _columns()]
+        for row in range(len(batch)):
+            shard, kind, chunk = (c[row].as_py() for c in columns[:3])
+            yield shard, kind, chunk, memoryview(columns[3][row].as_buffer()), memoryview(columns[4][row].as_buffer())
+
+
+def _grouped(
+    fields: Iterator[tuple[int, str, int, memoryview, memoryview]], width: int, ready: _Ready
+) -> Iterator[tuple[int, dict[str, list[np.ndarray]], Rows]]:
+    chunks: dict[int, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
+    found: dict[int, dict[str, list[np.ndarray]]] = {}
+    for shard, kind, chunk, packed, data in fields:
+        states = found.setdefault(shard, {})
+        if kind == "rows":
+            x = np.frombuffer(data, np.float32).reshape(-1, width)
+            chunks.setdefault(shard, {})[chunk] = (np.frombuffer(packed, np.int64), x)
+        else:
+            states.setdefault(kind, []).append(load(bytes(data)))
+    for shard, states in found.items():
+        parts = [part for _, part in sorted(chunks.pop(shard, {}).items())]
+        ids = np.concatenate([p[0] for p in parts]) if parts else np.empty(0, np.int64)
+        raw = np.concatenate([p[1] for p in parts]) if parts else np.empty((0, width), np.float32)
+        yield shard, states, ready(ids, raw)
+
+
+def _assemble(
+    fields: Iterator[tuple[int, str, int, memoryview, memoryview]], width: int, ready: _Ready
+) -> dict[int, Shard]:
+    return {
+        shard: Shard(shard, rows, {kind: arrays[0] for kind, arrays in states.items()})
+        for shard, states, rows in _grouped(fields, width, ready)
+    }

@@ -1,0 +1,125 @@
+"""What every stage works with: the config, the session, the lake, and a way to say what is going on."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from pyspark.sql import SparkSession
+
+from motorpool.backend.protocol import CPU, Backend
+from motorpool.config.run import Config
+from motorpool.errors import CaseError, EnvironmentMissingError, LakeError, MotorpoolError, TaskMemoryError
+from motorpool.lake import Lake
+from motorpool.pipeline.accelerator import choose_backend
+from motorpool.pipeline.shared_folder import check_reach
+from motorpool.spark.session import build_session, jvm_ended, jvm_log_end, jvm_log_since, keep_jvm_log
+
+log = logging.getLogger("motorpool")
+
+_RAISED_IN_TASK = re.compile(r"motorpool\.errors\.(\w+): (.*?)(?:\n\n|\n\s+at |\Z)", re.DOTALL)
+_ERRORS: dict[str, type[MotorpoolError]] = {
+    e.__name__: e for e in (CaseError, LakeError, EnvironmentMissingError, MotorpoolError)
+}
+#: How a full heap of a JVM shows: its own error, and the status with which Spark then ends it.
+_NO_HEAP = re.compile(r"OutOfMemoryError: (?:Java heap space|GC overhead limit exceeded)|exited with code 52\b")
+#: How a JVM that has gone away shows to those that it worked for.
+_LOST = re.compile(
+    r"Py4JNetworkError|Answer from Java side is empty|Connection(?:Refused|Reset)?Error|Connection (?:refused|reset)|"
+    r"EOFError|SparkContext (?:was|has been) shut ?down|stopped SparkContext|ExecutorLostFailure"
+)
+#: Seconds that a JVM may take to end after a full heap.
+_PATIENCE = 5.0
+#: How any other lack of memory shows: Python's and Java's errors, what loading a library says, and a killed process.
+_NO_MEMORY = re.compile(
+    r"\w*(?:MemoryError|OutOfMemory\w*)|[Cc]annot allocate memory|failed to map segment|can't start new thread|"
+    r"exit code 137|Python worker exited unexpectedly"
+)
+
+
+@dataclass
+class Context:
+    """One run. ``spark`` belongs to the caller, who may go on using it."""
+
+    config: Config
+    spark: SparkSession
+    lake: Lake
+    #: What is going on, for whoever shows the progress.
+    doing: str = ""
+    #: Where the arithmetic of tasks is done.
+    backend: Backend = CPU
+    #: What ends with the run: the hold on its lake.
+    ending: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    @classmethod
+    def start(cls, config: Config, *, verbose: bool = False) -> Context:
+        """A run in a session of its own or the active one; `close` ends it, as does the end of the process.
+
+        LakeError where the lake cannot be written, or is a Parquet lake that another process writes.
+        """
+        spark = build_session(config.spark, delta=config.lake.format == "delta", verbose=verbose)
+        # Both ask executors, whose tasks may fail like any other.
+        with explained():
+            check_reach(spark, config.lake)
+            backend = choose_backend(spark, config)
+        ctx = cls(config, spark, Lake(spark, config.lake), backend=backend)
+        ctx.ending.enter_context(ctx.lake.held())
+        return ctx
+
+    def close(self) -> None:
+        """Let others write to the lake; reading from it still works."""
+        self.ending.close()
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Log a step's beginning and its end with the seconds it took."""
+    log.info("%s ...", what)
+    began = time.monotonic()
+    yield
+    log.info("%s: done in %.1f s", what, time.monotonic() - began)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn an error that a task raised on purpose back into itself, without Spark's wrapping.
+
+    What failed for want of memory becomes a TaskMemoryError, which says what to change. The log of the JVM is asked
+    where the JVM is lost and cannot tell itself, and only for what it holds since the block began: Spark recovers from
+    many a full heap, which then is no reason for whatever fails later.
+    """
+    logged_before = jvm_log_end()
+    try:
+        yield
+    except MotorpoolError:
+        raise
+    except Exception as exc:
+        # A failed task arrives as PySparkException or Py4JJavaError, depending on the kind of write.
+        found = _RAISED_IN_TASK.search(str(exc))
+        if found and found[1] in _ERRORS:
+            raise _ERRORS[found[1]](found[2].strip()) from exc
+        heap, where = _NO_HEAP.search(str(exc)), None
+        logged = _NO_HEAP.search(jvm_log_since(logged_before))
+        if logged and (heap or _LOST.search(repr(exc)) or jvm_ended(_PATIENCE)):
+            heap, where = logged, keep_jvm_log()
+        if heap:
+            raise TaskMemoryError(
+                f"a Java process of Spark ran out of memory: {heap[0]}. On one machine raise spark.driver.memory, e.g. "
+                "--set spark.driver.memory=8g; on a cluster spark.executor.memory. Started again, the run goes on "
+                f"after the last step that was written{f'. Its log is {where}' if where else ''}"
+            ) from exc
+        short = _NO_MEMORY.search(str(exc))
+        if short:
+            raise TaskMemoryError(
+                f"a task ran out of memory, or was ended from outside, each time that Spark tried it: {short[0]}. Most "
+                "of its memory is Python's: raise spark.executor.memoryOverhead (and spark.executor.pyspark.memory "
+                "where it is set, to 1g or more for each task), or let fewer tasks share an executor by a smaller "
+                "spark.executor.cores, or a GPU by a larger spark.task.resource.gpu.amount; on one machine set "
+                "spark.master to local[1], or free memory. Started again, the run goes on after the last step that was "
+                "written"
+            ) from exc
+        raise

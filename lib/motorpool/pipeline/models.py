@@ -1,0 +1,190 @@
+"""What a model is called, how it is judged, and its rows in ``models``, ``labels``, ``clusters`` and ``parameters``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from motorpool.config.run import ClusterConfig
+from motorpool.features.spec import FeatureSet
+from motorpool.kernels.scores import Scores
+from motorpool.pipeline.context import Context
+
+log = logging.getLogger(__name__)
+
+
+#: How the reason of a model begins to speak of numbers that are not finite, which no threshold decides.
+NOT_COMPUTED = "cannot be computed"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model of the study. ``model_id`` is a hash of feature set, algorithm and parameters, seed included."""
+
+    features: FeatureSet
+    algorithm: str
+    params: tuple[tuple[str, str], ...]
+
+    def param(self, name: str) -> str:
+        return dict(self.params)[name]
+
+    @property
+    def model_id(self) -> str:
+        content = [self.features.name, self.features.definition, self.algorithm, sorted(self.params)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+@dataclass
+class Facts:
+    """What fitting found out about one model.
+
+    ``found`` joins the model's parameters (an eps that the data chose); ``parameters`` are the arrays that label new
+    rows; ``centres`` float32[k, d] are the clusters' own, their means where there are none.
+    """
+
+    seconds: float
+    n_iter: int | None = None
+    converged: bool = True
+    inertia: float | None = None
+    bic: float | None = None
+    aic: float | None = None
+    found: dict[str, str] = field(default_factory=dict)
+    parameters: dict[str, np.ndarray] = field(default_factory=dict)
+    centres: np.ndarray | None = None
+    #: Small clusters are natural to density-based models.
+    by_density: bool = False
+    #: Where the model was fitted.
+    backend: str = "cpu"
+    #: How many clusters the config asks for, None where the data decide.
+    asked: int | None = None
+
+
+def judge(
+    n_clusters: int,
+    n_noise: int,
+    scores: Scores | None,
+    facts: Facts,
+    n: int,
+    rules: ClusterConfig,
+    *,
+    sizes: np.ndarray | None = None,
+) -> str | None:
+    """Why a model cannot be ranked, None where it can.
+
+    ``sizes`` int64[k] are the clusters' of a model without vectors, which nothing is scored in.
+    """
+    if n_clusters == 0:
+        return "it leaves every image as noise"
+    if n_clusters == 1:
+        return f"it finds one cluster, with {n - n_noise:,} of {n:,} images"
+    infinite = not_finite(facts, scores)
+    if infinite:
+        return f"its {', '.join(infinite)} {NOT_COMPUTED}: values of its feature set are too large or too unequal"
+    if n_clusters > rules.max_clusters:
+        return f"it finds {n_clusters:,} clusters, more than cluster.max_clusters = {rules.max_clusters:,}"
+    if n_clusters < (facts.asked or 0):
+        return f"only {n_clusters:,} of {facts.asked:,} clusters hold images: there are too few distinct vectors"
+    if n_noise > rules.max_noise_share * n:
+        limit = f"cluster.max_noise_share = {rules.max_noise_share:.1%}"
+        return f"it leaves {n_noise / n:.1%} of the images as noise, above {limit}"
+    if sizes is None:
+        if scores is None or scores.calinski_harabasz is None:
+            return "its scores are not defined: as many clusters as images"
+        sizes = scores.sizes
+    held = np.sort(sizes[sizes > 0])
+    if len(held) < len(sizes):
+        return f"only {len(held)} of {len(sizes)} clusters hold images: there are too few distinct vectors"
+    which, size = ("second largest", int(held[-2])) if facts.by_density else ("smallest", int(held[0]))
+    if size < rules.min_cluster_share * n:
+        return (
+            f"the {which} cluster holds {size:,} images ({size / n:.4%}), "
+            f"below cluster.min_cluster_share = {rules.min_cluster_share:.4%}"
+        )
+    return None
+
+
+def not_finite(facts: Facts | None, scores: Scores | None) -> list[str]:
+    """Names of a model's numbers that are infinite or NaN; ``models`` has nulls for them."""
+    numbers = {name: getattr(facts, name) for name in ("inertia", "bic", "aic")} if facts else {}
+    names = ("calinski_harabasz", "davies_bouldin", "silhouette")
+    numbers |= {name: getattr(scores, name) for name in names} if scores else {}
+    return [name for name, value in numbers.items() if value is not None and not math.isfinite(value)]
+
+
+def model_row(
+    spec: ModelSpec, status: str, reason: str | None, facts: Facts | None = None, **values: Any
+) -> dict[str, Any]:
+    """A row of ``models``; what is not given is null, and so are numbers that are not finite."""
+    names = (
+        "n_clusters", "n_noise", "calinski_harabasz", "davies_bouldin", "silhouette", "vehicle_agreement",
+        "agreement_vehicles", "inertia", "bic", "aic", "n_iter", "seconds",
+    )  # fmt: skip
+    row: dict[str, Any] = dict.fromkeys(names)
+    if facts is not None:
+        row |= {name: getattr(facts, name) for name in ("inertia", "bic", "aic", "n_iter", "seconds")}
+    row = {
+        **row,
+        "model_id": spec.model_id,
+        "features": spec.features.name,
+        "algorithm": spec.algorithm,
+        "params": dict(spec.params) | (facts.found if facts else {}),
+        "vehicle_part": spec.features.vehicle_part,
+        "backend": facts.backend if facts else "cpu",
+        "status": status,
+        "reason": reason,
+        **values,
+    }
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def write_models(ctx: Context, rows: Sequence[dict[str, Any]]) -> None:
+    ctx.lake.replace_rows("models", rows, {"model_id": [str(r["model_id"]) for r in rows]})
+
+
+def write_labels(ctx: Context, wide: DataFrame, model_ids: Sequence[str]) -> None:
+    """One row per model and image from one row per image (`Labelled.wide`)."""
+    names = F.array(*(F.lit(m) for m in model_ids))
+    triples = F.posexplode(F.arrays_zip("clusters", "distances", "strengths", "outliers")).alias("model", "found")
+    long = wide.select("image_id", triples).select(
+        F.get(names, "model").alias("model_id"),
+        "image_id",
+        F.col("found.clusters").alias("cluster"),
+        F.col("found.distances").alias("distance"),
+        F.col("found.strengths").alias("strength"),
+        F.col("found.outliers").alias("outlier_score"),
+    )
+    ctx.lake.replace("labels", long, {"model_id": list(model_ids)})
+
+
+def cluster_rows(spec: ModelSpec, facts: Facts, scores: Scores, origin: np.ndarray, n: int) -> Iterable[dict[str, Any]]:
+    centres = facts.centres if facts.centres is not None else (scores.means + origin).astype(np.float32)
+    for cluster, size in enumerate(scores.sizes.tolist()):
+        yield {
+            "model_id": spec.model_id,
+            "cluster": cluster,
+            "size": size,
+            "share": size / n,
+            "centroid": centres[cluster].tolist(),
+            "exemplars": scores.exemplars[cluster],
+            "title": None,
+            "description": None,
+        }
+
+
+def parameter_rows(spec: ModelSpec, facts: Facts) -> Iterable[dict[str, Any]]:
+    for name, values in facts.parameters.items():
+        yield {
+            "model_id": spec.model_id,
+            "field": name,
+            "shape": [int(s) for s in values.shape],
+            "values": np.asarray(values, np.float64).reshape(-1).tolist(),
+        }

@@ -1,0 +1,66 @@
+"""One folder as the product of a stage: built aside, then renamed into place."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from motorpool.config.run import has_scheme, local_folder
+from motorpool.errors import ConfigError
+
+
+def check_folder(out: str, key: str, mark: str, apart_from: str | None = None) -> Path:
+    """``out`` as a local folder that may be replaced: absent, empty, or with the file ``mark`` that shows what it is.
+
+    ConfigError, which names ``key``, for a folder of somebody else's, for a path with a scheme, and for one inside
+    the folder ``apart_from`` or around it.
+    """
+    if has_scheme(out):
+        raise ConfigError(f"{key}: {out}: is written to a local or mounted folder; name one without a scheme")
+    folder = Path(out).absolute()
+    other = local_folder(apart_from) if apart_from is not None else None
+    if other is not None:
+        other = other.resolve()
+        if folder.resolve() == other or other in folder.resolve().parents or folder.resolve() in other.parents:
+            raise ConfigError(f"{key}: {out}: must lie beside {apart_from}, neither in it nor around it")
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{key}: {out}: is a file; name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / mark).is_file():
+        raise ConfigError(f"{key}: {out}: holds other files and no {mark}; name a folder that is absent or empty")
+    return folder
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill that becomes ``out`` where the block ends well, and leaves nothing where it does not.
+
+    What was there before is replaced. ConfigError where nothing can be written beside ``out``.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))
+    except OSError as exc:
+        raise ConfigError(f"{out}: cannot be written: {exc.strerror or exc}") from exc
+    try:
+        # mkdtemp keeps others out; a report is for everyone.
+        draft.chmod(0o755)
+        yield draft
+        _swap(draft, out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _swap(draft: Path, out: Path) -> None:
+    old = draft.with_suffix(".old")
+    if out.exists():
+        out.rename(old)
+    try:
+        draft.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

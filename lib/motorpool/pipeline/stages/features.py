@@ -1,0 +1,156 @@
+"""Features: the config's feature sets, fitted and applied, become ``feature_sets`` and ``features``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from motorpool.errors import ConfigError, LakeError
+from motorpool.features.fit import Fitted, Fitter
+from motorpool.features.program import Program
+from motorpool.features.spec import PROJECTIONS, FeatureSet
+from motorpool.features.vehicle_steps import Vehicles
+from motorpool.lake import Lake
+from motorpool.pipeline.context import Context, explained, timed
+
+log = logging.getLogger(__name__)
+
+#: Draws the rows that quantiles are taken from where there are too many to sort: a constant, as what a feature set is
+#: does not depend on the run's seed (`FeatureSet.definition`).
+_SAMPLE_SEED = 42
+
+
+def run_features(ctx: Context) -> None:
+    """Fit and write the feature sets that the lake does not hold yet.
+
+    The row in ``feature_sets`` is written after the vectors, so a set without it is made again. Raises
+    ConfigError when a set names a descriptor that was not ingested, LakeError when the lake holds a set
+    of the same name with other steps, or lacks the vehicles that a set's steps look at.
+    """
+    sets = ctx.config.feature_sets
+    if not sets:
+        raise ConfigError("features: names no feature set: list at least one descriptor with its steps")
+    pending = _pending(ctx, sets)
+    if not pending:
+        log.info("features: all %d feature sets are in the lake, nothing to do", len(sets))
+        return
+    asking = next((fs for fs in pending if fs.uses_vehicles), None)
+    vehicles = None
+    if asking is not None:
+        vehicles = known_vehicles(ctx.lake, f"feature set {asking.name}: the step {asking.vehicle_steps[0].kind}")
+    for group in _groups(pending):
+        names = sorted({d for fs in group for d in fs.descriptors})
+        wide = wide_descriptors(ctx.lake, names)
+        with explained(), Fitter(wide, group, _SAMPLE_SEED, vehicles, ctx.backend) as fitter:
+            with timed(f"features: fitting {len(group)} feature sets on {', '.join(names)}"):
+                fitted = fitter.fit()
+            for item in fitted:
+                with timed(f"features: writing {item.spec.name} ({item.n_features} columns)"):
+                    _write(ctx, fitter, item)
+
+
+def wide_descriptors(lake: Lake, names: Sequence[str]) -> DataFrame:
+    """`side_by_side` of some of the lake's descriptors."""
+    return side_by_side({name: lake.read("descriptors", descriptor=name) for name in names})
+
+
+def side_by_side(frames: Mapping[str, DataFrame]) -> DataFrame:
+    """``image_id`` and one ARRAY<FLOAT> column per descriptor, from ``image_id, vector`` of each.
+
+    Several are joined by image (a shuffle): images that one of them lacks are left out.
+    """
+    named = [frame.select("image_id", F.col("vector").alias(name)) for name, frame in frames.items()]
+    wide = named[0]
+    for frame in named[1:]:
+        wide = wide.join(frame, on="image_id", how="inner")
+    return wide
+
+
+def load_program(lake: Lake, features: str) -> Program:
+    """The fitted numbers of a feature set, ready to apply to new descriptors."""
+    row = lake.read("feature_sets", features=features).select("program").first()
+    if row is None:
+        raise LakeError(f"feature set {features!r} is not in the lake {lake}")
+    return Program.from_rows(row["program"])
+
+
+def known_vehicles(lake: Lake, who: str, otherwise: str = "") -> Vehicles:
+    """The vehicles of the lake's images; where they tell nothing, a LakeError with ``who`` asks and what else to do."""
+    vehicles = Vehicles.of(lake.read("images"))
+    problem = vehicles.problem()
+    if problem:
+        raise LakeError(
+            f"{who} needs to know which photos show the same vehicle, but in the lake {lake} {problem}: "
+            f"{VEHICLES_ADVICE}, and ingest into a new lake{otherwise}"
+        )
+    return vehicles
+
+
+#: What to do where images have no vehicles.
+VEHICLES_ADVICE = (
+    "set case.vehicle_pattern to a regular expression whose first group is the vehicle's part of the path, or "
+    "case.vehicle_column to a column of the attributes file"
+)
+
+
+def _pending(ctx: Context, sets: Sequence[FeatureSet]) -> list[FeatureSet]:
+    ingested = {r["descriptor"] for r in ctx.lake.read("sources").select("descriptor").collect()}
+    for index, fs in enumerate(sets):
+        missing = [d for d in fs.descriptors if d not in ingested]
+        if missing:
+            raise ConfigError(
+                f"features[{index}] ({fs.name}): descriptor {missing[0]!r} is not in the lake; it holds "
+                f"{', '.join(sorted(ingested))}"
+            )
+    known = {}
+    if ctx.lake.exists("feature_sets"):
+        rows = ctx.lake.read("feature_sets").select("features", "definition").collect()
+        known = {r["features"]: r["definition"] for r in rows}
+    for fs in sets:
+        if fs.name in known and known[fs.name] != fs.definition:
+            raise LakeError(
+                f"feature set {fs.name!r} is in the lake with other steps: {known[fs.name]}, the config says "
+                f"{fs.definition}. Give the new one another name"
+            )
+    return [fs for fs in sets if fs.name not in known]
+
+
+def _groups(sets: Sequence[FeatureSet]) -> list[list[FeatureSet]]:
+    """Feature sets that share descriptors, directly or through others, share their passes."""
+    groups: list[tuple[set[str], list[FeatureSet]]] = []
+    for fs in sets:
+        touching = [g for g in groups if g[0] & set(fs.descriptors)]
+        merged = (
+            set(fs.descriptors).union(*(g[0] for g in touching)),
+            [*(s for g in touching for s in g[1]), fs],
+        )
+        groups = [g for g in groups if g not in touching] + [merged]
+    return [members for _, members in groups]
+
+
+def _write(ctx: Context, fitter: Fitter, item: Fitted) -> None:
+    spec = item.spec
+    vectors = fitter.transform(item).withColumn("features", F.lit(spec.name))
+    ctx.lake.replace("features", vectors, {"features": [spec.name]})
+    n_images = ctx.lake.read("features", features=spec.name).count()
+    if any(s.kind == "vehicle_residual" for s in spec.steps):
+        log.info("features: %s has the %s images that are not alone of their vehicle", spec.name, f"{n_images:,}")
+    row = {
+        "features": spec.name,
+        "descriptors": list(spec.descriptors),
+        "steps": spec.describe(),
+        "n_features": item.n_features,
+        "n_images": n_images,
+        "explained_variance": item.spectrum.explained if item.spectrum else None,
+        "explained_variance_curve": item.spectrum.curve.tolist() if item.spectrum else None,
+        "definition": spec.definition,
+        "program": item.program.to_rows(),
+    }
+    ctx.lake.replace_rows("feature_sets", [row], {"features": [spec.name]})
+    if item.spectrum:
+        projections = [s.kind for s in (*spec.parts[-1].steps, *spec.steps) if s.kind in PROJECTIONS]
+        kind = {"vehicle_whiten": " between vehicles", "vehicle_within": " within vehicles"}.get(projections[-1], "")
+        log.info("features: %s keeps %.1f %% of the variance%s", spec.name, 100 * item.spectrum.explained, kind)

@@ -1,0 +1,422 @@
+"""Interpret: what is in a cluster, as photos, measured appearance, a title and a few sentences."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from motorpool.case.files import redact
+from motorpool.cluster.ensemble.agreement import contingency
+from motorpool.config.run import CONSENSUS, ReportConfig
+from motorpool.errors import ConfigError, LakeError
+from motorpool.interpret import members
+from motorpool.interpret.appearance import measure_photos
+from motorpool.interpret.counts import (
+    Counts,
+    attribute_columns,
+    attributes_fingerprint,
+    count_attributes,
+    count_vehicles,
+    summarise_photos,
+)
+from motorpool.interpret.evidence import Evidence, Overlap, evidence_of, overlaps
+from motorpool.interpret.overrides import Override, Overrides, check_overrides, load_overrides
+from motorpool.interpret.wording import describe, titles
+from motorpool.photos.source import find_images
+from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.study import Node, fingerprint, forget, outdate, rank
+from motorpool.spark import blocks
+
+log = logging.getLogger(__name__)
+
+#: Photos of one model that are measured at most, whatever its number of clusters: about a minute on two cores.
+MAX_PHOTOS = 20_000
+#: Models of other feature sets that clusters are compared with.
+MAX_PEERS = 12
+#: Photos of one task: some seconds.
+_PHOTOS_A_TASK = 500
+#: Part of what a title depends on: other rules make other words.
+_RULES = "1"
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model to interpret; ``centroids`` float32[k, d], of no columns where it has no vectors."""
+
+    model_id: str
+    features: str
+    sizes: np.ndarray
+    centroids: np.ndarray
+
+    @property
+    def has_vectors(self) -> bool:
+        return self.features != CONSENSUS and self.centroids.shape[1] > 0
+
+
+def run_interpret(ctx: Context) -> None:
+    """Choose photos for every cluster of the best models, measure them, and write titles and descriptions.
+
+    The models are those that ``report.models`` names, or the best of each feature set of the study. What people call
+    clusters (``report.titles``) stands over what the evidence says, in every model. The row in ``interpretations`` is
+    written last, so a model without it is done again, and so is one whose ``params`` are others. All other models have
+    no members and no titles but those that people give. ``appearance`` keeps what has been measured of any photo.
+    Raises ConfigError for models and titles that the lake does not hold, CaseError where the config names photos that
+    are not there.
+    """
+    config = ctx.config.report
+    held = _held(ctx)
+    if config is None:
+        log.info("interpret: the config has no section `report`, nothing to do")
+        if held:
+            _outdate(ctx, held)
+            _forget_others(ctx, held, [], {}, _titled(ctx))
+        return
+    given = _overrides(ctx, config)
+    chosen, peers = _choose(ctx, config)
+    root = find_images(ctx.config.case) if ctx.config.case is not None else None
+    images = ctx.lake.read("images")
+    columns, left_out = attribute_columns(images)
+    told = _Told(columns, attributes_fingerprint(images, columns), root, peers, given)
+    asked = {m: _params(ctx, config, m, told, chosen) for m in chosen}
+    titled = _titled(ctx)
+    # Clusters that were made again have lost their titles.
+    pending = [m for m in chosen if held.get(m) != asked[m] or not titled.get(m, False)]
+    outdated = [m for m in held if held[m] != asked.get(m) or m in pending]
+    if outdated:
+        _outdate(ctx, outdated)
+    if ctx.lake.exists("appearance") and any(params.get("photos") != told.photos for params in held.values()):
+        log.info("interpret: photos lie elsewhere now, so all are measured again")
+        forget(ctx, "appearance")
+    renamed = _forget_others(ctx, held, chosen, given, titled)
+    with explained():
+        if pending:
+            for column in left_out:
+                log.info("interpret: attribute %s is left out: it has too many values to name kinds", column)
+            with timed(f"interpret: {len(pending)} models"):
+                _interpret(ctx, config, pending, told, asked)
+    if not pending and not renamed:
+        log.info("interpret: all models of the study are in the lake, nothing to do")
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What models' clusters are told by, beside their labels.
+
+    Kinds in the ``columns`` of attributes and their values' ``fingerprint``, photos below ``root``, ``peers`` of other
+    feature sets (features, model_id), and what people call clusters.
+    """
+
+    columns: list[str]
+    fingerprint: str
+    root: str | None
+    peers: list[Node]
+    given: Overrides
+
+    @property
+    def photos(self) -> str:
+        """Where photos lie, as tables may hold it."""
+        return redact(self.root) if self.root else ""
+
+
+# -- what is to be done --------------------------------------------------------------------------------
+
+
+def _overrides(ctx: Context, config: ReportConfig) -> Overrides:
+    if config.titles is None:
+        return {}
+    given = load_overrides(config.titles)
+    rows = ctx.lake.read_or_empty("clusters").groupBy("model_id").agg(F.max("cluster").alias("last")).collect()
+    check_overrides(given, {r["model_id"]: r["last"] + 1 for r in rows}, config.titles)
+    return given
+
+
+def _choose(ctx: Context, config: ReportConfig) -> tuple[list[str], list[Node]]:
+    """The ids of the models to interpret, and the best model of each feature set: ``features, model_id``."""
+    best = [(m.features, m.model_id) for m in rank(ctx).best()]
+    if isinstance(config.models, int):
+        return [model_id for _, model_id in best[: config.models]], best[:MAX_PEERS]
+    named = list(config.named_models)
+    held = ctx.lake.read_or_empty("clusters", model_id=named).select("model_id").distinct()
+    with_clusters = {r["model_id"] for r in held.collect()}
+    told = {r["model_id"]: r["reason"] for r in ctx.lake.read("models", model_id=named).collect()}
+    unknown = [m for m in named if m not in told]
+    if unknown:
+        raise ConfigError(
+            f"report.models: {unknown[0]!r}: the lake {ctx.lake} holds no such model; the table `models` lists the ids"
+        )
+    for m in (m for m in named if m not in with_clusters):
+        log.warning("interpret: model %s, which report.models names, has no clusters: %s", m, told[m])
+    return [m for m in named if m in with_clusters], best[:MAX_PEERS]
+
+
+def _params(ctx: Context, config: ReportConfig, model_id: str, told: _Told, chosen: Collection[str]) -> dict[str, str]:
+    """What a model's titles, descriptions and members depend on, beside its labels."""
+    peers = [peer for _, peer in told.peers]
+    # Descriptions name clusters of other models by their titles, where they have some.
+    named = {model_id, *peers}
+    titles = [[m, c, o.title, o.description] for (m, c), o in sorted(told.given.items(), key=_key) if m in named]
+    return {
+        "attributes": json.dumps(told.columns),
+        "members": str(config.members),
+        "peers": json.dumps(peers),
+        "photos": told.photos,
+        "rules": _RULES,
+        "sample": str(config.sample),
+        "seed": str(ctx.config.seed),
+        "titled": json.dumps([peer for peer in peers if peer in chosen]),
+        "titles": fingerprint(titles) if titles else "",
+        "values": told.fingerprint,
+    }
+
+
+def _key(item: tuple[tuple[str, int], Override]) -> tuple[str, int]:
+    return item[0]
+
+
+def _held(ctx: Context) -> dict[str, dict[str, str]]:
+    """The parameters of the models that the lake holds interpretations of."""
+    rows = ctx.lake.read_or_empty("interpretations").select("model_id", "params").collect()
+    return {r["model_id"]: r["params"] for r in rows}
+
+
+def _titled(ctx: Context) -> dict[str, bool]:
+    """The models of which clusters have a title, and whether all have one."""
+    title = F.col("title")
+    rows = (
+        ctx.lake.read_or_empty("clusters")
+        .groupBy("model_id")
+        .agg(F.count(F.coalesce(title, F.col("description"))).alias("told"), F.count_if(title.isNull()).alias("bare"))
+        .where("told > 0")
+        .collect()
+    )
+    return {r["model_id"]: r["bare"] == 0 for r in rows}
+
+
+# -- the work -----------------------------------------------------------------------------------------
+
+
+def _interpret(
+    ctx: Context,
+    config: ReportConfig,
+    pending: Sequence[str],
+    told: _Told,
+    asked: Mapping[str, dict[str, str]],
+) -> None:
+    peers, columns = told.peers, told.columns
+    began = time.monotonic()
+    models = _load_models(ctx, pending)
+    others = [(features, m) for features, m in peers if m not in pending]
+    ids = [*pending, *(m for _, m in others)]
+    sets = {**{m: models[m].features for m in pending}, **{m: features for features, m in others}}
+    wide = members.gathered(ctx.lake.read("labels", model_id=ids), ids)
+    own = wide.select(
+        "image_id", F.slice("clusters", 1, len(pending)).alias("clusters"),
+        F.slice("strengths", 1, len(pending)).alias("strengths"),
+    )  # fmt: skip
+    drawn = {m: min(config.sample, max(1, MAX_PHOTOS // len(models[m].sizes))) for m in pending}
+    most = {m: max(drawn[m], config.members) for m in pending}
+    typical = members.typical(own, pending, most, ctx.config.seed)
+    with blocks.kept(wide), blocks.kept(typical):
+        with timed("interpret: choosing images"):
+            _write_members(ctx, config, models, own, typical)
+        photos = _measured(ctx, typical, drawn, told.root)
+        with timed("interpret: gathering evidence"):
+            # A model meets the best of all feature sets but its own, in their order, whichever are pending.
+            at = {m: j for j, m in enumerate(ids)}
+            pairs = [(i, at[b]) for i, a in enumerate(pending) for _, b in peers if sets[a] != sets[b]]
+            tables = contingency(wide.select("clusters"), pairs)
+            found: dict[str, dict[int, list[Overlap]]] = {m: {} for m in pending}
+            for (i, j), table in zip(pairs, tables, strict=True):
+                for cluster, overlap in overlaps(table, ids[j], sets[ids[j]]).items():
+                    found[pending[i]].setdefault(cluster, []).append(overlap)
+            counts = _counts(ctx, own, pending, photos, columns)
+            evidence = {
+                m: evidence_of(m, model.sizes, model.centroids, counts.of_model(m), found[m])
+                for m, model in models.items()
+            }
+    _write_titles(ctx, evidence, told.given, others)
+    _write_done(ctx, evidence, asked, (time.monotonic() - began) / len(pending))
+
+
+def _load_models(ctx: Context, ids: Sequence[str]) -> dict[str, _Model]:
+    sets = {r["model_id"]: r["features"] for r in ctx.lake.read("models", model_id=ids).collect()}
+    rows = ctx.lake.read("clusters", model_id=ids).select("model_id", "cluster", "size", "centroid").toPandas()
+    models = {}
+    # In the order of the ids, which is that of the labels side by side.
+    for model_id in ids:
+        of = rows[rows["model_id"] == model_id].sort_values("cluster")
+        if not len(of):
+            raise LakeError(f"table 'clusters': holds no rows of model {model_id}: run `motorpool cluster` again")
+        centroids = np.stack([np.asarray(c, np.float32) for c in of["centroid"]])
+        models[model_id] = _Model(model_id, sets[model_id], of["size"].to_numpy(np.int64), centroids)
+    return models
+
+
+def _write_members(
+    ctx: Context, config: ReportConfig, models: Mapping[str, _Model], own: DataFrame, typical: DataFrame
+) -> None:
+    ids, n = list(models), dict.fromkeys(models, config.members)
+    at = {m: i for i, m in enumerate(ids)}
+
+    def part(some: Sequence[str]) -> DataFrame:
+        picked = [F.array(*(F.get(c, F.lit(at[m])) for m in some)).alias(c) for c in ("clusters", "strengths")]
+        return own.select("image_id", *picked)
+
+    kinds = [
+        ("exemplar", members.exemplars(ctx.lake.read("clusters", model_id=ids), config.members)),
+        ("typical", typical.where(F.col("position") < config.members)),
+    ]
+    without = [m for m in ids if not models[m].has_vectors]
+    if without:
+        kinds.append(("exemplar", members.by_strength(part(without), without, n, strongest=True)))
+        kinds.append(("borderline", members.by_strength(part(without), without, n, strongest=False)))
+    for features in sorted({models[m].features for m in ids if models[m].has_vectors}):
+        of = {m: models[m].centroids for m in ids if models[m].features == features}
+        vectors = ctx.lake.read("features", features=features).select("image_id", "vector")
+        kinds.append(("borderline", members.borderline(part(list(of)), vectors, of, n)))
+    ctx.lake.replace("cluster_members", members.members(kinds, ctx.lake.read("images")), {"model_id": ids})
+
+
+def _measured(ctx: Context, typical: DataFrame, drawn: Mapping[str, int], root: str | None) -> DataFrame | None:
+    """``model_id, cluster`` and the appearance of the sample's photos; None where there are none to measure.
+
+    What was measured before is not measured again, unless the photo could not be read.
+    """
+    if not any(drawn.values()):
+        log.info("interpret: photos are not looked at: report.sample is 0")
+        return None
+    if root is None:
+        log.info("interpret: photos are not looked at: case.images_root names none, and the case folder holds none")
+        return None
+    limits = F.create_map(*(F.lit(v) for m, k in drawn.items() for v in (m, k)))
+    sample = typical.where(F.col("position") < limits[F.col("model_id")]).select("model_id", "cluster", "image_id")
+    wanted = sample.select("image_id").distinct()
+    held = ctx.lake.read_or_empty("appearance")
+    known = held.where("status = 'ok'")
+    missing = ctx.lake.read("images").select("image_id", "path").join(wanted, on="image_id", how="left_semi")
+    new = missing.join(known, on="image_id", how="left_anti")
+    n = new.count()
+    if n:
+        tasks = max(blocks.parallelism(ctx.spark), math.ceil(n / _PHOTOS_A_TASK))
+        # Kept before it is written: writing may put all rows into one task, and photos are to be read in many.
+        measuring = timed(f"interpret: measuring {n:,} photos of {redact(root)}")
+        ctx.doing = f"measuring {n:,} photos"
+        try:
+            with measuring, blocks.kept(measure_photos(new, root, tasks)) as measured:
+                measured.count()
+                ctx.lake.upsert("appearance", measured, "image_id")
+        finally:
+            ctx.doing = ""
+    appearance = ctx.lake.read("appearance")
+    lost = appearance.join(wanted, on="image_id", how="left_semi").where("status <> 'ok'").groupBy("status").count()
+    for row in lost.orderBy("status").collect():
+        log.warning("interpret: %s of the photos asked for are %s", f"{row['count']:,}", row["status"])
+    return sample.join(appearance, on="image_id", how="inner")
+
+
+def _counts(
+    ctx: Context, own: DataFrame, ids: Sequence[str], photos: DataFrame | None, columns: Sequence[str]
+) -> Counts:
+    images = ctx.lake.read("images")
+    has_vehicles = not images.where("vehicle_id IS NOT NULL").isEmpty()
+    seen = () if photos is None else summarise_photos(photos)
+    return Counts(
+        *(seen or (pd.DataFrame(), pd.DataFrame())),
+        vehicles=count_vehicles(own, images, ids).toPandas() if has_vehicles else None,
+        attributes=count_attributes(own, images, columns, ids).toPandas() if columns else pd.DataFrame(),
+    )
+
+
+# -- writing ------------------------------------------------------------------------------------------
+
+
+def _write_titles(
+    ctx: Context, evidence: Mapping[str, list[Evidence]], given: Overrides, others: Sequence[tuple[str, str]]
+) -> None:
+    """Titles first, as descriptions name other clusters by them: as people call them where they do."""
+    known = ctx.lake.read("clusters").where(F.col("model_id").isin([m for _, m in others]) & F.col("title").isNotNull())
+    named = {(r["model_id"], r["cluster"]): r["title"] for r in known.collect()}
+    for model_id, model in evidence.items():
+        named |= {(model_id, cluster): title for cluster, title in titles(model).items()}
+    named |= {key: o.title for key, o in given.items() if o.title is not None}
+    rows = []
+    for model_id, model in evidence.items():
+        by_cluster = {e.cluster: e for e in model}
+        for e in model:
+            override = given.get((model_id, e.cluster), Override())
+            text = override.description or describe(e, by_cluster, named)
+            rows.append((model_id, e.cluster, named[model_id, e.cluster], text))
+    _replace_titles(ctx, rows)
+
+
+def _outdate(ctx: Context, model_ids: Collection[str]) -> None:
+    """Were this run killed, rows must not stand for what other values gave, but tell whose photos were measured."""
+    outdate(ctx, "interpretations", {"model_id": model_ids}, keep=["photos"])
+
+
+def _forget_others(
+    ctx: Context,
+    held: Collection[str],
+    chosen: Collection[str],
+    given: Overrides,
+    titled: Collection[str],
+) -> bool:
+    """Bring models that are not interpreted to what people call their clusters; False where the tables say so already.
+
+    ``held`` are the models with interpretations, ``titled`` those with titles.
+    """
+    gone = sorted(set(held) - set(chosen))
+    if gone:
+        forget(ctx, "cluster_members", {"model_id": gone})
+    renamed = _write_overrides(ctx, given, {*titled, *(m for m, _ in given)} - set(chosen))
+    if gone:
+        forget(ctx, "interpretations", {"model_id": gone})
+    return renamed or bool(gone)
+
+
+def _write_overrides(ctx: Context, given: Overrides, others: Collection[str]) -> bool:
+    """What people call the clusters of models that are not interpreted; False where the table says so already."""
+    ids = sorted(others)
+    if not ids:
+        return False
+    rows = ctx.lake.read("clusters", model_id=ids).select("model_id", "cluster", "title", "description").collect()
+    held = [tuple(r) for r in rows]
+    named = [(m, c, given.get((m, c), Override())) for m, c, _, _ in held]
+    new = [(m, c, override.title, override.description) for m, c, override in named]
+    if new == held:
+        return False
+    _replace_titles(ctx, new)
+    return True
+
+
+def _replace_titles(ctx: Context, rows: Sequence[tuple[str, int, str | None, str | None]]) -> None:
+    schema = "model_id STRING, cluster INT, title STRING, description STRING"
+    ids = sorted({r[0] for r in rows})
+    kept = ctx.lake.read("clusters", model_id=ids).drop("title", "description")
+    told = ctx.spark.createDataFrame(list(rows), schema)
+    ctx.lake.replace("clusters", kept.join(told, on=["model_id", "cluster"], how="left"), {"model_id": ids})
+
+
+def _write_done(
+    ctx: Context, evidence: Mapping[str, list[Evidence]], asked: Mapping[str, dict[str, str]], seconds: float
+) -> None:
+    rows = [
+        {
+            "model_id": model_id,
+            "params": asked[model_id],
+            "n_photos": sum(e.photos.measured for e in model),
+            **{f"n_{s}": sum(e.photos.lost.get(s, 0) for e in model) for s in ("missing", "broken", "refused")},
+            "seconds": seconds,
+        }
+        for model_id, model in evidence.items()
+    ]
+    ctx.lake.replace_rows("interpretations", rows, {"model_id": list(evidence)})

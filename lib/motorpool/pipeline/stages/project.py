@@ -1,0 +1,224 @@
+"""Projections: maps of all images in two or three dimensions, of every feature set, by every method."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from motorpool.config.run import ProjectionConfig, ProjectionMethod
+from motorpool.errors import ConfigError, LakeError
+from motorpool.kernels.maps.landmarks import Rows
+from motorpool.kernels.maps.layouts import LEAST_ROWS, Layout, check_packages
+from motorpool.kernels.maps.quality import JUDGED, trust
+from motorpool.maps.first_pass import first_pass
+from motorpool.maps.placing import Axes, lay_out_all, place_all
+from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.study import forget, outdate
+from motorpool.spark import blocks
+from motorpool.spark.tasks import run_tasks
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Map:
+    """One map of a feature set. Its name tells the dimensions: ``pca2``, ``umap3``."""
+
+    method: ProjectionMethod
+    dims: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.method}{self.dims}"
+
+    def params(self, config: ProjectionConfig, seed: int) -> dict[str, str]:
+        """What the places and their trustworthiness depend on: other values mean another map."""
+        own: dict[ProjectionMethod, dict[str, float]] = {
+            "pca": {},
+            "umap": {"n_neighbors": config.n_neighbors, "sample": config.sample},
+            "tsne": {"perplexity": config.perplexity, "sample": config.sample},
+        }
+        # The seed draws the images to judge by, too.
+        return {k: str(v) for k, v in {**own[self.method], "seed": seed}.items()}
+
+
+def run_project(ctx: Context) -> None:
+    """Place every image on maps in two or three dimensions, by every method, of every feature set asked for.
+
+    The row in ``projection_methods`` is written last, so a map without it is made again, and so is one whose ``params``
+    are others. Maps that the config no longer asks for go out of both tables. Raises ConfigError where a feature set
+    has fewer columns than ``projections.dims`` asks for, EnvironmentMissingError where a method's package is not
+    installed, LakeError where the lake lacks a feature set.
+    """
+    config = ctx.config.projections
+    held = _held(ctx)
+    if config is None:
+        log.info("project: the config has no section `projections`, nothing to do")
+        _forget_sets(ctx, held)
+        return
+    check_packages(config.methods)
+    n_images = _sizes(ctx, config)
+    changed = False
+    for features, n in n_images.items():
+        maps = {m.name: m for m in _possible(config, features, n)}
+        there = held.get(features, {})
+        kept = [name for name, m in maps.items() if there.get(name) == m.params(config, ctx.config.seed)]
+        pending = [m for m in maps.values() if m.name not in kept]
+        outdated = there.keys() - set(kept)
+        if outdated:
+            # Were this run killed, their rows must not stand for places of other values, or none.
+            outdate(ctx, "projection_methods", {"features": [features], "method": outdated})
+        if pending:
+            with explained(), timed(f"project: {', '.join(m.name for m in pending)} of {features}"):
+                _make_maps(ctx, config, features, pending, kept, outdated)
+        elif outdated:
+            ctx.lake.replace("projections", _kept(ctx, features, kept), {"features": [features]})
+            forget(ctx, "projection_methods", {"features": [features], "method": outdated})
+        changed |= bool(pending or outdated)
+    gone = held.keys() - n_images.keys()
+    _forget_sets(ctx, gone)
+    if not changed and not gone:
+        log.info("project: all maps of the study are in the lake, nothing to do")
+
+
+def _held(ctx: Context) -> dict[str, dict[str, dict[str, str]]]:
+    """The parameters of the maps in the lake, by feature set and name."""
+    found: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
+    if ctx.lake.exists("projection_methods"):
+        for row in ctx.lake.read("projection_methods").select("features", "method", "params").collect():
+            found[row["features"]][row["method"]] = row["params"]
+    return dict(found)
+
+
+def _forget_sets(ctx: Context, gone: Collection[str]) -> None:
+    """Take feature sets out of both tables."""
+    if gone:
+        outdate(ctx, "projection_methods", {"features": gone})
+        forget(ctx, "projections", {"features": gone})
+        forget(ctx, "projection_methods", {"features": gone})
+
+
+def _sizes(ctx: Context, config: ProjectionConfig) -> dict[str, int]:
+    """The number of images of every feature set to project."""
+    names = [fs.name for fs in ctx.config.feature_sets if config.features is None or fs.name in config.features]
+    rows = {
+        r["features"]: r for r in ctx.lake.read("feature_sets").select("features", "n_features", "n_images").collect()
+    }
+    absent = [name for name in names if name not in rows]
+    if absent:
+        raise LakeError(f"feature set {absent[0]!r} is not in the lake {ctx.lake}: run `motorpool features` first")
+    narrow = [name for name in names if rows[name]["n_features"] < max(config.dims)]
+    if narrow:
+        wide = [name for name in names if name not in narrow]
+        raise ConfigError(
+            f"projections.dims: {max(config.dims)} dimensions of {narrow[0]!r}, which has "
+            f"{rows[narrow[0]]['n_features']} column(s): lower projections.dims, or name other feature sets in "
+            f"projections.features{': ' + ', '.join(wide) if wide else ''}"
+        )
+    return {name: int(rows[name]["n_images"]) for name in names}
+
+
+def _possible(config: ProjectionConfig, features: str, n: int) -> list[_Map]:
+    """The maps that a feature set has images enough for."""
+    maps = [_Map(method, dims) for method in config.methods for dims in config.dims]
+    left_out = [m.name for m in maps if m.method != "pca" and n < LEAST_ROWS]
+    if left_out:
+        what = f"{', '.join(left_out)} of {features}"
+        log.info("project: %s left out: it has %d images, and they take at least %d", what, n, LEAST_ROWS)
+    return [m for m in maps if m.name not in left_out]
+
+
+def _make_maps(
+    ctx: Context,
+    config: ProjectionConfig,
+    features: str,
+    maps: Sequence[_Map],
+    kept: Sequence[str],
+    outdated: Collection[str],
+) -> None:
+    """Some maps of one feature set, written together; those that are ``kept`` stay as they are, no others do."""
+    began, seed = time.monotonic(), ctx.config.seed
+    layouts = {
+        m.name: Layout(m.method, m.dims, config.n_neighbors, config.perplexity, seed) for m in maps if m.method != "pca"
+    }
+    block_df = blocks.persist(blocks.gather(ctx.lake.read("features", features=features)))
+    try:
+        seen = first_pass(block_df, config.sample, JUDGED, seed)
+        n, n_fitted = seen.stats.n, len(seen.sample)
+        principal = Axes.of(seen.stats, max(m.dims for m in maps))
+        laying = time.monotonic()
+        if layouts:
+            _say(ctx, f"{features}: laying out {n_fitted:,} of {n:,} images by {', '.join(layouts)}")
+            _warn_of_cpu(ctx, layouts)
+        done = lay_out_all(ctx.spark, seen.sample, principal, list(layouts.values()), ctx.backend)
+        laying = time.monotonic() - laying
+        laid_out = dict(zip(layouts, done, strict=True))
+        axes = {m.name: principal.first(m.dims) for m in maps if m.method == "pca"}
+        placed = {name: found.placed for name, found in laid_out.items()}
+        placed_df = place_all(block_df, axes, seen.sample, placed).withColumn("features", F.lit(features))
+        _say(ctx, f"{features}: placing {n:,} images on {len(maps)} map(s)")
+        ctx.lake.replace("projections", placed_df.unionByName(_kept(ctx, features, kept)), {"features": [features]})
+        _say(ctx, f"{features}: judging by {len(seen.judged):,} images")
+        trusted = _trust(ctx, features, seen.judged, maps)
+    finally:
+        ctx.doing = ""
+        block_df.unpersist()
+    shared = (time.monotonic() - began - laying) / len(maps)
+    rows = [
+        {
+            "features": features,
+            "method": m.name,
+            "params": m.params(config, seed),
+            "n_images": n,
+            "n_fitted": n_fitted if m.name in laid_out else n,
+            "trustworthiness": trusted[m.name],
+            "seconds": shared + (laid_out[m.name].seconds if m.name in laid_out else 0.0),
+            "backend": laid_out[m.name].backend if m.name in laid_out else "cpu",
+        }
+        for m in maps
+    ]
+    names = sorted({*(m.name for m in maps), *outdated})
+    ctx.lake.replace_rows("projection_methods", rows, {"features": [features], "method": names})
+
+
+def _warn_of_cpu(ctx: Context, layouts: Mapping[str, Layout]) -> None:
+    """Say which maps the backend cannot make."""
+    absent = [name for name, layout in layouts.items() if not ctx.backend.lays_out(layout)]
+    if absent:
+        log.warning("project: %s on the cpu: the %s backend does not have it", ", ".join(absent), ctx.backend.name)
+
+
+def _say(ctx: Context, text: str) -> None:
+    ctx.doing = text
+    log.info("project: %s", text)
+
+
+def _kept(ctx: Context, features: str, names: Sequence[str]) -> DataFrame:
+    """The maps of a feature set that are in the lake and stay there."""
+    return ctx.lake.read_or_empty("projections", features=features, method=names)
+
+
+def _trust(ctx: Context, features: str, judged: Rows, maps: Sequence[_Map]) -> dict[str, float | None]:
+    """The trustworthiness of every map as the table holds it, on the images drawn to judge by."""
+    names = [m.name for m in maps]
+    wanted = ctx.spark.createDataFrame(pa.table({"image_id": judged.ids}))
+    places = ctx.lake.read("projections", features=features).where(F.col("method").isin(names))
+    table = places.join(F.broadcast(wanted), "image_id", "left_semi").toArrow().sort_by("image_id")
+    on_map = []
+    for m in maps:
+        rows = table.filter(pc.field("method") == m.name)
+        on_map.append(np.column_stack([rows.column(c).to_numpy() for c in "xyz"[: m.dims]]))
+    found = run_tasks(ctx.spark, [1.0] * len(maps), lambda i: trust(judged.x, on_map[i]))
+    for name, value in zip(names, found, strict=True):
+        if value is not None:
+            log.info("project: %s of %s has a trustworthiness of %.3f", name, features, value)
+    return dict(zip(names, found, strict=True))

@@ -1,0 +1,87 @@
+"""The report: what the lake holds as a folder of pages, pictures and figures that opens without a network."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from motorpool.config.run import Config, LakeConfig, ReportConfig, local_folder
+from motorpool.errors import ConfigError
+from motorpool.lake import Lake
+from motorpool.photos.source import find_images
+from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.output.folder import check_folder, whole_folder
+from motorpool.report import check_packages
+
+log = logging.getLogger(__name__)
+
+#: The file that shows that a folder is a report, and may be replaced by the next one.
+_MARK = "data/charts.js"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was written: where, its bytes, the images on the maps, the photos asked for, and those not readable."""
+
+    out: Path
+    n_bytes: int
+    n_points: int
+    n_photos: int
+    n_unreadable: int
+    seconds: float
+
+
+def check_report(lake: LakeConfig, out: str | None) -> Path:
+    """The report's folder, after whatever would stop a report has been looked at, before any work.
+
+    ``out`` is by default the folder ``report`` beside the lake's. EnvironmentMissingError for packages that are not
+    installed, ConfigError for a folder that cannot be written to or holds something else.
+    """
+    check_packages()
+    if out is not None:
+        return check_folder(out, "report.out", _MARK, lake.path)
+    folder = local_folder(lake.path) if lake.path is not None else None
+    if folder is None:
+        where = lake.path or "in a catalog"
+        raise ConfigError(f"report.out: is missing: the lake ({where}) lies in no local folder, so name one")
+    return check_folder(str(folder.absolute().parent / "report"), "report.out", _MARK, lake.path)
+
+
+def run_report(ctx: Context) -> None:
+    """Write the report: which model to trust and why, maps, clusters and outliers, in a folder for any browser.
+
+    Always written anew, aside, and renamed into place. What the lake lacks is said in its section.
+    """
+    if ctx.config.report is None:
+        log.info("report: the config has no section `report`, nothing to do")
+        return
+    out = check_report(ctx.config.lake, ctx.config.report.out)
+    write_report(ctx.lake, ctx.config.report, out, images_root_of(ctx.config), ctx.config.seed)
+
+
+def images_root_of(config: Config) -> str | None:
+    """Where the case's photos lie; None without a case in the config, and where it names none."""
+    return find_images(config.case) if config.case else None
+
+
+def write_report(lake: Lake, settings: ReportConfig, out: Path, images_root: str | None, seed: int) -> Summary:
+    """Read the tables, draw, and write the folder ``out``; photos come from ``images_root``, where there is one.
+
+    Reads: models, images, feature_sets, clusters, and what there is of k_distances, agreement, parameters, labels,
+    projections, projection_methods, cluster_members, outliers, outlier_methods, outlier_reasons, vehicles. Writes no
+    table. Driver memory: some 100 MB, whatever the number of images. LakeError where no model has been fitted.
+    """
+    # Here, since the packages that draw are an extra.
+    check_packages()
+    from motorpool.report.build import build
+
+    began = time.monotonic()
+    with timed(f"report: {out}"), explained(), whole_folder(out) as folder:
+        built = build(lake, settings, folder, images_root, seed, timed)
+        n_bytes = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    log.info("report: open %s (%.1f MB in all)", out / "index.html", n_bytes / 1e6)
+    if built.n_unreadable:
+        log.warning("report: %s of %s photos could not be read", f"{built.n_unreadable:,}", f"{built.n_asked:,}")
+    return Summary(out, n_bytes, built.n_points, built.n_asked, built.n_unreadable, time.monotonic() - began)

@@ -1,0 +1,62 @@
+"""Vehicles: in the best models of every feature set, each vehicle's label and the photos that dissent: ``vehicles``."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Collection
+
+from pyspark.sql import functions as F
+
+from motorpool.cluster.vehicle_votes import vote
+from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.study import forget, rank
+
+log = logging.getLogger(__name__)
+
+
+def run_vehicles(ctx: Context) -> None:
+    """Let the photos of every vehicle vote for its label, in the best models of each feature set.
+
+    Models are those of the study's leaderboard up to ``vehicles.models_per_features`` in each feature set, the
+    consensus being one; with 'all' every one of it. Models of what differs within vehicles are left out: their clusters
+    are views, of which a vehicle has several. Nothing is done where no image has a vehicle.
+
+    The models of a feature set are written at once, and a model that is in ``vehicles`` is complete, so a run that is
+    stopped goes on with the rest. All other models go out of the table.
+    """
+    most = ctx.config.vehicles.models_per_features
+    if most == 0:
+        log.info("vehicles: vehicles.models_per_features is 0, nothing to do")
+        _forget_others(ctx, [])
+        return
+    ranking = rank(ctx)
+    vehicles = ctx.lake.read("images").where(F.col("vehicle_id").isNotNull()).select("image_id", "vehicle_id")
+    if vehicles.isEmpty():
+        log.info("vehicles: no image of the lake has a vehicle, nothing to do")
+        return
+    best = ranking.best(None if most == "all" else int(most))
+    wanted = {m.model_id: m.features for m in best if m.vehicle_part != "within"}
+    held = _forget_others(ctx, wanted)
+    missing: dict[str, list[str]] = defaultdict(list)
+    for model_id, features in wanted.items():
+        if model_id not in held:
+            missing[features].append(model_id)
+    if not missing:
+        log.info("vehicles: all models of the study are in the lake, nothing to do")
+    for features, ids in missing.items():
+        with explained(), timed(f"vehicles: votes in {len(ids)} models of {features}"):
+            votes = vote(ctx.lake.read("labels", model_id=ids), vehicles)
+            ctx.lake.replace("vehicles", votes, {"model_id": ids})
+
+
+def _forget_others(ctx: Context, wanted: Collection[str]) -> set[str]:
+    """The models in ``vehicles``, after those have gone out that are not ``wanted``."""
+    if not ctx.lake.exists("vehicles"):
+        return set()
+    held = {r["model_id"] for r in ctx.lake.read("vehicles").select("model_id").distinct().collect()}
+    gone = held - set(wanted)
+    if gone:
+        log.info("vehicles: %d models are no longer among the best and go out", len(gone))
+        forget(ctx, "vehicles", {"model_id": gone})
+    return held - gone

@@ -1,0 +1,108 @@
+"""The section on models: the table, the curves, the agreement and the tree, drawn and as values for the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from motorpool.lake import Lake
+from motorpool.report import page, queries
+from motorpool.report.figures import charts, dendrogram, drawing
+from motorpool.report.verdict import headline
+from motorpool.report.wording import label_of, records
+
+
+class ModelSection:
+    """Draws the pictures into ``folder/figures`` as it is made."""
+
+    def __init__(
+        self,
+        lake: Lake,
+        folder: Path,
+        overview: queries.Overview,
+        models: pd.DataFrame,
+        best: pd.DataFrame,
+        clusters: pd.DataFrame,
+        pairs: pd.DataFrame,
+        feature_sets: pd.DataFrame,
+    ) -> None:
+        self._lake, self._models, self._overview = lake, models, overview
+        self._figures = folder / "figures"
+        order = list(dict.fromkeys(models["features"]))
+        made = [
+            *charts.score_charts(models),
+            charts.variance_chart(feature_sets),
+            charts.k_distance_chart(queries.k_distances(lake), order),
+            charts.size_chart(best, clusters),
+        ]
+        self.charts = [chart for chart in made if chart is not None]
+        for chart in self.charts:
+            drawing.draw_chart(chart, self._figures / f"{chart.name}.png")
+        self.tree = self._draw_tree()
+        self._agreement = self._draw_agreement(pairs)
+
+    def context(self) -> dict[str, Any]:
+        drawn = {chart.name: chart for chart in self.charts}
+        scores = [(s, drawn[f"scores-{s.column}"]) for s in charts.SCORES if f"scores-{s.column}" in drawn]
+        rows = page.board(self._models, self._overview.n_images)
+        return {
+            "board": rows,
+            "board_cut": len(rows) < self._overview.n_models,
+            "board_features": sorted({r["features"] for r in rows}),
+            "board_algorithms": sorted({r["algorithm"] for r in rows}),
+            "score_charts": [
+                {"name": c.name, "title": c.title, "note": c.note, "short": s.name, "how": page.HOW[s.column]}
+                for s, c in scores
+            ],
+            "variance_chart": drawn.get("explained_variance"),
+            "k_chart": drawn.get("k_distances"),
+            "size_chart": drawn.get("cluster_sizes"),
+            "agreement": self._agreement,
+            "tree": self.tree and {"name": "dendrogram", "title": self.tree["title"], "note": self.tree["note"]},
+        }
+
+    def _draw_agreement(self, pairs: pd.DataFrame) -> dict[str, Any] | None:
+        if pairs.empty:
+            return None
+        # A column with failed models holds NaN, and so floats.
+        known = self._models[self._models["n_clusters"].notna()]
+        counts = dict(zip(known["model_id"], known["n_clusters"].astype(int), strict=True))
+        names, ari = drawing.agreement_matrix(pairs, counts)
+        drawing.draw_agreement(names, ari, self._figures / "agreement.png")
+        return {"names": names, "rows": [[None if np.isnan(v) else float(v) for v in row] for row in ari]}
+
+    def _draw_tree(self) -> dict[str, Any] | None:
+        """The tree of the agglomerative model that is ranked best, or the first where none is ranked."""
+        made = self._models[(self._models["algorithm"] == "agglomerative") & (self._models["n_clusters"] > 1)]
+        if made.empty:
+            return None
+        model = made.iloc[0]
+        found = queries.tree(self._lake, model["model_id"], model["params"].get("tree_of", model["model_id"]))
+        if found is None:
+            return None
+        named = queries.clusters(self._lake, [model["model_id"]])
+        names = {r["cluster"]: label_of(r["title"], r["cluster"]) for r in records(named)}
+        drawn = dendrogram.branches(found)
+        name = headline(model)
+        title = f"{name[0].upper()}{name[1:]}, {model['params'].get('linkage', 'unknown')} linkage"
+        drawing.draw_dendrogram(drawn, title, names, self._figures / "dendrogram.png")
+        return {
+            "title": title,
+            "note": _left_out(drawn),
+            "across": drawn.across.tolist(),
+            "height": drawn.height.tolist(),
+            "line_cluster": drawn.line_cluster,
+            "names": drawing.leaf_names(drawn, names),
+            "cut": drawn.cut,
+        }
+
+
+def _left_out(tree: dendrogram.Branches) -> str:
+    """What the drawn tree does not show of the cut; empty where every leaf lies in one cluster."""
+    several = [n for n in tree.leaf_clusters if n > 1]
+    if not several:
+        return ""
+    return f"{len(tree.leaf_clusters)} leaves are drawn: {len(several)} of them stand for {sum(several):,} clusters."

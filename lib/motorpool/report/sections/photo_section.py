@@ -1,0 +1,193 @@
+"""The sections with photos: the clusters' cards, the vehicles that fall apart, and the outliers with their reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from motorpool.config.run import CONSENSUS, ReportConfig
+from motorpool.lake import Lake
+from motorpool.report import page, queries
+from motorpool.report.photos.album import Album, Wanted
+from motorpool.report.verdict import headline
+from motorpool.report.wording import number, records, share
+
+#: Sides in pixels of a montage's tiles and of a single photo.
+TILE, SINGLE = 96, 160
+#: Clusters of the recommended model that the verdict shows.
+FIRST = 10
+#: Outliers of each single method; vehicles in the list, and photos of each.
+PER_METHOD, VEHICLES, DISSENTING = 12, 20, 6
+
+_KINDS = {
+    "exemplar": "nearest the centre",
+    "typical": "drawn at random",
+    "borderline": "at the border",
+}
+_METHODS = {
+    CONSENSUS: "all methods together",
+    "isolation_forest": "isolation forest",
+    "knn_distance": "distance to neighbours",
+    "lof": "local outlier factor",
+    "pca_error": "PCA error",
+    "dbscan_noise": "DBSCAN noise",
+    "glosh": "GLOSH",
+    "mixture_density": "mixture density",
+    "odd_one_out": "odd one out of its vehicle",
+    "stray_groups": "stray groups",
+}
+
+
+class PhotoSection:
+    """Reads which photos are to be shown as it is made; the photos themselves come with the album."""
+
+    def __init__(self, lake: Lake, settings: ReportConfig, best: pd.DataFrame, clusters: pd.DataFrame) -> None:
+        self._settings, self._best, self._clusters = settings, best, clusters
+        self._cards = self._make_cards()
+        carded = [(card["model_id"], item["cluster"]) for card in self._cards for item in card["clusters"]]
+        self._members = pd.DataFrame(columns=["model_id", "cluster", "kind", "position", "image_id", "path"])
+        if carded:
+            self._members = queries.members(lake, pd.DataFrame(carded, columns=["model_id", "cluster"]))
+        self._outliers = queries.outliers(lake, settings.outliers, min(PER_METHOD, settings.outliers))
+        self._reasons = queries.reasons(lake, set(self._outliers["image_id"]))
+        self._has_reasons = queries.has(lake, "outlier_reasons")
+        self._told = queries.methods(lake, "outlier_methods")
+        self._counts: dict[str, float] = {}
+        self._vehicles = pd.DataFrame()
+        if self._cards:
+            self._counts, self._vehicles = queries.vehicles(lake, self._cards[0]["model_id"], VEHICLES)
+        dissenting = {i for found in self._vehicles.get("dissenting", ()) for i in found[:DISSENTING]}
+        self._paths = queries.paths(lake, dissenting)
+
+    def _make_cards(self) -> list[dict[str, Any]]:
+        """The best model of each feature set with its largest clusters, all equally many: ``report.cards`` together."""
+        shown = self._best.head(max(1, self._settings.cards))
+        each = max(1, self._settings.cards // max(1, len(shown)))
+        return [
+            {
+                "model_id": model["model_id"],
+                "features": model["features"],
+                "headline": headline(model),
+                "n_clusters": int(model["n_clusters"]),
+                "clusters": page.cluster_items(self._clusters, model["model_id"], max(each, FIRST if not at else 1)),
+            }
+            for at, model in enumerate(records(shown))
+        ]
+
+    def wanted(self) -> Iterator[Wanted]:
+        for row in records(self._members):
+            yield row["image_id"], row["path"], TILE
+        for row in records(self._outliers):
+            yield row["image_id"], row["path"], SINGLE
+        for image_id, path in self._paths.items():
+            yield image_id, path, TILE
+
+    def context(self, album: Album) -> dict[str, Any]:
+        """Writes the montages and pictures, and returns what the templates show."""
+        self._add_montages(album)
+        first = self._cards[0]["clusters"][:FIRST] if self._cards else []
+        every = [item for card in self._cards for item in card["clusters"]]
+        n_all = sum(card["n_clusters"] for card in self._cards)
+        return {
+            "shard": first,
+            "more_clusters": self._cards[0]["n_clusters"] - len(first) if self._cards else 0,
+            "models_with_cards": self._cards,
+            "named_models": bool(self._settings.named_models),
+            "untitled": all(item["title"] == f"cluster {item['cluster']}" for item in every),
+            "cards_cut": len(every) < n_all,
+            "cards_shown": len(every),
+            "cards_all": n_all,
+            "photos_text": "Photos nearest the centre are not typical of the whole: look at those drawn at random too."
+            if album.has_any() and set(self._members["kind"]) - {"exemplar"}
+            else "",
+            "vehicles": self._vehicle_rows(album),
+            "gallery": self._gallery(album),
+            "no_reasons": not self._has_reasons,
+        }
+
+    def _add_montages(self, album: Album) -> None:
+        of_cluster = dict(iter(self._members.groupby(["model_id", "cluster"])))
+        for card in self._cards:
+            for item in card["clusters"]:
+                rows = of_cluster.get((card["model_id"], item["cluster"]))
+                if rows is None:
+                    continue
+                for kind in sorted(set(rows["kind"]), key=lambda k: (list(_KINDS).index(k) if k in _KINDS else 9, k)):
+                    ids = rows[rows["kind"] == kind].sort_values("position")["image_id"].astype(int).tolist()
+                    name = f"{item['anchor']}-{len(item['montages'])}"
+                    made = album.montage(name, ids, TILE, columns=4)
+                    if made:
+                        item["montages"].append({**made, "label": _KINDS.get(kind, kind)})
+        for item in self._cards[0]["clusters"][:FIRST] if self._cards else ():
+            rows = of_cluster.get((self._cards[0]["model_id"], item["cluster"]))
+            if rows is not None:
+                ids = rows[rows["kind"] == "exemplar"].sort_values("position")["image_id"].astype(int).tolist()
+                made = album.montage(f"shard-{item['cluster']}", ids, TILE, columns=8)
+                item["photos"] = made["file"] if made else None
+
+    def _vehicle_rows(self, album: Album) -> dict[str, Any] | None:
+        if not self._counts:
+            return None
+        rows = []
+        for at, row in enumerate(records(self._vehicles)):
+            ids = [int(i) for i in row["dissenting"]][:DISSENTING]
+            made = album.montage(f"vehicle-{at}", ids, TILE, columns=DISSENTING)
+            rows.append(
+                {
+                    "vehicle_id": row["vehicle_id"],
+                    "n_photos": int(row["n_photos"]),
+                    "cluster": "noise" if row["cluster"] < 0 else int(row["cluster"]),
+                    "agreement": share(row["agreement"]),
+                    "photos": made["file"] if made else None,
+                    "n_shown": len(ids),
+                    "n_dissenting": len(row["dissenting"]),
+                }
+            )
+        n, whole = int(self._counts["n"]), int(self._counts["whole"])
+        return {
+            "model": self._cards[0]["headline"],
+            "n": n,
+            "whole": whole,
+            "whole_text": share(whole / n),
+            "rows": rows,
+        }
+
+    def _gallery(self, album: Album) -> list[dict[str, Any]]:
+        groups = []
+        reasons = {i: self._reasons[self._reasons["image_id"] == i] for i in set(self._reasons["image_id"])}
+        # The consensus first, the others by name.
+        for method in sorted(set(self._outliers["method"]), key=lambda m: (m != CONSENSUS, m)):
+            rows = self._outliers[self._outliers["method"] == method].sort_values(["place", "features", "image_id"])
+            images = [
+                {
+                    "path": row["path"],
+                    "file": album.single(int(row["image_id"]), SINGLE),
+                    "reasons": _reasons_of(reasons.get(int(row["image_id"])), method),
+                    "score_text": _score_text(row),
+                }
+                for row in records(rows)
+            ]
+            groups.append({"name": _METHODS.get(method, method), "text": self._method_text(method), "images": images})
+        return groups
+
+    def _method_text(self, method: str) -> str:
+        told = self._told[self._told["method"] == method]
+        if method == CONSENSUS:
+            n = 0 if told.empty else int(told.iloc[0]["n_outliers"])
+            return f"{n:,} images are outliers by all methods and feature sets together. The first of them:"
+        return f"The first in one of {len(told)} feature sets; scores of different sets do not compare."
+
+
+def _reasons_of(rows: pd.DataFrame | None, method: str) -> list[str]:
+    """The reasons of the method shown first, then of others, each said once, three at most."""
+    if rows is None:
+        return []
+    first = sorted(records(rows), key=lambda r: (r["method"] != method, r["method"], r["features"]))
+    return list(dict.fromkeys(str(r["reason"]) for r in first))[:3]
+
+
+def _score_text(row: dict[str, Any]) -> str:
+    where = "" if row["features"] == CONSENSUS else f" on {row['features']}, where it comes number {int(row['place'])}"
+    return f"Score {number(row['score'], 2)}{where}."

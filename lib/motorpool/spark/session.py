@@ -1,0 +1,243 @@
+"""The one place where a SparkSession is built: on a laptop, under spark-submit, or the cluster's own."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pyspark
+from pyspark import SparkContext
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from motorpool.errors import EnvironmentMissingError
+from motorpool.spark.start_failures import DELTA_PACKAGE, why_not
+
+log = logging.getLogger(__name__)
+
+#: Where the JVM that this process started writes what it has to say: removed when the process ends.
+_jvm_log: Path | None = None
+
+DELTA_SETTINGS = {
+    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+}
+
+#: Settings that the tables and kernels are written for, wherever the job runs.
+_ALWAYS = {
+    # 4,096 vectors of 2,560 float32 are 42 MB: large enough for matrix products, small beside a worker.
+    "spark.sql.execution.arrow.maxRecordsPerBatch": "4096",
+    # One open writer for each of a few hundred models avoids a sort of all labels by model.
+    "spark.sql.maxConcurrentOutputFileWriters": "256",
+    # Blocks are 4 MB and more each: without this bound a batch of them takes up to 256 MB in a worker.
+    "spark.sql.execution.arrow.maxBytesPerBatch": str(64 * 2**20),
+}
+
+#: Settings that only make sense when driver and executors share one machine.
+_LOCAL_ONLY = {
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    # A laptop has few cores: the default of 200 shuffle partitions is 200 tiny tasks.
+    "spark.sql.shuffle.partitions": "8",
+    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.maxResultSize": "2g",
+    "spark.sql.session.timeZone": "UTC",
+    # Vectors leave Parquet uncompressed as fast as the disk gives them; zstd level 1 still packs labels.
+    "spark.sql.parquet.compression.codec": "zstd",
+    "spark.hadoop.parquet.compression.codec.zstd.level": "1",
+    "spark.io.compression.codec": "lz4",
+    "spark.log.level": "WARN",
+}
+
+
+def build_session(
+    settings: Mapping[str, str] | None = None,
+    *,
+    delta: bool = True,
+    app: str = "motorpool",
+    verbose: bool = False,
+) -> SparkSession:
+    """The session to work in.
+
+    A session that is already active (a notebook, Databricks) is used as it is. Under ``spark-submit`` the
+    cluster's settings stand and only what is missing is added. Otherwise a local session on all cores is
+    started; ``settings`` (the config's ``spark`` section) win over every default here. Unless ``verbose``,
+    the local JVM writes its log to a file instead of the terminal.
+
+    Raises EnvironmentMissingError when Java or Delta's jars are missing.
+    """
+    settings = dict(settings or {})
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        _set_runtime(active, {**_ALWAYS, **settings})
+        _check_delta(active, delta)
+        return active
+    builder = SparkSession.builder.appName(app)
+    # Databricks starts Spark before a job's program, as spark-submit does.
+    submitted = "PYSPARK_GATEWAY_PORT" in os.environ or "DATABRICKS_RUNTIME_VERSION" in os.environ
+    defaults = dict(_ALWAYS)
+    if not submitted:
+        check_java()
+        # Workers must run this very interpreter, or they miss its packages.
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        defaults |= _LOCAL_ONLY | {"spark.master": "local[*]", "spark.driver.memory": _driver_memory()}
+        # Daemon and workers find pyspark beside the driver's, which a zip on the path would hide.
+        same = shares_python(settings.get("spark.master", "local[*]"), settings.get("spark.pyspark.python"))
+        if same and Path(pyspark.__file__).is_file():
+            defaults["spark.python.daemon.module"] = "motorpool.spark.worker_daemon"
+        if delta:
+            defaults |= DELTA_SETTINGS | {"spark.jars.packages": _packages(settings)}
+            settings.pop("spark.jars.packages", None)
+        for key, value in (defaults | settings).items():
+            builder = builder.config(key, value)
+        spark = _start(builder, verbose)
+    else:
+        for key, value in settings.items():
+            builder = builder.config(key, value)
+        spark = builder.getOrCreate()
+        _set_runtime(spark, {k: v for k, v in defaults.items() if k not in settings})
+    _check_delta(spark, delta)
+    return spark
+
+
+def check_java() -> None:
+    """EnvironmentMissingError unless a Java that Spark 4 runs on (17 or newer) is found."""
+    advice = "Spark 4 needs Java 17: apt-get install openjdk-17-jre-headless, or point JAVA_HOME at one"
+    home = os.environ.get("JAVA_HOME")
+    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
+    if java is None:
+        raise EnvironmentMissingError(f"no `java` on the PATH and JAVA_HOME is not set. {advice}")
+    try:
+        # The path comes from the user's own environment, as it does for Spark itself.
+        said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
+    except OSError as exc:
+        raise EnvironmentMissingError(f"{java} cannot be run: {exc}. {advice}") from exc
+    text = said.stderr + said.stdout
+    found = re.search(r'version "(?:1\.)?(\d+)', text)
+    if found is None:
+        raise EnvironmentMissingError(f"{java} -version printed no version ({text.strip()[:200]!r}). {advice}")
+    if int(found[1]) < 17:
+        raise EnvironmentMissingError(f"{java} is Java {found[1]}. {advice}")
+
+
+def shares_python(master: str, chosen: str | None = None) -> bool:
+    """Whether tasks run on this machine in this very interpreter; ``chosen`` is ``spark.pyspark.python``."""
+    python = chosen or os.environ.get("PYSPARK_PYTHON", sys.executable)
+    return master.startswith("local") and python == sys.executable
+
+
+def _packages(settings: Mapping[str, str]) -> str:
+    wanted = [p for p in settings.get("spark.jars.packages", "").split(",") if p]
+    if not any(":delta-spark" in p for p in wanted):
+        wanted.insert(0, DELTA_PACKAGE)
+    return ",".join(wanted)
+
+
+def _driver_memory() -> str:
+    """A quarter of the machine, between 1 and 4 GiB: Python workers and the page cache need the rest."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{min(4096, max(1024, total // 4 // 2**20))}m"
+
+
+def _set_runtime(spark: SparkSession, settings: Mapping[str, str]) -> None:
+    """Apply what can be changed on a live session; static settings belong to whoever started it."""
+    for key, value in settings.items():
+        try:
+            spark.conf.set(key, value)
+        except PySparkException as exc:
+            log.warning("spark.%s stays as the running session has it: %s", key.removeprefix("spark."), exc)
+
+
+def _start(builder: SparkSession.Builder, verbose: bool) -> SparkSession:
+    if verbose:
+        return builder.getOrCreate()
+    global _jvm_log
+    handle, name = tempfile.mkstemp(prefix="motorpool-spark-", suffix=".log")
+    log_file = _jvm_log = Path(name)
+    atexit.register(log_file.unlink, missing_ok=True)
+    try:
+        with _output_to(handle):
+            return builder.getOrCreate()
+    except Exception as exc:
+        reason = why_not(f"{log_file.read_text(errors='replace')}\n{exc}")
+        raise EnvironmentMissingError(f"Spark did not start: {reason}. Spark's log is {keep_jvm_log()}") from exc
+
+
+def jvm_log_end() -> int:
+    """How many bytes the JVM that this process started has logged by now: what comes later is news."""
+    return _jvm_log.stat().st_size if _jvm_log is not None and _jvm_log.is_file() else 0
+
+
+def jvm_log_since(start: int) -> str:
+    """What the JVM that this process started has logged behind ``start`` bytes, its last MiB; empty elsewhere.
+
+    A JVM that ends takes the reason with it: what Python gets to see is a broken connection, or an error that follows.
+    """
+    if _jvm_log is None or not _jvm_log.is_file():
+        return ""
+    with _jvm_log.open("rb") as f:
+        f.seek(max(start, f.seek(0, os.SEEK_END) - 2**20))
+        return f.read().decode(errors="replace")
+
+
+def keep_jvm_log() -> Path | None:
+    """The log's file, for an error to name: it then stays behind; None where the JVM logs elsewhere."""
+    if _jvm_log is not None:
+        atexit.unregister(_jvm_log.unlink)
+    return _jvm_log
+
+
+def jvm_ended(patience: float) -> bool:
+    """Whether the JVM that this process started has ended, or does so within ``patience`` seconds."""
+    process = getattr(SparkContext._gateway, "proc", None)
+    if process is None:
+        return False
+    try:
+        process.wait(timeout=patience)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _output_to(target: int) -> Iterator[None]:
+    """Let what is started inside inherit an open file as its stdout and stderr: the JVM then logs there for good."""
+    streams = (1, 2)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    kept = [os.dup(number) for number in streams]
+    try:
+        for number in streams:
+            os.dup2(target, number)
+        yield
+    finally:
+        for number, held in zip(streams, kept, strict=True):
+            os.dup2(held, number)
+            os.close(held)
+        os.close(target)
+
+
+def _check_delta(spark: SparkSession, delta: bool) -> None:
+    if not delta:
+        return
+    extensions = spark.conf.get("spark.sql.extensions", "") or ""
+    on_databricks = "DATABRICKS_RUNTIME_VERSION" in os.environ
+    if "DeltaSparkSessionExtension" not in extensions and not on_databricks:
+        raise EnvironmentMissingError(
+            "this Spark session was started without Delta. Start it with "
+            "`--properties-file conf/spark/local.conf`, or with "
+            f"`--packages {DELTA_PACKAGE} "
+            + " ".join(f"--conf {k}={v}" for k, v in DELTA_SETTINGS.items())
+            + "`, or set `lake.format: parquet`"
+        )

@@ -1,0 +1,661 @@
+"""The report: its numbers and pictures, and the page as a real browser shows it."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from pyspark.sql import SparkSession
+from scipy.cluster import hierarchy
+
+from motorpool import cli
+from motorpool.config.load import parse_config
+from motorpool.config.run import LakeConfig, ReportConfig
+from motorpool.errors import ConfigError, EnvironmentMissingError, LakeError
+from motorpool.kernels.trees.linkage import cut, linkage
+from motorpool.lake import Lake
+from motorpool.lake.schemas import TABLES
+from motorpool.pipeline.context import Context
+from motorpool.pipeline.stages.report import Summary, check_report, run_report, write_report
+from motorpool.report.figures import maps
+from motorpool.report.figures.charts import score_charts
+from motorpool.report.figures.dendrogram import branches
+from motorpool.report.figures.drawing import draw_dendrogram, draw_maps, leaf_names, save_3d
+from motorpool.report.queries import Tree
+from motorpool.report.verdict import verdict
+from motorpool.report.wording import number, percent, title_of
+from report_lake import EVIL, EVIL_TITLE, EVIL_VEHICLE, K, make_lake
+
+N_IMAGES, N_MODELS = 300, 870
+_FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--enable-unsafe-swiftshader",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Lake, Path, Summary]:
+    """A report of a lake with 870 models, and where it lies."""
+    folder = tmp_path_factory.mktemp("report")
+    lake = make_lake(spark, folder, images=N_IMAGES, models=N_MODELS)
+    done = write_report(lake, ReportConfig(thumbnails=250), folder / "out", str(folder / "photos"), seed=1)
+    return lake, folder / "out", done
+
+
+def study_of(spark: SparkSession, lake: Path, **sections: Any) -> Context:
+    """A run without a case."""
+    config = parse_config({"lake": {"path": str(lake), "format": "parquet"}, **sections})
+    return Context(config, spark, Lake(spark, config.lake))
+
+
+def ranked(**columns: list[Any]) -> pd.DataFrame:
+    """Models as `queries.models` gives them."""
+    n = len(columns["features"])
+    fill = {"algorithm": ["kmeans"] * n, "n_clusters": [3] * n, "silhouette": [0.1] * n, "status": ["ok"] * n,
+            "model_id": [f"m{i}" for i in range(n)], "params": [{"k": "3"}] * n}  # fmt: skip
+    return pd.DataFrame(fill | columns)
+
+
+class TestWording:
+    @pytest.mark.parametrize(
+        ("value", "text"), [(None, "–"), (float("nan"), "–"), (0.12345, "0.123"), (1234.5, "1,234"), (-3.0, "-3.000")]
+    )
+    def test_number(self, value: float | None, text: str) -> None:
+        assert number(value) == text
+
+    @pytest.mark.parametrize(
+        ("share", "text"), [(0, "0 %"), (0.00004, "under 0.01 %"), (0.0004, "0.04 %"), (0.031, "3.1 %"), (0.27, "27 %")]
+    )
+    def test_percent(self, share: float, text: str) -> None:
+        assert percent(share) == text
+
+    def test_a_cluster_without_a_title_is_named_by_its_number(self) -> None:
+        assert [title_of(None, 3), title_of(" ", 3), title_of("red", 3)] == ["cluster 3", "cluster 3", "red"]
+
+
+class TestVerdict:
+    MODELS = ranked(
+        features=["a", "a", "b"], rank=[1, 2, 3], rank_in_features=[1, 2, 1], score=[0.2, 0.21, 0.6],
+        calinski_harabasz=[10.0, 20.0, 5.0], davies_bouldin=[1.0, 2.0, 1.0], vehicle_agreement=[0.7, 0.9, 0.8],
+    )  # fmt: skip
+    PAIRS = pd.DataFrame(
+        [("m0", "m2", "a", "b", 0.25), ("m1", "m2", "a", "b", 0.9)],
+        columns=["model_a", "model_b", "features_a", "features_b", "ari"],
+    )
+
+    def test_places_are_counted_where_scores_compare(self) -> None:
+        found = verdict(self.MODELS, self.PAIRS)
+        assert found is not None
+        assert found.headline == "KMeans with 3 clusters on a"
+        why = " ".join(found.why)
+        assert "By Calinski-Harabasz it is number 2 of the 2 models on a" in why
+        assert "By Davies-Bouldin it is number 1 of the 2" in why
+        assert "By vehicle agreement it is number 3 of all 3 models" in why
+
+    def test_agreement_of_views_does_not_count(self) -> None:
+        found = verdict(self.MODELS.assign(vehicle_part=["whole", "whole", "within"]), self.PAIRS)
+        assert found is not None
+        assert "By vehicle agreement it is number 2 of all 2 models" in " ".join(found.why)
+
+    def test_a_narrow_lead_is_called_close_and_the_rival_shown(self) -> None:
+        found = verdict(self.MODELS, self.PAIRS)
+        assert found is not None
+        gap = found.facts[1]
+        assert (gap.value, "a close call" in gap.text, "is higher: 0.900" in gap.text) == ("0.010", True, True)
+
+    def test_agreement_with_other_descriptors_is_of_this_model_only(self) -> None:
+        found = verdict(self.MODELS, self.PAIRS)
+        assert found is not None
+        assert found.facts[2].value == "0.25"
+
+    def test_what_is_not_known_is_said(self) -> None:
+        lone = ranked(
+            features=["a"], rank=[1], rank_in_features=[1], score=[0.5], calinski_harabasz=[2.0], davies_bouldin=[1.0],
+            vehicle_agreement=[None],
+        )  # fmt: skip
+        found = verdict(lone, self.PAIRS.head(0))
+        assert found is not None
+        assert [fact.value for fact in found.facts] == ["–", "–", "–"]
+        assert "Not measured" in found.facts[0].text
+        assert "motorpool consensus" in found.facts[2].text
+
+    def test_no_ranked_model_no_verdict(self) -> None:
+        none = self.MODELS.assign(rank=np.nan)
+        assert verdict(none, self.PAIRS) is None
+
+
+class TestCharts:
+    def test_only_vehicle_agreement_shares_its_axis(self) -> None:
+        made = {c.name: c for c in score_charts(TestVerdict.MODELS)}
+        assert {name for name, c in made.items() if c.share_y} == {"scores-vehicle_agreement"}
+        assert [p.title for p in made["scores-davies_bouldin"].panels] == ["a", "b"]
+
+    def test_lines_are_told_apart_by_the_parameters_that_differ(self) -> None:
+        models = ranked(
+            features=["a"] * 4, rank=[1, 2, 3, 4], rank_in_features=[1, 2, 3, 4], score=[0.1] * 4,
+            calinski_harabasz=[4.0, 3.0, 2.0, 1.0], davies_bouldin=[1.0] * 4, vehicle_agreement=[None] * 4,
+            algorithm=["agglomerative"] * 3 + ["dbscan"], n_clusters=[2, 3, 2, 900],
+            params=[{"n_clusters": "2", "linkage": "ward"}, {"n_clusters": "3", "linkage": "ward"},
+                    {"n_clusters": "2", "linkage": "average"}, {"eps": "1"}],
+        )  # fmt: skip
+        made = {c.name: c for c in score_charts(models)}
+        assert "scores-vehicle_agreement" not in made
+        panel = made["scores-calinski_harabasz"].panels[0]
+        assert [(s.name, s.x, s.y) for s in panel.series] == [
+            ("agglomerative, average", [2.0], [2.0]), ("agglomerative, ward", [2.0, 3.0], [4.0, 3.0]),
+        ]  # fmt: skip
+        assert "1 models with more than 30 clusters" in made["scores-calinski_harabasz"].note
+
+
+class TestDendrogram:
+    def test_the_same_picture_as_scipys_of_the_last_merges(self) -> None:
+        points = np.random.default_rng(0).normal(size=(90, 4))
+        merges = linkage(points, np.ones(90), "ward")
+        drawn = branches(Tree(merges, cut(merges, 5)))
+        theirs = hierarchy.dendrogram(merges, truncate_mode="lastp", p=40, no_plot=True)
+        assert np.allclose(np.sort(drawn.height.max(axis=1)), np.sort(np.array(theirs["dcoord"]).max(axis=1)))
+        known = [n for n in drawn.leaf_images if n is not None]
+        counts = [int(t.strip("()")) if t.startswith("(") else 1 for t in theirs["ivl"]]
+        assert len(drawn.leaf_images) == 40
+        assert sorted(known) == sorted(counts)[-len(known) :]
+
+    def test_leaves_lie_in_one_cluster_and_the_cut_is_between_heights(self) -> None:
+        points = np.random.default_rng(1).normal(size=(70, 3))
+        merges = linkage(points, np.full(70, 10.0), "average")
+        drawn = branches(Tree(merges, cut(merges, 6)))
+        changes = np.count_nonzero(np.diff(drawn.leaf_cluster))
+        assert (len(set(drawn.leaf_cluster)), changes) == (6, 5)
+        assert np.count_nonzero(merges[:, 2] > drawn.cut) == 5
+        assert drawn.line_cluster.count(-1) == 5
+
+    def test_a_chain_of_many_clusters_is_drawn_in_part(self, tmp_path: Path) -> None:
+        """Deeper than the interpreter's recursion goes, and a picture of all leaves would be too high."""
+        m = 3000
+        chain = np.column_stack([np.r_[0, m + np.arange(m - 2)], 1 + np.arange(m - 1)])
+        merges = np.column_stack([chain, np.arange(1.0, m), 2 + np.arange(m - 1)]).astype(float)
+        drawn = branches(Tree(merges, cut(merges, m)))
+        several = drawn.leaf_clusters.index(m - 199)
+        assert sorted(drawn.leaf_clusters) == [1] * 199 + [m - 199]
+        assert (drawn.leaf_cluster[several], drawn.leaf_images[several]) == (-1, m - 199)
+        assert leaf_names(drawn, {})[several] == "2,801 clusters (2,801)"
+        assert set(drawn.line_cluster) == {-1}
+        assert 0 < drawn.cut < drawn.height.max(axis=1).min()
+        draw_dendrogram(drawn, "a chain", {}, tmp_path / "tree.png")
+        assert (tmp_path / "tree.png").exists()
+
+    @pytest.mark.parametrize("m", [2, 3])
+    def test_small_trees(self, m: int) -> None:
+        merges = linkage(np.arange(m, dtype=float)[:, None] ** 2, np.ones(m), "ward")
+        drawn = branches(Tree(merges, np.zeros(m, int)))
+        assert len(drawn.leaf_cluster) == m
+        assert set(drawn.line_cluster) == {0}
+
+
+class TestMaps:
+    def test_packing_keeps_places_within_a_step(self) -> None:
+        xyz = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32) * 40
+        xyz[7] = np.nan
+        packed = maps.pack(xyz)
+        at = np.frombuffer(base64.b64decode(packed["at"]), "<u4")
+        assert (packed["n"], len(at), 7 in at) == (499, 499, False)
+        for axis, column in enumerate(packed["columns"]):
+            steps = np.frombuffer(base64.b64decode(column), "<u2")
+            back = packed["low"][axis] + steps / 65535 * packed["span"][axis]
+            assert np.abs(back - xyz[at, axis]).max() <= 0.51 * packed["span"][axis] / 65535
+
+    def test_one_point_and_none(self) -> None:
+        assert maps.pack(np.zeros((1, 2), np.float32))["n"] == 1
+        assert maps.pack(np.full((3, 2), np.nan, np.float32))["n"] == 0
+
+    def test_numbers_of_clusters_do_not_overlap(self) -> None:
+        rng = np.random.default_rng(2)
+        xy, clusters = rng.normal(size=(900, 2)), rng.integers(0, 12, 900)
+        places = np.array(list(maps.label_positions(xy, clusters).values()))
+        unit = places / np.ptp(xy, axis=0)
+        gaps = np.linalg.norm(unit[:, None] - unit[None], axis=2) + np.eye(12)
+        assert gaps.min() >= 0.045 - 1e-9
+
+    def test_many_clusters_have_no_numbers(self) -> None:
+        xy = np.random.default_rng(0).normal(size=(82, 2))
+        assert len(maps.label_positions(xy, np.arange(82) % 40)) == 40
+        assert maps.label_positions(xy, np.arange(82) % 41) == {}
+
+    def test_noise_has_no_number(self) -> None:
+        assert list(maps.label_positions(np.eye(4)[:, :2], np.array([-1, -1, 2, 2]))) == [2]
+
+
+class TestFrame:
+    def test_without_far_points_it_holds_all(self) -> None:
+        xyz = np.random.default_rng(0).normal(size=(2000, 3)).astype(np.float32) * [1, 20, 300] + 7
+        xyz[5] = np.nan
+        frame = maps.frame_of(xyz)
+        low, high = np.nanmin(xyz, axis=0), np.nanmax(xyz, axis=0)
+        assert not frame.cut
+        assert np.allclose([low - frame.low, frame.high - high], 0.04 * (high - low), rtol=1e-4)
+        assert not frame.outside(xyz).any()
+
+    def test_a_few_far_points_lie_outside(self) -> None:
+        """On the side where they are; the others end as they would without them."""
+        xy = np.random.default_rng(1).normal(size=(2000, 2))
+        low = xy.min(axis=0)
+        far = np.arange(0, 2000, 167)
+        xy[far, 1] = 1000 + np.arange(len(far))
+        frame = maps.frame_of(xy)
+        inside = 2 * 2.33  # of a normal distribution, without a hundredth at either end
+        assert frame.cut
+        assert np.flatnonzero(frame.outside(xy)).tolist() == far.tolist()
+        assert 0 < low[1] - frame.low[1] < 0.5
+        assert 2.33 < frame.high[1] < 2.33 + 0.3 * inside
+        # The numbers keep their distance in what is shown, not in what there is.
+        (at, other) = maps.label_positions(xy, np.arange(2000) % 2).values()
+        assert 0.045 - 1e-9 <= np.linalg.norm((np.array(at) - other) / frame.span) < 0.1
+
+    def test_far_points_do_not_widen_the_other_axis(self) -> None:
+        xy = np.random.default_rng(5).uniform(size=(2000, 2))
+        xy[:12] = [50, 1.4]
+        frame = maps.frame_of(xy)
+        assert np.count_nonzero(frame.outside(xy)) == 12
+        assert frame.high[1] < 1.05
+
+    def test_many_far_points_are_a_part_of_the_map(self) -> None:
+        xy = np.random.default_rng(2).normal(size=(2000, 2))
+        xy[:60] += 50
+        assert not maps.frame_of(xy).cut
+
+    def test_one_value_one_point_and_none(self) -> None:
+        constant = np.column_stack([np.full(500, 3.0), np.arange(500)])
+        frame = maps.frame_of(constant)
+        assert (frame.low[0], frame.high[0], frame.span[0], frame.cut) == (3.0, 3.0, 1.0, False)
+        nearly = np.zeros((500, 2))
+        nearly[7] = 5
+        assert not maps.frame_of(nearly).cut
+        assert maps.frame_of(np.array([[1.0, 2.0]])).low.tolist() == [1.0, 2.0]
+        assert not maps.frame_of(np.full((3, 2), np.nan)).cut
+
+    def test_packing_keeps_the_frame_fine_where_points_lie_far_off(self) -> None:
+        xy = np.random.default_rng(3).normal(size=(2000, 2))
+        xy[0] = 1e5
+        packed = maps.pack(xy)
+        steps = np.frombuffer(base64.b64decode(packed["columns"][0]), "<u4")
+        assert np.abs(packed["low"][0] + steps / packed["steps"] * packed["span"][0] - xy[:, 0]).max() < 1e-4
+
+    def test_pictures_leave_out_what_is_outside_and_say_so(self, tmp_path: Path) -> None:
+        xyz = np.random.default_rng(4).normal(size=(1000, 3)).astype(np.float32)
+        clusters = np.zeros(1000, np.int32)
+        far = xyz.copy()
+        far[:4] = 500
+        drawn = []
+        for points in (xyz, far):
+            shown = maps.Map("set", "umap2", "UMAP, 2-D", points[:, :2], clusters, {0: (0.0, 0.0)})
+            draw_maps([shown], tmp_path / "flat.png", 1000)
+            save_3d(maps.Map("set", "umap3", "UMAP, 3-D", points, clusters), tmp_path / "deep.png")
+            for name in ("flat", "deep"):
+                with Image.open(tmp_path / f"{name}.png") as image:
+                    drawn.append((np.asarray(image.convert("L")) < 250).mean())
+        flat, deep, far_flat, far_deep = drawn
+        # Squeezed into a corner, the points would cover hardly anything.
+        assert far_flat > 0.7 * flat
+        assert far_deep > 0.7 * deep
+
+
+class TestFolder:
+    @pytest.mark.parametrize("scheme", ["", "file:", "file://"])
+    def test_the_default_lies_beside_the_lake(self, tmp_path: Path, scheme: str) -> None:
+        assert check_report(LakeConfig(path=f"{scheme}{tmp_path}/lake"), None) == tmp_path / "report"
+
+    @pytest.mark.parametrize(
+        ("lake", "out", "message"),
+        [
+            ({"path": "s3://bucket/lake"}, None, "report.out: is missing: the lake (s3://bucket/lake)"),
+            ({"schema": "gold"}, None, "report.out: is missing: the lake (in a catalog)"),
+            ({"path": "{tmp}/lake"}, "s3://bucket/report", "report.out: s3://bucket/report: is written to a local"),
+            ({"path": "{tmp}/lake"}, "{tmp}/lake/report", "must lie beside"),
+            ({"path": "{tmp}/lake"}, "{tmp}", "must lie beside"),
+            ({"path": "file://{tmp}/lake"}, "{tmp}/lake/report", "must lie beside"),
+            ({"path": "{tmp}/lake"}, "{tmp}/mine", "holds other files and no data/charts.js"),
+            ({"path": "{tmp}/lake"}, "{tmp}/mine/thesis.tex", "is a file; name a folder"),
+        ],
+    )
+    def test_where_it_cannot_lie(self, tmp_path: Path, lake: dict[str, str], out: str | None, message: str) -> None:
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+        config = LakeConfig(**{k: v.replace("{tmp}", str(tmp_path)) for k, v in lake.items()})  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            check_report(config, out and out.replace("{tmp}", str(tmp_path)))
+
+    def test_a_missing_package_is_named_with_the_command(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        find = importlib.util.find_spec
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "plotly" else find(name))
+        with pytest.raises(EnvironmentMissingError, match="needs plotly, not installed here: pip install plotly"):
+            check_report(LakeConfig(path=str(tmp_path / "lake")), None)
+
+
+class TestWritten:
+    def test_bounded_and_complete(self, made: tuple[Lake, Path, Summary]) -> None:
+        _, out, done = made
+        assert done.n_bytes < 12e6  # plotly.js is 4.8 MB of it
+        assert (done.n_points, done.n_unreadable) == (N_IMAGES, 4)
+        pictures = {p.name for p in (out / "figures").iterdir()}
+        scores = {f"scores-{s}.png" for s in ("vehicle_agreement", "silhouette", "calinski_harabasz", "davies_bouldin")}
+        assert pictures == scores | {
+            "explained_variance.png", "k_distances.png", "cluster_sizes.png", "agreement.png", "dendrogram.png",
+            "maps_2d.png", "map_3d.png", "map_3d.gif",
+        }  # fmt: skip
+        for picture in (out / "figures").iterdir():
+            with Image.open(picture) as image:
+                image.load()
+                assert np.asarray(image.convert("L")).std() > 5, picture.name
+
+    def test_the_gif_turns(self, made: tuple[Lake, Path, Summary]) -> None:
+        with Image.open(made[1] / "figures" / "map_3d.gif") as gif:
+            assert gif.n_frames == 36
+            frames = []
+            for at in (0, 9, 18):
+                gif.seek(at)
+                frames.append(np.asarray(gif.convert("RGB")).astype(int))
+        assert np.abs(frames[0] - frames[1]).mean() > 1
+        assert np.abs(frames[1] - frames[2]).mean() > 1
+
+    def test_nothing_in_the_page_runs_or_is_fetched(self, made: tuple[Lake, Path, Summary]) -> None:
+        html = (made[1] / "index.html").read_text()
+        assert EVIL not in html
+        assert EVIL_VEHICLE not in html
+        assert not re.search(r'(src|href)="(https?:)?//', html)
+        assert "<script>" not in "".join(p.read_text() for p in (made[1] / "data").iterdir())
+
+    def test_written_again_it_replaces_itself_and_leaves_nothing_aside(
+        self, made: tuple[Lake, Path, Summary], tmp_path: Path
+    ) -> None:
+        lake, out, _ = made
+        again = tmp_path / "report"
+        shutil.copytree(out, again)
+        (again / "stale.txt").write_text("old")
+        broken = Lake(lake.spark, LakeConfig(path=str(tmp_path / "none"), format="parquet"))
+        with pytest.raises(LakeError, match="motorpool ingest"):
+            write_report(broken, ReportConfig(), again, None, seed=1)
+        assert (again / "stale.txt").exists()
+        write_report(lake, ReportConfig(points=100, thumbnails=0), again, None, seed=1)
+        assert not (again / "stale.txt").exists()
+        assert [p.name for p in tmp_path.iterdir()] == ["report"]
+        assert "There are no photos in it" in (again / "index.html").read_text()
+
+    def test_every_section_does_without_its_table(
+        self, spark: SparkSession, tmp_path: Path, made: tuple[Lake, Path, Summary]
+    ) -> None:
+        bare = set(TABLES) - {"images", "models", "feature_sets"}
+        make_lake(spark, tmp_path, images=40, models=130, without=bare)
+        run_report(study_of(spark, tmp_path / "lake", report={}))
+        html = (tmp_path / "report" / "index.html").read_text()
+        for command in ("cluster", "consensus", "project", "vehicles", "outliers"):
+            assert f"<code>motorpool {command} --conf FILE</code>" in html
+        assert "Use KMeans with 6 clusters on set0-pca50" in html
+
+    def test_a_config_without_the_section_writes_nothing(self, spark: SparkSession, tmp_path: Path) -> None:
+        run_report(study_of(spark, tmp_path / "lake"))
+        assert not any(tmp_path.iterdir())
+
+    def test_the_command(
+        self, made: tuple[Lake, Path, Summary], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        lake = str(made[0])
+        status = cli.main(
+            ["report", "--lake", lake, "--out", str(tmp_path / "r"), "--images", str(made[1].parent / "photos")]
+        )
+        assert status == 0
+        assert str(tmp_path / "r" / "index.html") in capsys.readouterr().out
+        assert cli.main(["report", "--lake", lake, "--out", str(Path(lake) / "r")]) == 2
+        assert "must lie beside" in capsys.readouterr().err
+
+
+# -- in a browser ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = os.environ.get("MOTORPOOL_CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        pytest.skip("no chromium in the PATH, and MOTORPOOL_CHROMIUM names none")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=list(_FLAGS))
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def opened(browser: Any, made: tuple[Lake, Path, Summary]) -> Iterator[Callable[..., Any]]:
+    """Opens the report, and fails the test for errors on the console and for requests beyond the folder."""
+    errors: list[str] = []
+    pages = []
+
+    def open_page(**options: Any) -> Any:
+        context = browser.new_context(viewport={"width": 1440, "height": 900}, **options)
+        pages.append(context)
+        page = context.new_page()
+        page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+        page.on("pageerror", lambda e: errors.append(str(e)))
+        page.on(
+            "request", lambda r: errors.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None
+        )
+        page.goto((made[1] / "index.html").as_uri(), wait_until="load")
+        return page
+
+    yield open_page
+    for context in pages:
+        context.close()
+    assert errors == []
+
+
+def see(page: Any, selector: str) -> Any:
+    found = page.locator(selector)
+    found.scroll_into_view_if_needed()
+    return found
+
+
+class TestPage:
+    def test_the_verdict_is_on_the_first_screen(self, opened: Callable[..., Any]) -> None:
+        page = opened()
+        assert page.locator("h1").inner_text() == "Use KMeans with 6 clusters on set0-pca50"
+        box = page.locator(".facts").bounding_box()
+        assert box["y"] + box["height"] < 900
+        assert page.locator(".strip li").count() == K
+
+    def test_hostile_names_stay_text(self, opened: Callable[..., Any]) -> None:
+        page = opened()
+        page.locator("#outliers").scroll_into_view_if_needed()
+        page.wait_for_timeout(300)
+        assert page.evaluate("window.hacked") is None
+        assert page.locator("#outliers .path").first.text_content() == f"veriwild/1/00000/{EVIL}.jpg"
+        assert EVIL_VEHICLE in page.locator("#clusters table").inner_text()
+
+    def test_hostile_titles_stay_text_when_pointed_at(self, opened: Callable[..., Any]) -> None:
+        page = opened()
+        see(page, "[data-chart=cluster_sizes]")
+        bars = page.locator("[data-chart=cluster_sizes] .js-plotly-plot").first
+        bars.locator(".bars .point").first.wait_for()
+        title = bars.evaluate("plot => plot.data[0].hovertext.find(t => t.includes('hacked'))")
+        at = bars.evaluate("plot => plot.data[0].hovertext.findIndex(t => t.includes('hacked'))")
+        assert "<" not in title
+        bars.locator(".bars .point path").nth(at).hover(force=True)
+        told = bars.locator(".hoverlayer .hovertext")
+        told.wait_for()
+        assert EVIL_TITLE in told.text_content()
+
+    def test_filters(self, opened: Callable[..., Any]) -> None:
+        page = opened()
+        shown = page.locator("#shown")
+        assert shown.inner_text() == f"{N_MODELS} of {N_MODELS} models"
+        assert page.locator("#board tbody tr:visible").count() == 25
+        page.select_option("#filters select[name=features]", "set3-pca50")
+        page.fill("#filters input[name=low]", "4")
+        page.fill("#filters input[name=high]", "6")
+        assert shown.inner_text() == f"3 of {N_MODELS} models"
+        page.fill("#filters input[name=text]", "no such model")
+        assert page.locator("#board tbody tr:visible").count() == 0
+        page.locator("#filters").evaluate("form => { form.reset(); form.dispatchEvent(new Event('input')); }")
+        page.check("#filters input[name=ranked]")
+        assert shown.inner_text() == f"113 of {N_MODELS} models"
+        page.click("#more")
+        assert page.locator("#board tbody tr:visible").count() == 113
+
+    def test_sorting_by_mouse_and_keyboard(self, opened: Callable[..., Any]) -> None:
+        page = opened()
+        head = page.locator("#board th", has_text="Vehicle agreement")
+        cells = "rows => rows.map(r => r.cells[6].dataset.v).filter(v => v !== undefined).map(Number)"
+        rows = page.locator("#board tbody tr")
+        head.locator("button").click()
+        up = rows.evaluate_all(cells)
+        assert head.get_attribute("aria-sort") == "ascending"
+        assert up == sorted(up)
+        head.locator("button").focus()
+        page.keyboard.press("Enter")
+        assert head.get_attribute("aria-sort") == "descending"
+        assert rows.evaluate_all(cells) == up[::-1]
+        # What has no value is last either way.
+        assert rows.last.locator("td").nth(6).inner_text() == "–"
+        assert page.locator("#board th[aria-sort]").count() == 1
+
+    def test_the_skip_link_comes_first(self, opened: Callable[..., Any]) -> None:
+        page = opened()
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className") == "skip"
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "main"
+
+    def test_curves_are_drawn(self, opened: Callable[..., Any]) -> None:
+        page = opened()
+        see(page, "#curves")
+        page.locator("[data-chart=scores-vehicle_agreement] .js-plotly-plot .trace").first.wait_for()
+        page.locator("button", has_text="Davies-Bouldin").last.click()
+        page.locator("[data-chart=scores-davies_bouldin] .js-plotly-plot .trace").first.wait_for()
+        assert not page.locator("[data-chart=scores-vehicle_agreement]").is_visible()
+        see(page, "[data-chart=dendrogram]")
+        page.locator("[data-chart=dendrogram] .js-plotly-plot .trace").first.wait_for()
+
+    def test_pointing_at_the_map_shows_the_photo(self, opened: Callable[..., Any]) -> None:
+        page = opened()
+        plot = see(page, "#map2 .plot")
+        page.locator("#map2 .toggles button").first.wait_for(timeout=60_000)
+        assert page.locator("#map2 .toggles button").count() == K
+        box = plot.bounding_box()
+        where = page.evaluate(
+            """() => {
+                const map = document.querySelector('#map2').map, plot = map.plot, full = plot._fullLayout;
+                const x = plot.data[1].x[3], y = plot.data[1].y[3];
+                return [full._size.l + full.xaxis.d2p(x), full._size.t + full.yaxis.d2p(y)];
+            }"""
+        )
+        page.mouse.move(box["x"] + 2, box["y"] + 2)
+        page.mouse.move(box["x"] + where[0], box["y"] + where[1], steps=4)
+        page.locator("#peek").wait_for(state="visible")
+        image = page.locator("#peek .photo").evaluate("node => getComputedStyle(node).backgroundImage")
+        assert re.search(r"photos/sheet-000\.jpg", image)
+        assert page.locator("#peek .path").inner_text().startswith("veriwild/")
+        page.mouse.move(5, 5)
+        page.locator("#peek").wait_for(state="hidden")
+
+    def test_a_cluster_alone_and_other_maps(self, opened: Callable[..., Any]) -> None:
+        page = opened()
+        see(page, "#map2")
+        page.locator("#map2 .toggles button").first.wait_for(timeout=60_000)
+        colours = "document.querySelector('#map2').map.plot.data.flatMap(t => [...t.marker.color])"
+        assert len(set(page.evaluate(colours))) == K
+        page.locator("#map2 .toggles button").nth(1).click()
+        page.wait_for_function(f"new Set({colours}).size === 2")
+        assert page.locator("#map2 .toggles [aria-pressed=true]").count() == 1
+        page.select_option("#map2 select[name=features]", label="set5-pca50")
+        page.select_option("#map2 select[name=method]", "umap2")
+        page.wait_for_function("document.querySelector('#map2 .caption').textContent.includes('0.930')")
+        page.select_option("#map2 select[name=colour]", "outliers")
+        page.wait_for_function("document.querySelectorAll('#map2 .toggles button').length === 2")
+
+    @pytest.mark.parametrize("dims", [2, 3])
+    def test_a_map_is_shown_whole_on_demand(self, opened: Callable[..., Any], dims: int) -> None:
+        page = opened()
+        see(page, f"#map{dims}")
+        page.locator(f"#map{dims} .toggles button").first.wait_for(timeout=60_000)
+        whole = page.locator(f"#map{dims} .whole")
+        assert not whole.is_visible()
+        # As if points above 0 lay far off.
+        page.evaluate(
+            """dims => {
+                const map = document.querySelector(`#map${dims}`).map, found = map.shown.found;
+                found.frame = found.xyz.map(values => [Math.min(...values) - 1, 0]);
+                return map.show();
+            }""",
+            dims,
+        )
+        axes = "_fullLayout.scene" if dims == 3 else "_fullLayout"
+        shown = f"document.querySelector('#map{dims}').map.plot.{axes}.xaxis.range[1]"
+        assert page.evaluate(shown) == 0
+        caption = page.locator(f"#map{dims} .caption")
+        assert re.search(rf"\d+ of {N_IMAGES} points lie outside the frame\.$", caption.inner_text())
+        whole.click()
+        page.wait_for_function(f"{shown} > 1")
+        assert whole.get_attribute("aria-pressed") == "true"
+        assert "outside" not in caption.inner_text()
+        whole.click()
+        page.wait_for_function(f"{shown} === 0")
+
+    def test_the_third_dimension_turns(self, opened: Callable[..., Any]) -> None:
+        page = opened()
+        see(page, "#map3")
+        page.locator("#map3 .toggles button").first.wait_for(timeout=60_000)
+        eye = "document.querySelector('#map3').map.plot._fullLayout.scene.camera.eye.x"
+        before = page.evaluate(eye)
+        page.locator("#map3 .turn").click()
+        page.wait_for_function(f"Math.abs({eye} - {before}) > 0.05")
+        page.locator("#map3 .turn").click()
+        assert page.locator("#map3 .turn").get_attribute("aria-pressed") == "false"
+
+    def test_links_of_the_menu_lead_there(self, opened: Callable[..., Any]) -> None:
+        """What is above takes its room only as it is seen."""
+        page = opened()
+        for section in ("outliers", "maps", "clusters"):
+            page.click(f"nav a[href='#{section}']")
+            at = f"document.getElementById('{section}').getBoundingClientRect().top"
+            page.wait_for_timeout(1500)
+            assert 0 <= page.evaluate(at) < 120, section
+
+    def test_the_most_faithful_map_comes_first(self, opened: Callable[..., Any]) -> None:
+        page = opened()
+        see(page, "#map2")
+        page.locator("#map2 .toggles button").first.wait_for(timeout=60_000)
+        names = page.locator("#map2 select[name=method] option").evaluate_all("found => found.map(o => o.value)")
+        assert names == ["umap2", "pca2"]
+
+    def test_a_link_opens_the_card_behind_its_tab(self, opened: Callable[..., Any]) -> None:
+        page = opened()
+        card = page.locator("[data-tab^=cards-]").nth(2).locator(".card").first
+        assert not card.is_visible()
+        page.evaluate("id => { location.hash = id; }", card.get_attribute("id"))
+        card.wait_for(state="visible")
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_a_phone_needs_no_sideways_scrolling(self, opened: Callable[..., Any], scheme: str) -> None:
+        page = opened(color_scheme=scheme, device_scale_factor=2)
+        page.set_viewport_size({"width": 390, "height": 844})
+        for anchor in ("models", "agreement", "maps", "clusters", "outliers", "about"):
+            page.locator(f"#{anchor}").scroll_into_view_if_needed()
+            page.wait_for_timeout(150)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (ground == "rgb(255, 255, 255)") == (scheme == "light")
+
+    def test_it_opens_with_few_pictures_and_files(self, opened: Callable[..., Any]) -> None:
+        """So that it opens at once: its elements are the tables' own, and photos wait until they are scrolled to."""
+        page = opened()
+        rows = page.evaluate("document.querySelectorAll('tr').length")
+        assert page.evaluate("document.querySelectorAll('*').length") < 40 * rows + 10_000
+        assert page.evaluate("document.querySelectorAll('img:not([loading=lazy])').length") <= 20
+        assert page.evaluate("performance.getEntriesByType('resource').length") < 40
