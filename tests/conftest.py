@@ -127,8 +127,8 @@ def blocked(on_spark: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
 
 #: Modules of the algorithms over blocks whose columns are expressions.
 _WITH_COLUMNS = (
-    "cluster.cells", "cluster.dbscan", "neighbours.queries", "neighbours.search", "neighbours.spanning",
-    "neighbours.strips", "outliers.local",
+    "cluster.density.cells", "cluster.density.dbscan", "neighbours.queries", "neighbours.search",
+    "neighbours.spanning", "neighbours.shards", "outliers.local",
 )  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def wide_in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     for module in _WITH_COLUMNS:
         monkeypatch.setattr(f"motorpool.{module}.F", local_frames.functions)
-    for module in ("neighbours.strips", "cluster.cells"):
+    for module in ("neighbours.shards", "cluster.density.cells"):
         monkeypatch.setattr(f"motorpool.{module}.place", local_frames.place)
 
     def make(partitions: int = 2, **arrays: np.ndarray) -> Any:

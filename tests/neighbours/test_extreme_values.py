@@ -311,7 +311,9 @@ def test_a_short_gap_has_the_digits_of_float32_and_the_range_of_float64() -> Non
 
 # -- with Spark --------------------------------------------------------------------------------------
 
-SPARK_CASES = ["1e-30", "1e30"]
+SPARK_CASES = [
+    "1e-30", "1e30", "one row at 1e25", "tiny among ordinary", "99 % duplicates", "one row", "two rows", "three rows"
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", SPARK_CASES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,9 @@ Progress = Callable[[str], None]
 #: k-distances float64[m], ascending, by metric and k.
 Curves = Mapping[tuple[Metric, int], np.ndarray]
 
+#: Combinations of eps and min_samples that a joining pass takes at most where most of them are no model: 12 bytes a row
+#: each.
+_MODELS_OF_A_PASS = 128
 #: Lists of this many neighbours hold the first rounds of a spanning tree: each round that they miss is a search.
 LISTED = 16
 
@@ -47,13 +51,26 @@ class Job:
 
 
 def apart(job: Job) -> list[Job]:
-    """A job in the parts that are fitted one by one: trees of bisections serve a range of k each."""
-    if not isinstance(job.grid, grids.BisectingGrid):
+    """A job in the parts that are fitted one by one.
+
+    Trees of bisections serve a range of k each. A pass over pairs joins rows for all its eps with all its min_samples;
+    with ``eps: auto`` every min_samples has eps of its own, so only a few of them share a pass.
+    """
+    if isinstance(job.grid, grids.BisectingGrid):
+        parts = [tree_for(k) for k in _numbers(job.specs, "k")]
+    elif isinstance(job.grid, grids.DbscanGrid) and job.grid.eps == "auto":
+        asked = _numbers(job.specs, "min_samples")
+        least = sorted(set(asked))
+        # An engine for cells works for each combination anew.
+        most = _MODELS_OF_A_PASS if job.grid.way == "pairs" else 1
+        together = max(1, math.isqrt(most // len(grids.AUTO_QUANTILES)))
+        parts = [least.index(m) // together for m in asked]
+    else:
         return [job]
-    by_tree_size: dict[int, list[ModelSpec]] = {}
-    for spec in job.specs:
-        by_tree_size.setdefault(tree_for(int(spec.param("k"))), []).append(spec)
-    return [Job(job.grid, specs) for specs in by_tree_size.values()]
+    found: dict[int, list[ModelSpec]] = {}
+    for part, spec in zip(parts, job.specs, strict=True):
+        found.setdefault(part, []).append(spec)
+    return [Job(job.grid, specs) for specs in found.values()]
 
 
 @dataclass
