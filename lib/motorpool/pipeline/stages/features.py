@@ -77,14 +77,14 @@ def load_program(lake: Lake, features: str) -> Program:
     return Program.from_rows(row["program"])
 
 
-def known_vehicles(lake: Lake, who: str, otherwise: str = "") -> Vehicles:
-    """The vehicles of the lake's images; where they tell nothing, a LakeError with ``who`` asks and what else to do."""
+def known_vehicles(lake: Lake, who: str) -> Vehicles:
+    """The vehicles of the lake's images; where no vehicle has two photos, a LakeError that says ``who`` needs them."""
     vehicles = Vehicles.of(lake.read("images"))
     problem = vehicles.problem()
     if problem:
         raise LakeError(
             f"{who} needs to know which photos show the same vehicle, but in the lake {lake} {problem}: "
-            f"{VEHICLES_ADVICE}, and ingest into a new lake{otherwise}"
+            f"{VEHICLES_ADVICE}, and ingest into a new lake"
         )
     return vehicles
 

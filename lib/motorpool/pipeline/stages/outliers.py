@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from motorpool.config.run import CONSENSUS, VEHICLE_METHODS, OutlierConfig
+from motorpool.errors import LakeError
 from motorpool.features.spec import FeatureSet
 from motorpool.features.vehicle_steps import Vehicles
 from motorpool.kernels.pairs.sweep import Wanted
@@ -57,8 +58,7 @@ def run_outliers(ctx: Context) -> None:
     is run again, as is one whose ``params`` are others: they hold all that its scores depend on, the models it reads
     among them. Models are the study's (`study`). What the config no longer asks for goes out of all tables.
 
-    Raises LakeError, before anything is scored, where a method compares the photos of a vehicle and the lake's images
-    tell no vehicles.
+    Methods that compare the photos of a vehicle are left out, with a warning, where no vehicle of the lake has two.
     """
     config = ctx.config.outliers
     held = _held(ctx)
@@ -66,10 +66,7 @@ def run_outliers(ctx: Context) -> None:
         log.info("outliers: the config has no section `outliers`, nothing to do")
         _forget_all(ctx, held)
         return
-    asking = next((m for m in config.methods if m in VEHICLE_METHODS), None)
-    vehicles = None
-    if asking is not None:
-        vehicles = known_vehicles(ctx.lake, f"outliers.methods: {asking}", ", or leave the method out")
+    config, vehicles = _with_vehicles(ctx, config)
     plan = _plan(ctx, config)
     wanted = plan.params
     if not wanted:
@@ -93,6 +90,19 @@ def run_outliers(ctx: Context) -> None:
             _keep(ctx, features, methods)
     with timed("outliers: consensus"):
         _run_consensus(ctx, config, list(wanted), agreed, gone)
+
+
+def _with_vehicles(ctx: Context, config: OutlierConfig) -> tuple[OutlierConfig, Vehicles | None]:
+    """The section without the methods that the lake's vehicles do not allow, and the vehicles where one needs them."""
+    asking = [m for m in config.methods if m in VEHICLE_METHODS]
+    if not asking:
+        return config, None
+    try:
+        return config, known_vehicles(ctx.lake, f"outliers.methods: {asking[0]}")
+    except LakeError as exc:
+        # Hours of clustering may lie behind this stage, and the other methods need no vehicles.
+        log.warning("outliers: %s left out: %s", " and ".join(asking), exc)
+    return config.model_copy(update={"methods": [m for m in config.methods if m not in VEHICLE_METHODS]}), None
 
 
 def _held(ctx: Context) -> dict[str, _Methods]:
