@@ -91,7 +91,7 @@ class PhotoSection:
         every = [item for card in self._cards for item in card["clusters"]]
         n_all = sum(card["n_clusters"] for card in self._cards)
         return {
-            "shard": first,
+            "strip": first,
             "more_clusters": self._cards[0]["n_clusters"] - len(first) if self._cards else 0,
             "models_with_cards": self._cards,
             "named_models": bool(self._settings.named_models),
@@ -124,7 +124,7 @@ class PhotoSection:
             rows = of_cluster.get((self._cards[0]["model_id"], item["cluster"]))
             if rows is not None:
                 ids = rows[rows["kind"] == "exemplar"].sort_values("position")["image_id"].astype(int).tolist()
-                made = album.montage(f"shard-{item['cluster']}", ids, TILE, columns=8)
+                made = album.montage(f"strip-{item['cluster']}", ids, TILE, columns=8)
                 item["photos"] = made["file"] if made else None
 
     def _vehicle_rows(self, album: Album) -> dict[str, Any] | None:
