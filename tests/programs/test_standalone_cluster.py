@@ -54,9 +54,9 @@ import sys
 
 from motorpool.cli import main
 from motorpool.neighbours import shards
-from motorpool.stages import ingest
+from motorpool.pipeline.stages import ingest
 
-shards.STRIP_ROWS = shards._FEWEST_ROWS = {SHARD_ROWS}
+shards.SHARD_ROWS = shards._FEWEST_ROWS = {SHARD_ROWS}
 ingest._SPLIT_BYTES = {SPLIT_BYTES}
 sys.exit(main(sys.argv[1:]))
 """

@@ -55,7 +55,7 @@ from motorpool.errors import TaskMemoryError
 from motorpool.spark.session import build_session
 from motorpool.neighbours.search import Wanted, search
 from motorpool.neighbours.shards import arrange
-from motorpool.stages import context
+from motorpool.pipeline import context
 from motorpool.pipeline.context import explained
 from motorpool.spark.start_failures import why_not
 
@@ -119,7 +119,7 @@ def test_a_heap_error_of_this_step_explains_a_lost_jvm(jvm_log: Path) -> None:
 
 LOGS = """
 import sys
-from motorpool import session
+from motorpool.spark import session
 from motorpool.errors import EnvironmentMissingError
 
 settings = {"spark.master": "local[1]", "spark.driver.memory": "600m"}
