@@ -213,9 +213,13 @@ def _possible(
     """The methods that a feature set has what it takes for."""
     features = feature_set.name
     possible: list[str] = []
+    sizes = ctx.lake.read("feature_sets").where(F.col("features") == features).select("n_images").first()
+    alone = sizes is not None and sizes["n_images"] < 2
     for method in config.methods:
         needs = _FROM_LABELS.get(method)
-        if needs and (features, method) not in models:
+        if alone and method in _FROM_NEIGHBOURS:
+            log.info("outliers: %s on %s is left out: a single image has no neighbours", method, features)
+        elif needs and (features, method) not in models:
             log.info("outliers: %s on %s is left out: the study has no %s model of it", method, features, needs)
         elif method == "pca_error" and not reconstructs(load_program(ctx.lake, features)):
             log.info("outliers: pca_error on %s is left out: no pca or svd step comes first", features)
