@@ -213,7 +213,7 @@ def _possible(
     """The methods that a feature set has what it takes for."""
     features = feature_set.name
     possible: list[str] = []
-    sizes = ctx.lake.read("feature_sets").where(F.col("features") == features).select("n_images").first()
+    sizes = ctx.lake.read_or_empty("feature_sets").where(F.col("features") == features).select("n_images").first()
     alone = sizes is not None and sizes["n_images"] < 2
     for method in config.methods:
         needs = _FROM_LABELS.get(method)
