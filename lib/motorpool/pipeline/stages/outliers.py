@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -154,11 +154,13 @@ class _Plan:
 
 
 def _plan(ctx: Context, config: OutlierConfig) -> _Plan:
-    models = _models_to_read(ctx, config)
+    rows = ctx.lake.read_or_empty("feature_sets").select("features", "n_images").collect()
+    sizes = {r["features"]: int(r["n_images"]) for r in rows}
+    models = _models_to_read(ctx, config, sizes)
     params: dict[str, _Methods] = {}
     for features in ctx.config.feature_sets:
         if config.features is None or features.name in config.features:
-            methods = _possible(ctx, features, config, models)
+            methods = _possible(ctx, features, config, models, alone=sizes.get(features.name) == 1)
             if methods:
                 params[features.name] = {
                     m: _params(config, ctx.config.seed, m, models.get((features.name, m))) for m in methods
@@ -178,7 +180,7 @@ def _params(config: OutlierConfig, seed: int, method: str, models: Sequence[str]
     return params
 
 
-def _models_to_read(ctx: Context, config: OutlierConfig) -> dict[tuple[str, str], list[str]]:
+def _models_to_read(ctx: Context, config: OutlierConfig, sizes: Mapping[str, int]) -> dict[tuple[str, str], list[str]]:
     """The ids, in order, of the study's models that each method reads on each feature set; only where there are some.
 
     dbscan_noise: the DBSCAN models that leave at most cluster.max_noise_share of all images as noise, which may be
@@ -190,7 +192,6 @@ def _models_to_read(ctx: Context, config: OutlierConfig) -> dict[tuple[str, str]
     columns = ("model_id", "features", "algorithm", "n_noise", "bic")
     rows = ctx.lake.read("models").where(F.col("n_clusters") > 0).select(*columns).orderBy("model_id").collect()
     ids = model_ids(ctx.config)
-    sizes = {r["features"]: r["n_images"] for r in ctx.lake.read("feature_sets").collect()}
     found: dict[tuple[str, str], list[str]] = {}
     for method in asked:
         by_features = defaultdict(list)
@@ -208,13 +209,11 @@ def _models_to_read(ctx: Context, config: OutlierConfig) -> dict[tuple[str, str]
 
 
 def _possible(
-    ctx: Context, feature_set: FeatureSet, config: OutlierConfig, models: Collection[tuple[str, str]]
+    ctx: Context, feature_set: FeatureSet, config: OutlierConfig, models: Collection[tuple[str, str]], *, alone: bool
 ) -> list[str]:
-    """The methods that a feature set has what it takes for."""
+    """The methods that a feature set can be scored by; ``alone``: it has a single image."""
     features = feature_set.name
     possible: list[str] = []
-    sizes = ctx.lake.read_or_empty("feature_sets").where(F.col("features") == features).select("n_images").first()
-    alone = sizes is not None and sizes["n_images"] < 2
     for method in config.methods:
         needs = _FROM_LABELS.get(method)
         if alone and method in _FROM_NEIGHBOURS:
