@@ -134,6 +134,11 @@ for _name, _stage in STAGES.items():
         _add_stage(_name, _stage)
 
 
+@cli.group()
+def annotate() -> None:
+    """Photos for people to look at, and what they said about them."""
+
+
 @cli.command()
 @click.argument("out", type=_local_path)
 @click.option("--images", type=click.IntRange(min=1), default=2000, show_default=True, help="Number of photos.")

@@ -13,6 +13,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from motorpool.config.grids import Counts, Grid, Name, Section, check_name
+from motorpool.config.labels import LabelsConfig
 from motorpool.errors import ConfigError
 from motorpool.features.spec import (
     FIT_SHARE,
@@ -454,6 +455,9 @@ class Config(Section):
     projections: ProjectionConfig | None = Field(
         default=None, description="Maps of all images. Left out: none; `{}`: all defaults."
     )
+    labels: LabelsConfig | None = Field(
+        default=None, description="Attributes of the images, labelled from the looks of people. Left out: none."
+    )
     report: ReportConfig | None = Field(
         default=None, description="Photos, titles and the report. Left out: none; `{}`: all defaults."
     )
@@ -491,6 +495,7 @@ class Config(Section):
         asked["consensus"] = self.consensus.features if self.consensus else None
         asked["outliers"] = self.outliers.features if self.outliers else None
         asked["projections"] = self.projections.features if self.projections else None
+        asked["labels"] = self.labels.features if self.labels else None
         for key, wanted in asked.items():
             unknown = [n for n in wanted or [] if n not in names]
             if unknown:

@@ -401,9 +401,94 @@ _INTERPRETED = (
     ),
 )
 
+_ATTRIBUTE = "Name of the attribute (`labels.attributes` of the config)."
+
+_ANNOTATIONS = Table(
+    "annotations",
+    "image_id BIGINT, attribute STRING, value STRING, annotator STRING, purpose STRING, draw STRING, stratum STRING, "
+    "weight DOUBLE, created_at TIMESTAMP",
+    "annotate import",
+    rows="One row per photo, attribute and annotator: what that person said last. No run deletes any.",
+    comments={
+        "image_id": _IMAGE_ID,
+        "attribute": _ATTRIBUTE,
+        "value": "The value; null where the person looked and cannot tell.",
+        "annotator": "Who looked.",
+        "purpose": "`train` (labels are learned from it) or `audit` (kept aside, to measure how often labels are "
+        "right).",
+        "draw": "Id of the draw that asked for it; null where nobody drew the photo.",
+        "stratum": "The part of the images that an audit drew it from; null otherwise.",
+        "weight": "Inverse of the chance of being drawn; null where that is not known.",
+        "created_at": _CREATED_AT,
+    },
+)
+
+_LABELLED = (
+    Table(
+        "image_labels",
+        "image_id BIGINT, attribute STRING, value STRING, probability FLOAT, accepted BOOLEAN, source STRING",
+        "run",
+        rows="One row per image and attribute.",
+        comments={
+            "image_id": _IMAGE_ID,
+            "attribute": _ATTRIBUTE,
+            "value": "The likeliest value, or the one that a person gave.",
+            "probability": "How likely the value is right, calibrated on photos of vehicles that were held out.",
+            "accepted": "True where the accepted labels reach the attribute's target. The others are left for people, "
+            "as are all outliers of the consensus.",
+            "source": "`person` (somebody looked at it), `vehicle` (vote of the vehicle's photos), or for the photo "
+            "alone `cluster` (named clusters), `probe` (a linear classifier) or `nearest` (like the nearest annotated "
+            "photos).",
+        },
+        partition_by=("attribute",),
+    ),
+    Table(
+        "label_sets",
+        "attribute STRING, method STRING, features ARRAY<STRING>, per STRING, target DOUBLE, classes ARRAY<STRING>, "
+        "n_looks BIGINT, n_unclear BIGINT, n_disagreed BIGINT, accuracy DOUBLE, accuracy_low DOUBLE, "
+        "accuracy_high DOUBLE, threshold DOUBLE, n_images BIGINT, n_accepted BIGINT, share_accepted DOUBLE, "
+        "candidates ARRAY<STRUCT<method: STRING, features: ARRAY<STRING>, vote: BOOLEAN, accuracy: DOUBLE, "
+        "log_loss: DOUBLE>>, curve ARRAY<STRUCT<looks: INT, accuracy: DOUBLE>>, "
+        "confusion ARRAY<STRUCT<value: STRING, label: STRING, n: DOUBLE>>, params MAP<STRING,STRING>, "
+        "program ARRAY<STRUCT<field: STRING, shape: ARRAY<INT>, values: ARRAY<DOUBLE>>>, seconds DOUBLE, "
+        "created_at TIMESTAMP",
+        "run",
+        rows="One row per attribute, written last: labels of an attribute without a row here are not complete.",
+        comments={
+            "attribute": _ATTRIBUTE,
+            "method": "The way that won: `clusters`, `probe` or `nearest`.",
+            "features": "Feature sets that it looks at.",
+            "per": "`vehicle` (the photos of a vehicle vote) or `image`.",
+            "target": "Share of right labels wanted among the accepted ones.",
+            "classes": "The values, in the order of the program's columns.",
+            "n_looks": "Photos whose annotations it was learned from.",
+            "n_unclear": "Photos of which people said that it cannot be told.",
+            "n_disagreed": "Photos left out because two annotators disagree.",
+            "accuracy": "Share of right labels on photos of vehicles that were held out.",
+            "accuracy_low": "Lower end of its 95 % interval.",
+            "accuracy_high": "Upper end of its 95 % interval.",
+            "threshold": "Lowest probability that is accepted; null where no label reaches the target.",
+            "n_images": "Images labelled.",
+            "n_accepted": "Images whose label is accepted.",
+            "share_accepted": "Their share.",
+            "candidates": "The ways that were compared, best first, each with its accuracy and log loss on vehicles "
+            "that were held out.",
+            "curve": "Accuracy on held-out vehicles for part of the looks, to see whether more looks help.",
+            "confusion": "Held-out photos by the value that a person gave and the label.",
+            "params": "What the labels depend on, as text.",
+            "program": "The fitted numbers, which also label new images.",
+            "seconds": "Seconds of comparing and labelling.",
+            "created_at": _CREATED_AT,
+        },
+    ),
+)
+
 TABLES: dict[str, Table] = {
-    table.name: table for table in (*_ALL, _AGREEMENT, _VEHICLES, *_OUTLIERS, *_PROJECTIONS, *_INTERPRETED)
-}
+    table.name: table
+    for table in (
+        *_ALL, _AGREEMENT, _VEHICLES, *_OUTLIERS, *_PROJECTIONS, _ANNOTATIONS, *_LABELLED, *_INTERPRETED
+    )
+}  # fmt: skip
 
 #: What one row of a view is, and what its columns mean.
 VIEW_ROWS: dict[str, str] = {

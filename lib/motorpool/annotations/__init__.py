@@ -1,0 +1,1 @@
+"""What people said about photos, read from the files of the tools that they use."""

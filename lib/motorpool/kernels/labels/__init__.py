@@ -1,0 +1,1 @@
+"""Numbers of labelling: folds of vehicles, votes, calibrated probabilities, typical photos, audits."""
