@@ -7,6 +7,9 @@ import os
 import re
 from typing import Any
 
+#: Names end up in partition folders and SQL predicates, so they stay within this alphabet.
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
+
 #: Marks at the beginning of a file that tell how its text is written, longest first: UTF-32's begins with UTF-16's.
 _MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"), (codecs.BOM_UTF8, "utf-8-sig"),

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from motorpool.case import files
 from motorpool.config.run import CaseConfig
 from motorpool.errors import CaseError
-from motorpool.features.spec import NAME_PATTERN
+from motorpool.texts import NAME_PATTERN
 
 ARRAY_SUFFIXES = (".pickle", ".pkl", ".p", ".npy", ".npz", ".parquet")
 PATHS_FILE = "images_paths.csv"

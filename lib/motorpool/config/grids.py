@@ -2,67 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from motorpool.features.spec import NAME_PATTERN
+from motorpool.settings import Counts, Name, Section, as_list, parse_counts
 from motorpool.texts import as_number
-
-
-class Section(BaseModel):
-    """A part of the config: unknown keys are refused, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _numbers(cls, data: Any) -> Any:
-        """Numbers that YAML has left as text; fields of lists and unions have validators of their own."""
-        if not isinstance(data, dict):
-            return data
-        numbers = {name for name, field in cls.model_fields.items() if field.annotation in (int, float)} & set(data)
-        for name in numbers:
-            if isinstance(data[name], bool):
-                raise ValueError(f"{name}: {data[name]!r}: expected a number")
-        return {**data, **{name: as_number(data[name]) for name in numbers}}
-
-
-def check_name(value: str) -> str:
-    if not NAME_PATTERN.fullmatch(value):
-        raise ValueError(
-            f"{value!r}: use up to 100 letters, digits, '_', '.', '+' and '-', starting with a letter or digit"
-        )
-    return value
-
-
-#: No list of counts may be longer: each of them is a model.
-MAX_RANGE = 100_000
-
-
-def parse_counts(value: Any) -> Any:
-    """``9``, ``[2, 5, 9]`` or ``"2..15"`` (both ends included), freely mixed in a list."""
-    counts: set[int] = set()
-    for item in map(as_number, value if isinstance(value, (list, tuple)) else [value]):
-        found = re.fullmatch(r"\s*(\d+)\s*\.\.\s*(\d+)\s*", item) if isinstance(item, str) else None
-        if found:
-            low, high = int(found[1]), int(found[2])
-            if high < low:
-                raise ValueError(f"{item!r}: the range is empty, write the smaller number first")
-            if high - low >= MAX_RANGE:
-                raise ValueError(f"{item!r}: the range holds {high - low + 1:,} numbers, more than {MAX_RANGE:,}")
-            counts.update(range(low, high + 1))
-        elif isinstance(item, int) and not isinstance(item, bool):
-            counts.add(item)
-        else:
-            raise ValueError(f'{item!r}: expected a whole number, a list of them or a range such as "2..15"')
-    if not counts:
-        raise ValueError("is empty: name at least one number")
-    return tuple(sorted(counts))
 
 
 def _parse_eps(value: Any) -> Any:
@@ -78,17 +26,6 @@ def _parse_eps(value: Any) -> Any:
     return tuple(sorted({float(item) for item in items}))
 
 
-def _as_list(value: Any) -> Any:
-    """One value may stand for a list of one."""
-    if not isinstance(value, (list, tuple)):
-        return (value,)
-    # Compared, not hashed: what is no text is refused later, by name.
-    return tuple(item for i, item in enumerate(value) if item not in value[:i])
-
-
-Name = Annotated[str, BeforeValidator(lambda v: check_name(str(v)))]
-ClusterCount = Annotated[int, Field(ge=2, le=10_000)]
-Counts = Annotated[tuple[ClusterCount, ...], BeforeValidator(parse_counts)]
 #: Rows within a radius, or of a cluster: 512 is the largest that published studies ask for.
 Neighbours = Annotated[int, Field(ge=1, le=100_000)]
 # As the modules that fit them name them, which load compilers that reading a config does not need.
@@ -190,7 +127,7 @@ class AgglomerativeGrid(_Grid):
 
     algorithm: Literal["agglomerative"] = Field(description="Name of the algorithm.")
     n_clusters: Counts = Field(description="Numbers of clusters, such as `2..15`, `9` or `[2, 5, 9]`.")
-    linkage: Annotated[tuple[Linkage, ...], BeforeValidator(_as_list)] = Field(
+    linkage: Annotated[tuple[Linkage, ...], BeforeValidator(as_list)] = Field(
         default=("ward",), description="One linkage or several: there is a tree for each."
     )
     micro_clusters: int = Field(
@@ -298,7 +235,7 @@ class MixtureGrid(_Grid):
 
     algorithm: Literal["gaussian_mixture"] = Field(description="Name of the algorithm.")
     n_components: Counts = Field(description="Numbers of components, such as `2..8`, `9` or `[2, 5, 9]`.")
-    covariance_type: Annotated[tuple[CovarianceType, ...], BeforeValidator(_as_list)] = Field(
+    covariance_type: Annotated[tuple[CovarianceType, ...], BeforeValidator(as_list)] = Field(
         default=("full",), description="One form of the covariances or several, as in scikit-learn."
     )
     n_init: int = Field(default=1, ge=1, le=100, description="Number of starts; the best is kept.")

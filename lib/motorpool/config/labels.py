@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from motorpool.config.grids import Name, Section
+from motorpool.settings import Name, Section
 
 #: More values than this are names of things, such as vehicles, and no attribute.
 MAX_VALUES = 500

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from motorpool.config.grids import Counts, Grid, Name, Section, check_name
+from motorpool.config.grids import Grid
 from motorpool.config.labels import LabelsConfig
 from motorpool.errors import ConfigError
 from motorpool.features.spec import (
@@ -25,6 +25,7 @@ from motorpool.features.spec import (
     default_name,
     parse_step,
 )
+from motorpool.settings import Counts, Name, Section, check_name
 from motorpool.texts import as_number, expand_home
 
 OutlierMethod = Literal[

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from motorpool.texts import as_number
-
-#: Names end up in partition folders and SQL predicates, so they stay within this alphabet.
-NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")
 
 STEP_KINDS = (
     "clip", "l2", "standard", "minmax", "robust", "pca", "svd", "vehicle_whiten", "vehicle_within", "vehicle_mean",

@@ -15,11 +15,11 @@ from pyspark.sql.types import StructType
 
 from motorpool.config.run import LakeConfig, has_scheme
 from motorpool.errors import LakeError
-from motorpool.features.spec import NAME_PATTERN
 from motorpool.lake import views
 from motorpool.lake.delta import DeltaCatalog, DeltaFolder, driver_folder
 from motorpool.lake.parquet import ParquetFolder
 from motorpool.lake.schemas import TABLES, VIEWS, Table
+from motorpool.texts import NAME_PATTERN
 
 
 class Lake:
