@@ -29,6 +29,7 @@ from motorpool.cluster.centroids.by_centroids import by_centroids
 from motorpool.cluster.centroids.kmeans import fit_kmeans
 from motorpool.cluster.density.dbscan import DbscanGrid, _Forest, fit_dbscan
 from motorpool.cluster.density.hdbscan import HdbscanGrid, fit_hdbscan
+from motorpool.cluster.models import Facts, ModelSpec
 from motorpool.cluster.score import score_models
 from motorpool.errors import EnvironmentMissingError, MotorpoolError
 from motorpool.features.spec import FeatureSet, Part
@@ -43,7 +44,7 @@ from motorpool.neighbours import shards
 from motorpool.neighbours.search import COUNTS, WHERE, search, shard_bit
 from motorpool.neighbours.shards import Shard, arrange
 from motorpool.neighbours.spanning import _outgoing
-from motorpool.pipeline.models import Facts, ModelSpec, model_row
+from motorpool.pipeline.models import model_row
 from motorpool.pipeline.stages.cluster import run_cluster
 from motorpool.pipeline.stages.features import run_features
 from motorpool.pipeline.stages.ingest import run_ingest

@@ -13,12 +13,12 @@ from pyspark.sql import SparkSession
 
 from cases import contents, run_of, write_case
 from motorpool.cluster.centroids import bisecting, kmeans, minibatch
+from motorpool.cluster.models import ModelSpec
 from motorpool.config import grids
 from motorpool.features.spec import FeatureSet, Part
 from motorpool.lake import Lake
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.fitting import Job, apart
-from motorpool.pipeline.models import ModelSpec
 from motorpool.pipeline.stages.cluster import run_cluster
 from motorpool.pipeline.stages.features import run_features
 from motorpool.pipeline.stages.ingest import run_ingest

@@ -23,12 +23,12 @@ from motorpool.cluster.hierarchy.agglomerative import by_micro_clusters, fit_agg
 from motorpool.cluster.labelled import Labelled
 from motorpool.cluster.mixtures.labels import by_mixtures
 from motorpool.cluster.mixtures.mixture import Mixture, fit_mixtures
+from motorpool.cluster.models import Facts, ModelSpec
 from motorpool.config import grids
 from motorpool.kernels.pairs.geometry import Metric
 from motorpool.kernels.pairs.sweep import Wanted
 from motorpool.neighbours.search import search
 from motorpool.neighbours.shards import Arranged, arrange
-from motorpool.pipeline.models import Facts, ModelSpec
 from motorpool.spark.coreset import UnfitError
 
 Progress = Callable[[str], None]

@@ -1,21 +1,18 @@
-"""What a model is called, how it is judged, and its rows in ``models``, ``labels``, ``clusters`` and ``parameters``."""
+"""How a model is judged, and its rows in ``models``, ``labels``, ``clusters`` and ``parameters``."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from motorpool.cluster.models import Facts, ModelSpec
 from motorpool.config.run import ClusterConfig
-from motorpool.features.spec import FeatureSet
 from motorpool.kernels.scores import Scores
 from motorpool.pipeline.context import Context
 
@@ -24,48 +21,6 @@ log = logging.getLogger(__name__)
 
 #: How the reason of a model begins to speak of numbers that are not finite, which no threshold decides.
 NOT_COMPUTED = "cannot be computed"
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """One model of the study. ``model_id`` is a hash of feature set, algorithm and parameters, seed included."""
-
-    features: FeatureSet
-    algorithm: str
-    params: tuple[tuple[str, str], ...]
-
-    def param(self, name: str) -> str:
-        return dict(self.params)[name]
-
-    @property
-    def model_id(self) -> str:
-        content = [self.features.name, self.features.definition, self.algorithm, sorted(self.params)]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
-
-
-@dataclass
-class Facts:
-    """What fitting found out about one model.
-
-    ``found`` joins the model's parameters (an eps that the data chose); ``parameters`` are the arrays that label new
-    rows; ``centres`` float32[k, d] are the clusters' own, their means where there are none.
-    """
-
-    seconds: float
-    n_iter: int | None = None
-    converged: bool = True
-    inertia: float | None = None
-    bic: float | None = None
-    aic: float | None = None
-    found: dict[str, str] = field(default_factory=dict)
-    parameters: dict[str, np.ndarray] = field(default_factory=dict)
-    centres: np.ndarray | None = None
-    #: Small clusters are natural to density-based models.
-    by_density: bool = False
-    #: Where the model was fitted.
-    backend: str = "cpu"
-    #: How many clusters the config asks for, None where the data decide.
-    asked: int | None = None
 
 
 def judge(

@@ -8,10 +8,11 @@ import numpy as np
 from pyspark.sql import Row
 from pyspark.sql import functions as F
 
+from motorpool.cluster.models import Facts
 from motorpool.config.grids import asked_of
 from motorpool.config.run import CONSENSUS, ClusterConfig
 from motorpool.pipeline.context import Context
-from motorpool.pipeline.models import NOT_COMPUTED, Facts, judge
+from motorpool.pipeline.models import NOT_COMPUTED, judge
 from motorpool.pipeline.study import forget
 
 log = logging.getLogger(__name__)

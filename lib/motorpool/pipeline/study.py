@@ -16,12 +16,12 @@ from typing import Any
 
 from pyspark.sql import functions as F
 
+from motorpool.cluster.models import ModelSpec
 from motorpool.config.grids import Grid
 from motorpool.config.run import CONSENSUS, Config, ConsensusConfig
 from motorpool.features.spec import FeatureSet
 from motorpool.lake.schemas import VIEWS
 from motorpool.pipeline.context import Context
-from motorpool.pipeline.models import ModelSpec
 
 #: A model's feature set and its id.
 Node = tuple[str, str]

@@ -13,10 +13,11 @@ from pyspark.sql import functions as F
 
 from motorpool.cluster.ensemble.agreement import Contingency, contingency, side_by_side
 from motorpool.cluster.ensemble.coassociation import Evidence, accumulate, relabel, shares, sizes, with_strengths
+from motorpool.cluster.models import Facts, ModelSpec
 from motorpool.config.run import CONSENSUS, ConsensusConfig
 from motorpool.features.spec import FeatureSet
 from motorpool.pipeline.context import Context, explained, timed
-from motorpool.pipeline.models import Facts, ModelSpec, judge, model_row, write_labels, write_models
+from motorpool.pipeline.models import judge, model_row, write_labels, write_models
 from motorpool.pipeline.study import Node, consensus_features, consensus_specs, forget, rank
 from motorpool.pipeline.vehicle_agreement import agreement_columns, joint_part, remeasure
 from motorpool.spark import blocks
