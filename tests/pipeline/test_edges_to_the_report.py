@@ -1,4 +1,4 @@
-"""Every algorithm, outlier method and map on the smallest cases, from files to the report."""
+"""Every algorithm, outlier method and map on the smallest cases and on values of any size, from files to the report."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ CASES: dict[str, dict[str, np.ndarray]] = {
     "one image": {"x": BLOBS[:1]},
     "two images": {"x": BLOBS[:2]},
     "three images, as many as clusters": {"x": BLOBS[:3]},
+    "values": {
+        "equal": np.repeat(BLOBS[:1], 30, axis=0),
+        "duplicates": np.concatenate([BLOBS[:1], np.repeat(BLOBS[1:2], 29, axis=0)]),
+        "tiny": BLOBS * np.float32(1e-30),
+        "huge": BLOBS * np.float32(1e30),
+        "far": np.concatenate([np.full((1, 4), 1e25, np.float32), BLOBS[1:]]),
+    },
 }
 
 

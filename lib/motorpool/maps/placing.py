@@ -47,9 +47,14 @@ class Axes:
         return Axes(self.op, min(dims, self.dims))
 
     def project(self, x: np.ndarray) -> np.ndarray:
-        """float32[n, dims] of float32[n, d]."""
+        """float32[n, dims] of float32[n, d]; coordinates beyond float32 are its largest numbers."""
         found = np.zeros((len(x), self.dims), np.float32)
-        y = self.op.run(x)[:, : self.dims]
+        with np.errstate(over="ignore", invalid="ignore"):
+            y = self.op.run(x)[:, : self.dims]
+        if not np.isfinite(y).all():
+            largest = np.finfo(np.float32).max
+            exact = (x - self.op.fields["centre"]) @ self.op.fields["components"]
+            y = np.clip(exact[:, : self.dims], -largest, largest)
         found[:, : y.shape[1]] = y
         return found
 

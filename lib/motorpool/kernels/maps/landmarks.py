@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from motorpool.kernels.maps.scaling import Scale, centre
+
 #: Neighbours that pull a row; fewer where there are fewer landmarks.
 NEIGHBOURS = 15
 #: Each lowers the objective. So many win 99 % of what there is to win; ten times as many raised no map's
@@ -73,13 +75,8 @@ class Landmarks:
         self._ids = sample.ids
         self._layouts = layouts
         self._k = min(NEIGHBOURS, len(sample))
-        # About the mean: squared lengths, from which distances are taken, lose no digits to a far-off origin.
-        self._shift = sample.x.mean(axis=0, dtype=np.float64)
-        self._search = NearestNeighbors(n_neighbors=self._k, algorithm="brute").fit(self._centred(sample.x))
-
-    def _centred(self, x: np.ndarray) -> np.ndarray:
-        result: np.ndarray = (x - self._shift).astype(np.float32)
-        return result
+        self._scale = Scale.of(sample.x, centre(sample.x))
+        self._search = NearestNeighbors(n_neighbors=self._k, algorithm="brute").fit(self._scale.apply(sample.x))
 
     def place(self, ids: np.ndarray, x: np.ndarray) -> dict[str, np.ndarray]:
         """float32[n, dims] on every map of int64[n] ids with float32[n, d] rows.
@@ -92,7 +89,7 @@ class Landmarks:
         found = {name: layout.places[at] for name, layout in self._layouts.items()}
         if new.any():
             with threadpool_limits(limits=1):
-                near = self._search.kneighbors(self._centred(x[new]), return_distance=False)
+                near = self._search.kneighbors(self._scale.apply(x[new]), return_distance=False)
             for name, layout in self._layouts.items():
                 found[name][new] = pulled(layout.places[near], layout.kernel)
         return found

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from motorpool.errors import EnvironmentMissingError
 from motorpool.kernels.maps.landmarks import Kernel
+from motorpool.kernels.maps.scaling import Scale, centre
 
 LayoutMethod = Literal["umap", "tsne"]
 #: With fewer rows no neighbourhood is left to keep: a perplexity of 1 takes three other rows.
@@ -86,21 +87,22 @@ def lay_out(rows: np.ndarray, start: np.ndarray, layout: Layout) -> np.ndarray:
 
 
 def prepare(rows: np.ndarray, layout: Layout) -> tuple[np.ndarray, Layout]:
-    """float32[m, d] rows about their mean, and as many neighbours and as large a perplexity as so many rows allow.
+    """float32[m, d] rows about their `centre` on a `Scale`, and as many neighbours and as large a perplexity as so many
+    rows allow.
 
     ValueError for fewer rows than LEAST_ROWS.
     """
     m = len(rows)
     if m < LEAST_ROWS:
         raise ValueError(f"{m} rows: a layout takes at least {LEAST_ROWS}")
-    # About the mean, float32 distances lose nothing to a far-off origin.
-    centred = (rows - rows.mean(axis=0, dtype=np.float64)).astype(np.float32)
+    centred = Scale.of(rows, centre(rows)).apply(rows)
     n_neighbors, perplexity = min(layout.n_neighbors, m - 1), min(layout.perplexity, (m - 1) / 3)
     return centred, replace(layout, n_neighbors=n_neighbors, perplexity=perplexity)
 
 
 def clear_start(start: np.ndarray, size: float, seed: int) -> np.ndarray:
     """A start of standard deviation ``size`` along its first axis, in which no two rows coincide."""
+    start = Scale.of(start).apply(start)
     deviation = start[:, 0].std()
     scaled = start * (size / deviation) if deviation > 0 else np.zeros(start.shape)
     return scaled + np.random.default_rng(seed).normal(scale=1e-4 * size, size=start.shape)

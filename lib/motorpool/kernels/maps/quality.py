@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from motorpool.kernels.maps.scaling import Scale
+
 #: Images that maps are judged by, at most: two float64 and two int64 matrices of so many rows and columns are 288 MB.
 JUDGED = 3000
 #: Neighbours on the map that must be neighbours in the features: scikit-learn's number.
@@ -23,4 +25,5 @@ def trust(x: np.ndarray, places: np.ndarray) -> float | None:
     if k < 1:
         return None
     with threadpool_limits(limits=1):
+        x, places = Scale.of(x).apply(x), Scale.of(places).apply(places)
         return float(trustworthiness(x, places, n_neighbors=k))
