@@ -21,6 +21,7 @@ setup(
     # Ranges say what the code is written for; constraints.txt pins what is tested.
     install_requires=[
         "click>=8.1",
+        "deltalake>=1.1",
         "numba>=0.61",
         "numpy>=2.0",
         "pandas>=2.2,<3",

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
@@ -17,6 +19,7 @@ from motorpool.config.run import LakeConfig, has_scheme
 from motorpool.errors import LakeError
 from motorpool.lake import views
 from motorpool.lake.delta import DeltaCatalog, DeltaFolder, driver_folder
+from motorpool.lake.driver_rows import Keys, arrow_rows, arrow_schema, as_dicts, selected
 from motorpool.lake.parquet import ParquetFolder
 from motorpool.lake.schemas import TABLES, VIEWS, Table
 from motorpool.texts import NAME_PATTERN
@@ -85,11 +88,15 @@ class Lake:
     def exists(self, table: str) -> bool:
         return self._tables.exists(table)
 
-    def read(self, table: str, **keys: str | Sequence[str]) -> DataFrame:
-        """The rows of a table, only those with the given key values; LakeError when it does not exist."""
+    def check(self, table: str) -> None:
+        """LakeError, which names the stage that writes it, where a table does not exist."""
         if not self.exists(table):
             stage = TABLES[table].written_by
             raise LakeError(f"table {table!r} is not in the lake {self}: run `motorpool {stage}` first")
+
+    def read(self, table: str, **keys: str | Sequence[str]) -> DataFrame:
+        """The rows of a table, only those with the given key values; LakeError when it does not exist."""
+        self.check(table)
         df = self._tables.read(table)
         for key, value in keys.items():
             df = df.where(F.col(key) == value if isinstance(value, str) else F.col(key).isin(list(value)))
@@ -100,6 +107,25 @@ class Lake:
         if self.exists(table):
             return self.read(table, **keys)
         return self.spark.createDataFrame([], TABLES[table].schema)
+
+    def fetch(self, table: str, columns: Sequence[str] = (), **keys: Sequence[str]) -> pa.Table:
+        """The rows of a small table with the given key values; none where the table has never been written.
+
+        ``columns`` are those wanted, all by default. No Spark job runs where this process sees the files. The whole
+        answer is in its memory: for tables whose rows are counted by models, feature sets or clusters, not by images.
+        """
+        if not self.exists(table):
+            schema = arrow_schema(TABLES[table].schema)
+            return schema.empty_table().select(list(columns or schema.names))
+        found = self._tables.fetch(table, columns, keys)
+        if found is not None:
+            return found
+        df = self.read(table, **keys)
+        return df.select(*(columns or df.columns)).toArrow()
+
+    def rows(self, table: str, columns: Sequence[str] = (), **keys: Sequence[str]) -> list[dict[str, Any]]:
+        """As `fetch`, each row by column."""
+        return as_dicts(self.fetch(table, columns, **keys))
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -125,21 +151,22 @@ class Lake:
 
     def replace(self, table: str, df: DataFrame, keys: Mapping[str, Sequence[str]]) -> None:
         """Replace the rows whose key columns hold the given values; ``df`` holds rows of these keys only."""
-        if not keys or not all(keys.values()):
-            raise ValueError("replace needs at least one key with values; use overwrite for a whole table")
-        for key, values in keys.items():
-            # They become SQL and folders' names.
-            bad = [v for v in values if not NAME_PATTERN.fullmatch(v)]
-            if bad:
-                raise LakeError(f"{key}: {bad[0]!r} cannot name rows of a table")
+        _check_keys(keys)
         self._write(TABLES[table], lambda: conform(df, TABLES[table]), keys)
 
-    def replace_rows(self, table: str, rows: Sequence[Mapping[str, Any]], keys: Mapping[str, Sequence[str]]) -> None:
-        """`replace` with rows of the driver, by column; ``created_at``, where the table has it, is the time of now."""
-        frame = self.spark.createDataFrame([dict(r) for r in rows], self.schema(table, without=("created_at",)))
-        if "created_at" in TABLES[table].schema.fieldNames():
-            frame = frame.withColumn("created_at", F.current_timestamp())
-        self.replace(table, frame, keys)
+    def replace_rows(
+        self, table: str, rows: Sequence[Mapping[str, Any]] | pa.Table, keys: Mapping[str, Sequence[str]]
+    ) -> None:
+        """`replace` with rows of the driver, by column, or as `fetch` gives them.
+
+        ``created_at``, where the table has it, is the time of now. No Spark job runs where this process sees the files.
+        """
+        _check_keys(keys)
+        ready = arrow_rows(TABLES[table], rows)
+        strange = ready.filter(pc.invert(selected(ready, keys))).slice(0, 1).to_pylist()
+        if strange:
+            raise LakeError(f"table {table!r}: {strange[0]} is not among the rows to replace")
+        self._write(TABLES[table], ready, keys)
 
     def upsert(self, table: str, df: DataFrame, key: str) -> None:
         """Replace the rows that have the same ``key`` as one of ``df``, and add the others of ``df``.
@@ -157,8 +184,12 @@ class Lake:
 
         self._write(TABLES[table], rows, {})
 
-    def _write(self, table: Table, rows: Callable[[], DataFrame], keys: Mapping[str, Sequence[str]]) -> None:
-        self._tables.write(table, rows, keys)
+    def _write(self, table: Table, rows: pa.Table | Callable[[], DataFrame], keys: Mapping[str, Sequence[str]]) -> None:
+        """Every write: of rows that the driver holds, or that Spark makes, anew for each try."""
+        if callable(rows):
+            self._tables.write(table, rows, keys)
+        elif not self._tables.replace_rows(table, rows, keys):
+            self._tables.write(table, lambda: self.spark.createDataFrame(rows), keys)
         if self.in_catalog:
             self._make_views(table.name)
 
@@ -210,15 +241,25 @@ class Lake:
         return str(self.config.path)
 
 
+def _check_keys(keys: Keys) -> None:
+    """They become SQL and folders' names."""
+    if not keys or not all(keys.values()):
+        raise ValueError("replace needs at least one key with values; use overwrite for a whole table")
+    for key, values in keys.items():
+        bad = [v for v in values if not NAME_PATTERN.fullmatch(v)]
+        if bad:
+            raise LakeError(f"{key}: {bad[0]!r} cannot name rows of a table")
+
+
 def conform(df: DataFrame, table: Table) -> DataFrame:
     """Exactly the table's columns, in order and typed; further columns stay only where the table allows."""
     missing = [f.name for f in table.schema if f.name not in df.columns]
     if missing:
         raise LakeError(f"table {table.name!r}: the rows to write lack the columns {', '.join(missing)}")
+    if not table.open_ended:
+        return df.to(table.schema)
     columns: list[Column] = [F.col(f"`{f.name}`").cast(f.dataType).alias(f.name) for f in table.schema]
-    if table.open_ended:
-        columns += [F.col(f"`{c}`") for c in df.columns if c not in table.schema.fieldNames()]
-    return df.select(*columns)
+    return df.select(*columns, *(F.col(f"`{c}`") for c in df.columns if c not in table.schema.fieldNames()))
 
 
 def _check_writable(folder: Path) -> None:

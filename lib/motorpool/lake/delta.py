@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 
 from motorpool.config.run import has_scheme, local_folder
 from motorpool.errors import LakeError
 from motorpool.lake import locks
-from motorpool.lake.schemas import Table
+from motorpool.lake.driver_rows import Keys, has_commits, read_delta, replace_in_delta
+from motorpool.lake.schemas import TABLES, Table
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ _LONGEST_PAUSE_S = 15.0
 _CONFLICT = re.compile(
     r"Concurrent(?:Append|DeleteRead|DeleteDelete|Write|Transaction|Modification)Exception|"
     r"(?:MetadataChanged|ProtocolChanged)Exception|DELTA_(?:CONCURRENT_\w+|METADATA_CHANGED|PROTOCOL_CHANGED)|"
+    r"CommitFailedError|A table already exists at|"
     r"DELTA_(?:PATH_EXISTS|TABLE_ALREADY_EXISTS)|TABLE_OR_VIEW_ALREADY_EXISTS|TableAlreadyExistsException"
 )
 
@@ -76,6 +79,8 @@ class DeltaFolder:
         self._folder = driver_folder(spark, path)
 
     def exists(self, table: str) -> bool:
+        if self._folder is not None:
+            return has_commits(self._folder / table)
         from delta import DeltaTable
 
         return DeltaTable.isDeltaTable(self._spark, f"{self._path}/{table}")
@@ -99,6 +104,24 @@ class DeltaFolder:
                     writer.options(**_PROPERTIES).save(path)
 
         retried(once, table.name, self._path)
+
+    def fetch(self, table: str, columns: Sequence[str], keys: Keys) -> pa.Table | None:
+        """The rows of a table that exists, read by this process; None where only Spark can."""
+        return None if self._folder is None else read_delta(self._folder / table, TABLES[table], columns, keys)
+
+    def replace_rows(self, table: Table, rows: pa.Table, keys: Keys) -> bool:
+        """As `write`, with rows of the driver, by this process; False where only Spark can."""
+        if self._folder is None:
+            return False
+        folder, done = self._folder / table.name, False
+
+        def once() -> None:
+            nonlocal done
+            with self._tidy(table, keys, self.exists(table.name)):
+                done = replace_in_delta(folder, table, rows, predicate(keys), _PROPERTIES)
+
+        retried(once, table.name, self._path)
+        return done
 
     @contextmanager
     def _tidy(self, table: Table, keys: Mapping[str, Sequence[str]], there: bool) -> Iterator[None]:
@@ -143,7 +166,7 @@ class DeltaFolder:
         try:
             if not hold.sure:
                 return
-            if not _has_commits(folder):
+            if not has_commits(folder):
                 shutil.rmtree(folder, ignore_errors=True)
                 return
             for partition in partitions:
@@ -169,6 +192,13 @@ class DeltaCatalog:
 
     def read(self, table: str) -> DataFrame:
         return self._spark.read.table(self._name(table))
+
+    def fetch(self, table: str, columns: Sequence[str], keys: Keys) -> pa.Table | None:
+        """None: a catalog's tables are read by Spark."""
+
+    def replace_rows(self, table: Table, rows: pa.Table, keys: Keys) -> bool:
+        """False: a catalog's tables are written by Spark."""
+        return False
 
     def write(self, table: Table, rows: Callable[[], DataFrame], keys: Mapping[str, Sequence[str]]) -> None:
         """Replace the rows of the given keys, or without keys all of them; ``rows`` is asked again by each try."""
@@ -227,8 +257,3 @@ def _replacing(table: Table, df: DataFrame, keys: Mapping[str, Sequence[str]]) -
     if keys:
         return writer.option("replaceWhere", predicate(keys))
     return writer.option("overwriteSchema", "true").partitionBy(*table.partition_by)
-
-
-def _has_commits(folder: Path) -> bool:
-    logs = folder / "_delta_log"
-    return any(True for pattern in ("*.json", "*.parquet", "_last_checkpoint") for _ in logs.glob(pattern))

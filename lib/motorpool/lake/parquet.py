@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from motorpool.errors import LakeError
 from motorpool.lake import locks, swaps
+from motorpool.lake.driver_rows import Keys, read_parquet, write_parquet
 from motorpool.lake.schemas import TABLES, Table
 
 #: The name of a table's file where it has no partitions.
@@ -117,6 +119,37 @@ class ParquetFolder:
                 draft.discard()
         self._spark.catalog.refreshByPath(str(draft.table))
 
+    def fetch(self, table: str, columns: Sequence[str], keys: Keys) -> pa.Table | None:
+        """The rows of a table that exists and has no partitions, read by this process; None for others."""
+        if TABLES[table].partition_by:
+            return None
+        self._mend()
+        return read_parquet(self._lake / table / _ONE_FILE, TABLES[table], columns, keys)
+
+    def replace_rows(self, table: Table, rows: pa.Table, keys: Keys) -> bool:
+        """As `write`, with rows of the driver, by this process; False where the table has partitions."""
+        if table.partition_by:
+            return False
+        with self.held() as writer, writer.one_at_a_time:
+            draft = swaps.Draft.of(self._lake / table.name)
+            try:
+                old = draft.table / _ONE_FILE
+                with self._told(table):
+                    draft.rows.mkdir(parents=True)
+                    part = draft.rows / _ONE_FILE
+                    write_parquet(part, table, rows, old if old.is_file() else None, keys)
+                    self._put(part, draft)
+            finally:
+                draft.discard()
+        self._spark.catalog.refreshByPath(str(draft.table))
+        return True
+
+    @staticmethod
+    def _put(part: Path, draft: swaps.Draft) -> None:
+        draft.table.mkdir(exist_ok=True)
+        # One file under one name: the rename replaces the whole table at once.
+        part.replace(draft.table / _ONE_FILE)
+
     def _write_file(self, table: Table, df: DataFrame, keys: Mapping[str, Sequence[str]], draft: swaps.Draft) -> None:
         if keys and self.exists(table.name):
             stale = F.lit(False)
@@ -126,9 +159,7 @@ class ParquetFolder:
         df.coalesce(1).write.parquet(str(draft.rows))
         with self._told(table):
             (part,) = draft.rows.glob("*.parquet")
-            draft.table.mkdir(exist_ok=True)
-            # One file under one name: the rename replaces the whole table at once.
-            part.replace(draft.table / _ONE_FILE)
+            self._put(part, draft)
 
     def _write_partitions(
         self, table: Table, df: DataFrame, keys: Mapping[str, Sequence[str]], draft: swaps.Draft

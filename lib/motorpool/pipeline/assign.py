@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from motorpool.case.arrays import ArrayFile, open_array
@@ -105,7 +105,8 @@ def run_assign(lake: Lake, case: CaseConfig, model_id: str | None, out: Path) ->
 
 def _load_model(lake: Lake, model_id: str) -> StoredModel:
     """The model with what labels new rows; ConfigError where the lake does not hold it, or that cannot be."""
-    row = lake.read("models").where(F.col("model_id") == model_id).first()
+    lake.check("models")
+    row = next(iter(lake.rows("models", model_id=[model_id])), None)
     if row is None:
         raise ConfigError(f"--model {model_id}: the lake {lake} holds no such model; {_ADVICE}")
     who = f"--model {model_id} ({row['algorithm']} on {row['features']})"
@@ -128,12 +129,12 @@ def _load_model(lake: Lake, model_id: str) -> StoredModel:
 _ADVICE = "choose one from `SELECT model_id, features, algorithm FROM leaderboard`"
 
 
-def _why(row: Row) -> str:
-    return row["reason"] or "it was written without parameters"
+def _why(row: Mapping[str, Any]) -> str:
+    return str(row["reason"] or "it was written without parameters")
 
 
 def _arrays(lake: Lake, model_id: str) -> dict[str, np.ndarray]:
-    rows = lake.read_or_empty("parameters").where(F.col("model_id") == model_id).collect()
+    rows = lake.rows("parameters", model_id=[model_id])
     return {r["field"]: np.array(r["values"], np.float64).reshape(r["shape"]) for r in rows}
 
 
@@ -147,7 +148,9 @@ def _open_descriptors(lake: Lake, case: Case, program: Program, model: StoredMod
             "add its file, or name one as case.descriptors"
         )
     arrays = {name: open_array(case.descriptors[name]) for name in program.descriptors}
-    widths: Mapping[str, int] = {r["descriptor"]: r["n_columns"] for r in lake.read("sources").collect()}
+    widths: Mapping[str, int] = {
+        r["descriptor"]: r["n_columns"] for r in lake.rows("sources", ["descriptor", "n_columns"])
+    }
     for name, array in arrays.items():
         if array.shape[1] != widths[name]:
             raise CaseError(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-from pyspark.sql import Row
-from pyspark.sql import functions as F
 
 from motorpool.cluster.models import Facts
 from motorpool.config.grids import asked_of
@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 #: Algorithms to whose models small clusters are natural.
 _BY_DENSITY = ("dbscan", "hdbscan")
+#: Columns that models with more clusters than cluster.max_clusters have no values in.
+_SCORES = ("calinski_harabasz", "davies_bouldin", "silhouette")
 
 
 def rejudge(ctx: Context) -> set[str]:
@@ -26,31 +28,35 @@ def rejudge(ctx: Context) -> set[str]:
 
     The tables are those that a first run with this config writes: a model that has more clusters than
     cluster.max_clusters loses its scores and its rows in ``clusters``, and one that has no longer too many has none, so
-    it is to be fitted again. One job where nothing has changed. Driver memory: 8 bytes a cluster.
+    it is to be fitted again. Driver memory: some 50 bytes a cluster.
     """
-    sizes = ctx.lake.read_or_empty("clusters").groupBy("model_id").agg(F.collect_list("size").alias("sizes"))
+    held = ctx.lake.fetch("clusters", ["model_id", "size"]).group_by("model_id").aggregate([("size", "list")])
+    sizes = dict(zip(held.column("model_id").to_pylist(), held.column("size_list").to_pylist(), strict=True))
     columns = (
         "model_id", "features", "algorithm", "params", "n_clusters", "n_noise", "calinski_harabasz", "status", "reason",
     )  # fmt: skip
-    models = ctx.lake.read("models").where("status <> 'failed'").select(*columns)
-    rows = models.join(F.broadcast(sizes), on="model_id", how="left").orderBy("model_id").collect()
+    rows = [row for row in ctx.lake.rows("models", columns) if row["status"] != "failed"]
     rules = ctx.config.cluster
-    again, changed = set(), []
-    for row in rows:
+    again: set[str] = set()
+    changed: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: str(row["model_id"])):
+        row["sizes"] = sizes.get(row["model_id"])
         if row["sizes"] is None and row["features"] != CONSENSUS and 1 < row["n_clusters"] <= rules.max_clusters:
             again.add(row["model_id"])
             continue
         reason, n_clusters = _judge(row, rules)
         if reason != row["reason"]:
-            unscored = n_clusters > rules.max_clusters and row["features"] != CONSENSUS
-            changed.append((row["model_id"], "degenerate" if reason else "ok", reason, n_clusters, unscored))
+            values: dict[str, Any] = {"status": "degenerate" if reason else "ok", "reason": reason}
+            if n_clusters > rules.max_clusters and row["features"] != CONSENSUS:
+                values |= {"n_clusters": n_clusters, **dict.fromkeys(_SCORES)}
+            changed[row["model_id"]] = values
     if changed:
         log.info("cluster: %d models in the lake are judged anew by cluster's thresholds", len(changed))
         _write(ctx, changed)
     return again
 
 
-def _judge(row: Row, rules: ClusterConfig) -> tuple[str | None, int]:
+def _judge(row: Mapping[str, Any], rules: ClusterConfig) -> tuple[str | None, int]:
     """Why a model cannot be ranked, None where it can, and its number of clusters, empty ones included."""
     sizes = np.array(row["sizes"] if row["sizes"] is not None else [], np.int64)
     n_clusters = len(sizes) or row["n_clusters"]
@@ -64,21 +70,10 @@ def _judge(row: Row, rules: ClusterConfig) -> tuple[str | None, int]:
     return judge(n_clusters, row["n_noise"], None, facts, n, rules, sizes=sizes if defined else None), n_clusters
 
 
-def _write(ctx: Context, changed: list[tuple[str, str, str | None, int, bool]]) -> None:
-    ids = [row[0] for row in changed]
-    unscored = [row[0] for row in changed if row[4]]
+def _write(ctx: Context, changed: Mapping[str, dict[str, Any]]) -> None:
+    """``changed`` holds new values of columns by model."""
+    unscored = [model_id for model_id, values in changed.items() if "n_clusters" in values]
     if unscored:
         forget(ctx, "clusters", {"model_id": unscored})
-    told = ctx.spark.createDataFrame(
-        changed, "model_id STRING, status STRING, reason STRING, found INT, unscored BOOLEAN"
-    )
-    rest = ctx.lake.read("models", model_id=ids).drop("status", "reason")
-    joined = rest.join(F.broadcast(told), on="model_id", how="inner")
-    scores = ("calinski_harabasz", "davies_bouldin", "silhouette")
-    rows = joined.withColumns(
-        {
-            "n_clusters": F.when(F.col("unscored"), F.col("found")).otherwise(F.col("n_clusters")),
-            **{name: F.when(~F.col("unscored"), F.col(name)) for name in scores},
-        }
-    )
-    ctx.lake.replace("models", rows, {"model_id": ids})
+    rows = [row | changed[row["model_id"]] for row in ctx.lake.rows("models", model_id=list(changed))]
+    ctx.lake.replace_rows("models", rows, {"model_id": list(changed)})

@@ -132,11 +132,10 @@ def _first(models: Sequence[Ranked], of_each: int | None) -> list[Ranked]:
 
 def forget(ctx: Context, table: str, keys: Mapping[str, Collection[str]] | None = None) -> None:
     """Take the rows of some keys out of a table, or all of them."""
-    nothing = ctx.spark.createDataFrame([], ctx.lake.schema(table))
     if keys is None:
-        ctx.lake.overwrite(table, nothing)
+        ctx.lake.overwrite(table, ctx.spark.createDataFrame([], ctx.lake.schema(table)))
     else:
-        ctx.lake.replace(table, nothing, {key: sorted(values) for key, values in keys.items()})
+        ctx.lake.replace_rows(table, [], {key: sorted(values) for key, values in keys.items()})
 
 
 def outdate(ctx: Context, table: str, keys: Mapping[str, Collection[str]], keep: Sequence[str] = ()) -> None:
@@ -146,5 +145,7 @@ def outdate(ctx: Context, table: str, keys: Mapping[str, Collection[str]], keep:
     config, but still tell what is there to be made again or removed.
     """
     chosen = {key: sorted(values) for key, values in keys.items()}
-    kept = F.map_filter("params", lambda name, _: name.isin(list(keep)))
-    ctx.lake.replace(table, ctx.lake.read(table, **chosen).withColumn("params", kept), chosen)
+    rows = ctx.lake.rows(table, **chosen)
+    for row in rows:
+        row["params"] = {name: value for name, value in row["params"].items() if name in keep}
+    ctx.lake.replace_rows(table, rows, chosen)

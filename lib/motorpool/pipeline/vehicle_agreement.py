@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
-from pyspark.sql import DataFrame, Row
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from motorpool.cluster.ensemble.agreement import side_by_side
@@ -66,14 +67,15 @@ def remeasure(ctx: Context) -> None:
     shuffle of the labels of 64 models; the models of each such group are replaced at once, so that a run which is
     stopped goes on with the rest.
     """
-    if not ctx.lake.exists("models"):
-        return
-    models = ctx.lake.read("models").where("coalesce(vehicle_agreement, agreement_vehicles) IS NOT NULL")
-    # What tells which images a model has labels for: its feature set, or the members of a consensus.
-    source = F.coalesce(F.col("params")["members"], F.col("features")).alias("source")
-    rows = models.select("model_id", "features", source, "agreement_vehicles").orderBy("model_id").collect()
+    columns = ("model_id", "features", "params", "vehicle_agreement", "agreement_vehicles")
+    rows = sorted(ctx.lake.rows("models", columns), key=lambda row: str(row["model_id"]))
     asked = model_ids(ctx.config)
-    measured = [r for r in rows if asked is None or asked.issuperset(_made_of(r))]
+    measured = [
+        r
+        for r in rows
+        if (r["vehicle_agreement"] is not None or r["agreement_vehicles"] is not None)
+        and (asked is None or asked.issuperset(_made_of(r)))
+    ]
     if not measured:
         return
     images = measured_images(ctx.lake, ctx.config.feature_sets)
@@ -82,23 +84,29 @@ def remeasure(ctx: Context) -> None:
     stale: dict[tuple[str, str], list[str]] = defaultdict(list)
     for row in measured:
         if row["agreement_vehicles"] != n_vehicles:
-            stale[row["features"], row["source"]].append(row["model_id"])
+            stale[row["features"], _source(row)].append(row["model_id"])
     for (features, _), ids in stale.items():
         with timed(f"vehicle agreement of {len(ids)} models of {features}, now on {n_vehicles:,} vehicles"):
             for at in range(0, len(ids), _MODELS_AT_ONCE):
                 _remeasure(ctx, images, ids[at : at + _MODELS_AT_ONCE], n_vehicles)
 
 
-def _made_of(row: Row) -> list[str]:
+def _source(row: Mapping[str, Any]) -> str:
+    """What tells which images a model has labels for: its feature set, or the members of a consensus."""
+    return str(row["params"].get("members", row["features"]))
+
+
+def _made_of(row: Mapping[str, Any]) -> list[str]:
     """The grids' models behind a model: the members of a consensus, and of any other itself."""
-    return json.loads(row["source"]) if row["features"] == CONSENSUS else [row["model_id"]]
+    return json.loads(_source(row)) if row["features"] == CONSENSUS else [row["model_id"]]
 
 
 def _remeasure(ctx: Context, images: DataFrame, ids: list[str], n_vehicles: int) -> None:
     labels = side_by_side(ctx.lake.read("labels", model_id=ids), ids)
     found = vehicle_agreement(labels, images, len(ids))
-    rows = [(model_id, value, n_vehicles) for model_id, value in zip(ids, found.by_model, strict=True)]
-    columns = "model_id STRING, vehicle_agreement DOUBLE, agreement_vehicles BIGINT"
-    new = F.broadcast(ctx.spark.createDataFrame(rows, columns))
-    rest = ctx.lake.read("models", model_id=ids).drop("vehicle_agreement", "agreement_vehicles")
-    ctx.lake.replace("models", rest.join(new, on="model_id", how="inner"), {"model_id": ids})
+    by_model = dict(zip(ids, found.by_model, strict=True))
+    rows = [
+        row | {"vehicle_agreement": by_model[row["model_id"]], "agreement_vehicles": n_vehicles}
+        for row in ctx.lake.rows("models", model_id=ids)
+    ]
+    ctx.lake.replace_rows("models", rows, {"model_id": ids})

@@ -47,7 +47,7 @@ def run_consensus(ctx: Context) -> None:
         _forget_agreement(ctx)
         return
     specs = consensus_specs(config, members)
-    done = {r["model_id"] for r in ctx.lake.read("models", features=CONSENSUS).select("model_id").collect()}
+    done = {r["model_id"] for r in ctx.lake.rows("models", ["model_id"], features=[CONSENSUS])}
     missing = [s for s in specs if s.model_id not in done]
     with explained():
         if missing:
@@ -166,14 +166,15 @@ def _cluster_rows(model_id: str, size: np.ndarray, n: int) -> list[dict[str, obj
 
 def _best(ctx: Context, specs: Sequence[ModelSpec]) -> list[Node]:
     """The consensus model of the largest mean NMI with its members, of those that can be ranked; at most one."""
-    ranked = ctx.lake.read("models", model_id=[s.model_id for s in specs]).where("status = 'ok'")
-    by_nmi = F.col("params")["mean_nmi"].cast("double").desc()
-    return [(CONSENSUS, r["model_id"]) for r in ranked.orderBy(by_nmi, "n_clusters").limit(1).collect()]
+    rows = ctx.lake.rows("models", ["model_id", "params", "n_clusters", "status"], model_id=[s.model_id for s in specs])
+    ranked = sorted(
+        (-float(r["params"]["mean_nmi"]), r["n_clusters"], r["model_id"]) for r in rows if r["status"] == "ok"
+    )
+    return [(CONSENSUS, model_id) for _, _, model_id in ranked[:1]]
 
 
 def _told(ctx: Context) -> set[tuple[str, str]]:
-    rows = ctx.lake.read_or_empty("agreement").select("model_a", "model_b").collect()
-    return {(r["model_a"], r["model_b"]) for r in rows}
+    return {(r["model_a"], r["model_b"]) for r in ctx.lake.rows("agreement", ["model_a", "model_b"])}
 
 
 def _forget_agreement(ctx: Context) -> None:

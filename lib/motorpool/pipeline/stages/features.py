@@ -71,10 +71,10 @@ def side_by_side(frames: Mapping[str, DataFrame]) -> DataFrame:
 
 def load_program(lake: Lake, features: str) -> Program:
     """The fitted numbers of a feature set, ready to apply to new descriptors."""
-    row = lake.read("feature_sets", features=features).select("program").first()
-    if row is None:
+    rows = lake.rows("feature_sets", ["program"], features=[features])
+    if not rows:
         raise LakeError(f"feature set {features!r} is not in the lake {lake}")
-    return Program.from_rows(row["program"])
+    return Program.from_rows(rows[0]["program"])
 
 
 def known_vehicles(lake: Lake, who: str) -> Vehicles:
@@ -97,7 +97,8 @@ VEHICLES_ADVICE = (
 
 
 def _pending(ctx: Context, sets: Sequence[FeatureSet]) -> list[FeatureSet]:
-    ingested = {r["descriptor"] for r in ctx.lake.read("sources").select("descriptor").collect()}
+    ctx.lake.check("sources")
+    ingested = {r["descriptor"] for r in ctx.lake.rows("sources", ["descriptor"])}
     for index, fs in enumerate(sets):
         missing = [d for d in fs.descriptors if d not in ingested]
         if missing:
@@ -105,10 +106,7 @@ def _pending(ctx: Context, sets: Sequence[FeatureSet]) -> list[FeatureSet]:
                 f"features[{index}] ({fs.name}): descriptor {missing[0]!r} is not in the lake; it holds "
                 f"{', '.join(sorted(ingested))}"
             )
-    known = {}
-    if ctx.lake.exists("feature_sets"):
-        rows = ctx.lake.read("feature_sets").select("features", "definition").collect()
-        known = {r["features"]: r["definition"] for r in rows}
+    known = {r["features"]: r["definition"] for r in ctx.lake.rows("feature_sets", ["features", "definition"])}
     for fs in sets:
         if fs.name in known and known[fs.name] != fs.definition:
             raise LakeError(

@@ -75,7 +75,7 @@ def _not_yet_in_lake(ctx: Context, arrays: dict[str, ArrayFile], fingerprint: st
     """Descriptors still to be ingested; LakeError when the lake was made from another case."""
     if not ctx.lake.exists("sources"):
         return list(arrays)
-    known = {row["descriptor"]: row for row in ctx.lake.read("sources").collect()}
+    known = {row["descriptor"]: row for row in ctx.lake.rows("sources")}
     advice = f"use another lake.path, or remove {ctx.lake} first"
     for held in known.values():
         if held["paths_fingerprint"] != fingerprint:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -134,8 +135,8 @@ def _overrides(ctx: Context, config: ReportConfig) -> Overrides:
     if config.titles is None:
         return {}
     given = load_overrides(config.titles)
-    rows = ctx.lake.read_or_empty("clusters").groupBy("model_id").agg(F.max("cluster").alias("last")).collect()
-    check_overrides(given, {r["model_id"]: r["last"] + 1 for r in rows}, config.titles)
+    last = ctx.lake.fetch("clusters", ["model_id", "cluster"]).group_by("model_id").aggregate([("cluster", "max")])
+    check_overrides(given, {r["model_id"]: r["cluster_max"] + 1 for r in last.to_pylist()}, config.titles)
     return given
 
 
@@ -145,9 +146,8 @@ def _choose(ctx: Context, config: ReportConfig) -> tuple[list[str], list[Node]]:
     if isinstance(config.models, int):
         return [model_id for _, model_id in best[: config.models]], best[:MAX_PEERS]
     named = list(config.named_models)
-    held = ctx.lake.read_or_empty("clusters", model_id=named).select("model_id").distinct()
-    with_clusters = {r["model_id"] for r in held.collect()}
-    told = {r["model_id"]: r["reason"] for r in ctx.lake.read("models", model_id=named).collect()}
+    with_clusters = {r["model_id"] for r in ctx.lake.rows("clusters", ["model_id"], model_id=named)}
+    told = {r["model_id"]: r["reason"] for r in ctx.lake.rows("models", ["model_id", "reason"], model_id=named)}
     unknown = [m for m in named if m not in told]
     if unknown:
         raise ConfigError(
@@ -184,21 +184,18 @@ def _key(item: tuple[tuple[str, int], Override]) -> tuple[str, int]:
 
 def _held(ctx: Context) -> dict[str, dict[str, str]]:
     """The parameters of the models that the lake holds interpretations of."""
-    rows = ctx.lake.read_or_empty("interpretations").select("model_id", "params").collect()
-    return {r["model_id"]: r["params"] for r in rows}
+    return {r["model_id"]: r["params"] for r in ctx.lake.rows("interpretations", ["model_id", "params"])}
 
 
 def _titled(ctx: Context) -> dict[str, bool]:
     """The models of which clusters have a title, and whether all have one."""
-    title = F.col("title")
-    rows = (
-        ctx.lake.read_or_empty("clusters")
-        .groupBy("model_id")
-        .agg(F.count(F.coalesce(title, F.col("description"))).alias("told"), F.count_if(title.isNull()).alias("bare"))
-        .where("told > 0")
-        .collect()
-    )
-    return {r["model_id"]: r["bare"] == 0 for r in rows}
+    whole: dict[str, bool] = {}
+    told = set()
+    for row in ctx.lake.rows("clusters", ["model_id", "title", "description"]):
+        whole[row["model_id"]] = whole.get(row["model_id"], True) and row["title"] is not None
+        if row["title"] is not None or row["description"] is not None:
+            told.add(row["model_id"])
+    return {model_id: all_have for model_id, all_have in whole.items() if model_id in told}
 
 
 # -- the work -----------------------------------------------------------------------------------------
@@ -248,8 +245,8 @@ def _interpret(
 
 
 def _load_models(ctx: Context, ids: Sequence[str]) -> dict[str, _Model]:
-    sets = {r["model_id"]: r["features"] for r in ctx.lake.read("models", model_id=ids).collect()}
-    rows = ctx.lake.read("clusters", model_id=ids).select("model_id", "cluster", "size", "centroid").toPandas()
+    sets = {r["model_id"]: r["features"] for r in ctx.lake.rows("models", ["model_id", "features"], model_id=ids)}
+    rows = ctx.lake.fetch("clusters", ["model_id", "cluster", "size", "centroid"], model_id=ids).to_pandas()
     models = {}
     # In the order of the ids, which is that of the labels side by side.
     for model_id in ids:
@@ -343,8 +340,10 @@ def _write_titles(
     ctx: Context, evidence: Mapping[str, list[Evidence]], given: Overrides, others: Sequence[tuple[str, str]]
 ) -> None:
     """Titles first, as descriptions name other clusters by them: as people call them where they do."""
-    known = ctx.lake.read("clusters").where(F.col("model_id").isin([m for _, m in others]) & F.col("title").isNotNull())
-    named = {(r["model_id"], r["cluster"]): r["title"] for r in known.collect()}
+    known = (
+        ctx.lake.rows("clusters", ["model_id", "cluster", "title"], model_id=[m for _, m in others]) if others else []
+    )
+    named = {(r["model_id"], r["cluster"]): r["title"] for r in known if r["title"] is not None}
     for model_id, model in evidence.items():
         named |= {(model_id, cluster): title for cluster, title in titles(model).items()}
     named |= {key: o.title for key, o in given.items() if o.title is not None}
@@ -388,8 +387,8 @@ def _write_overrides(ctx: Context, given: Overrides, others: Collection[str]) ->
     ids = sorted(others)
     if not ids:
         return False
-    rows = ctx.lake.read("clusters", model_id=ids).select("model_id", "cluster", "title", "description").collect()
-    held = [tuple(r) for r in rows]
+    rows = ctx.lake.rows("clusters", ["model_id", "cluster", "title", "description"], model_id=ids)
+    held = [(r["model_id"], r["cluster"], r["title"], r["description"]) for r in rows]
     named = [(m, c, given.get((m, c), Override())) for m, c, _, _ in held]
     new = [(m, c, override.title, override.description) for m, c, override in named]
     if new == held:
@@ -399,11 +398,15 @@ def _write_overrides(ctx: Context, given: Overrides, others: Collection[str]) ->
 
 
 def _replace_titles(ctx: Context, rows: Sequence[tuple[str, int, str | None, str | None]]) -> None:
-    schema = "model_id STRING, cluster INT, title STRING, description STRING"
     ids = sorted({r[0] for r in rows})
-    kept = ctx.lake.read("clusters", model_id=ids).drop("title", "description")
-    told = ctx.spark.createDataFrame(list(rows), schema)
-    ctx.lake.replace("clusters", kept.join(told, on=["model_id", "cluster"], how="left"), {"model_id": ids})
+    told = {(model_id, cluster): (title, description) for model_id, cluster, title, description in rows}
+    held = ctx.lake.fetch("clusters", model_id=ids)
+    keys = zip(held.column("model_id").to_pylist(), held.column("cluster").to_pylist(), strict=True)
+    new = [told.get(key, (None, None)) for key in keys]
+    for at, name in enumerate(("title", "description")):
+        column = pa.array([values[at] for values in new], pa.string())
+        held = held.set_column(held.schema.get_field_index(name), name, column)
+    ctx.lake.replace_rows("clusters", held, {"model_id": ids})
 
 
 def _write_done(

@@ -1,0 +1,157 @@
+"""Rows that the driver holds, as Arrow tables: read and written in its own process where it sees the files.
+
+A commit by Spark takes several jobs and a question to the catalog, which is seconds for the dozen rows that most of a
+run's tables get at a time. Delta's Rust library and Arrow do the same to the same files in milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import MapType, StructType
+
+from motorpool.errors import LakeError
+from motorpool.lake.schemas import Table
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+Keys = Mapping[str, Sequence[str]]
+#: Delta's Rust library takes paths for addresses, in which brackets, percent signs and backslashes mean something else.
+_PLAIN = re.compile(r"[\w ./+=,@~-]+")
+_CREATED_AT = "created_at"
+
+
+def arrow_rows(table: Table, rows: Iterable[Mapping[str, Any]] | pa.Table) -> pa.Table:
+    """Rows, by column or as Arrow has them, in a table's schema; ``created_at``, where it has that, is the time of now.
+
+    LakeError where a row lacks a column.
+    """
+    schema = arrow_schema(table.schema)
+    if isinstance(rows, pa.Table):
+        found = rows.select(schema.names).cast(schema)
+    else:
+        found = pa.Table.from_pylist(_without_maps(table, rows), schema)
+    if _CREATED_AT in schema.names:
+        now = pa.repeat(pa.scalar(datetime.now(UTC), schema.field(_CREATED_AT).type), found.num_rows)
+        found = found.set_column(schema.get_field_index(_CREATED_AT), schema.field(_CREATED_AT), now)
+    return found
+
+
+def _without_maps(table: Table, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with lists of pairs for maps, as Arrow takes them."""
+    names = [name for name in table.schema.fieldNames() if name != _CREATED_AT]
+    maps = [f.name for f in table.schema if isinstance(f.dataType, MapType)]
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        missing = [name for name in names if name not in row]
+        if missing:
+            raise LakeError(f"table {table.name!r}: the rows to write lack the columns {', '.join(missing)}")
+        found.append(dict(row) | {name: list(row[name].items()) for name in maps if row[name] is not None})
+    return found
+
+
+def arrow_schema(schema: StructType) -> pa.Schema:
+    """A table's columns as Arrow has them."""
+    return to_arrow_schema(schema)
+
+
+def as_dicts(rows: pa.Table) -> list[dict[str, Any]]:
+    """Rows by column, maps as dicts."""
+    found: list[dict[str, Any]] = rows.to_pylist(maps_as_pydicts="strict")
+    return found
+
+
+def selected(rows: pa.Table, keys: Keys) -> pa.Array:
+    """bool[rows]: those that hold one of the values in each of the key columns."""
+    chosen = pa.repeat(pa.scalar(True), rows.num_rows)
+    for key, values in keys.items():
+        chosen = pc.and_(chosen, pc.is_in(rows.column(key), pa.array(values).cast(rows.schema.field(key).type)))
+    return chosen
+
+
+def read_delta(folder: Path, table: Table, columns: Sequence[str], keys: Keys) -> pa.Table | None:
+    """The rows of a Delta table in a folder; None where this reader cannot: a newer table, or a strange path."""
+    from deltalake.exceptions import DeltaProtocolError
+
+    held = _open(folder)
+    if held is None:
+        return None
+    try:
+        return held.to_pyarrow_table(columns=list(columns) or None, filters=_filters(table, keys))
+    except DeltaProtocolError:
+        return None
+
+
+def replace_in_delta(folder: Path, table: Table, rows: pa.Table, predicate: str, properties: Mapping[str, str]) -> bool:
+    """Put rows in the place of those that a predicate names, as one commit, and make the table where there is none.
+
+    False where this writer cannot, for a newer table or a strange path: nothing is done.
+    """
+    from deltalake import write_deltalake
+    from deltalake.exceptions import DeltaProtocolError
+
+    if not _PLAIN.fullmatch(str(folder)):
+        return False
+    if not has_commits(folder):
+        write_deltalake(
+            folder, rows, mode="error", partition_by=list(table.partition_by) or None, configuration=dict(properties)
+        )
+        return True
+    if _open(folder) is None:
+        return False
+    try:
+        write_deltalake(folder, rows, mode="overwrite", predicate=predicate)
+    except DeltaProtocolError:
+        return False
+    return True
+
+
+def _open(folder: Path) -> DeltaTable | None:
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaProtocolError
+
+    if not _PLAIN.fullmatch(str(folder)):
+        return None
+    try:
+        return DeltaTable(folder)
+    except DeltaProtocolError:
+        return None
+
+
+def has_commits(folder: Path) -> bool:
+    """Whether a folder is a Delta table."""
+    logs = folder / "_delta_log"
+    return any(True for pattern in ("*.json", "*.parquet", "_last_checkpoint") for _ in logs.glob(pattern))
+
+
+def read_parquet(file: Path, table: Table, columns: Sequence[str], keys: Keys) -> pa.Table:
+    """The rows of a table in one Parquet file."""
+    return pq.read_table(file, columns=list(columns) or None, filters=_filters(table, keys), partitioning=None)
+
+
+def _filters(table: Table, keys: Keys) -> list[tuple[str, str, list[Any]]] | None:
+    schema = arrow_schema(table.schema)
+    return [(k, "in", pa.array(values).cast(schema.field(k).type).to_pylist()) for k, values in keys.items()] or None
+
+
+def write_parquet(file: Path, table: Table, rows: pa.Table, old: Path | None, keys: Keys) -> None:
+    """Write rows, and behind them those of ``old`` that have none of the keys' values."""
+    if old is not None:
+        held = read_parquet(old, table, (), {})
+        kept = held.filter(pc.invert(selected(held, keys)))
+        schema = rows.schema
+        for name in set(schema.names) - set(kept.schema.names):
+            # A column that the table did not have when it was written.
+            kept = kept.append_column(name, pa.nulls(kept.num_rows, schema.field(name).type))
+        rows = pa.concat_tables([rows, kept.select(schema.names).cast(schema)])
+    # As Spark writes them, and reads them fastest.
+    pq.write_table(rows, file, compression="snappy")

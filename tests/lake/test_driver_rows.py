@@ -1,0 +1,140 @@
+"""Rows that the driver holds: written and read without a Spark job, and the same for every engine."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from cases import leftovers
+from motorpool.config.run import LakeConfig
+from motorpool.errors import LakeError
+from motorpool.lake import Lake
+from motorpool.lake.schemas import TABLES
+
+
+@pytest.fixture(params=["delta", "parquet"])
+def lake(request: pytest.FixtureRequest, spark: SparkSession, tmp_path: Path) -> Lake:
+    return Lake(spark, LakeConfig(path=str(tmp_path / "lake"), format=request.param))
+
+
+def curve(*ks: int, distance: float = 1.0) -> list[dict[str, Any]]:
+    return [
+        {"features": "x", "metric": "euclidean", "k": k, "quantile": 0.5, "distance": distance, "knee": False}
+        for k in ks
+    ]
+
+
+def keys(*ks: int) -> dict[str, list[str]]:
+    return {"features": ["x"], "metric": ["euclidean"], "k": [str(k) for k in ks]}
+
+
+def model(model_id: str, **values: Any) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(TABLES["models"].schema.fieldNames())
+    return row | {"model_id": model_id, "params": {"k": "3", "seed": "1"}} | values
+
+
+def jobs(spark: SparkSession) -> int:
+    return len(spark.sparkContext.statusTracker().getJobIdsForGroup(None))
+
+
+def test_no_job_runs_for_rows_of_the_driver(spark: SparkSession, lake: Lake) -> None:
+    before = jobs(spark)
+    lake.replace_rows("k_distances", curve(2, 8), keys(2, 8))
+    lake.replace_rows("k_distances", curve(8, 9, distance=2.0), keys(8, 9))
+    assert {(r["k"], r["distance"]) for r in lake.rows("k_distances")} == {(2, 1.0), (8, 2.0), (9, 2.0)}
+    assert lake.rows("k_distances", ["k"], features=["x"], k=["9", "7"]) == [{"k": 9}]
+    assert lake.rows("clusters") == []
+    assert jobs(spark) == before
+
+
+def test_spark_reads_and_replaces_them(spark: SparkSession, lake: Lake) -> None:
+    lake.replace_rows("models", [model("a", n_clusters=3, inertia=0.1), model("b")], {"model_id": ["a", "b"]})
+    found = lake.read("models")
+    assert found.schema == TABLES["models"].schema
+    assert {r["model_id"]: (r["params"], r["n_clusters"], r["inertia"]) for r in found.collect()} == {
+        "a": ({"k": "3", "seed": "1"}, 3, 0.1),
+        "b": ({"k": "3", "seed": "1"}, None, None),
+    }
+    assert {r["created_at"].utcoffset().total_seconds() for r in lake.rows("models")} == {0.0}
+    # Written by Spark, replaced by the driver, and the other way round.
+    lake.replace("models", found.where("model_id = 'a'"), {"model_id": ["a"]})
+    lake.replace_rows("models", [model("a", status="ok")], {"model_id": ["a"]})
+    lake.replace("models", lake.read("models").where("model_id = 'b'"), {"model_id": ["b"]})
+    assert sorted((r["model_id"], r["status"]) for r in lake.rows("models")) == [("a", "ok"), ("b", None)]
+
+
+def test_rows_go_as_they_came(lake: Lake) -> None:
+    row = {"model_id": "a", "cluster": 0, "size": 3, "share": 0.5, "centroid": [0.1, 2.0], "exemplars": [4, 2**40]}
+    lake.replace_rows("clusters", [row | {"title": "Blue", "description": None}], {"model_id": ["a"]})
+    held = lake.fetch("clusters", model_id=["a"])
+    lake.replace_rows("clusters", held, {"model_id": ["a"]})
+    assert lake.fetch("clusters").equals(held)
+    lake.replace_rows("clusters", [], {"model_id": ["a"]})
+    assert lake.rows("clusters") == []
+
+
+def test_partitions_are_emptied(spark: SparkSession, lake: Lake) -> None:
+    labels = spark.createDataFrame([(m, 0, 1, 0.5, None, None) for m in "ab"], TABLES["labels"].schema)
+    lake.replace("labels", labels, {"model_id": ["a", "b"]})
+    lake.replace_rows("labels", [], {"model_id": ["a"]})
+    assert [r["model_id"] for r in lake.read("labels").collect()] == ["b"]
+
+
+def test_rows_of_other_keys_are_refused(lake: Lake) -> None:
+    with pytest.raises(LakeError, match=r"'k': 9.* is not among the rows to replace"):
+        lake.replace_rows("k_distances", curve(8, 9), keys(8))
+    with pytest.raises(LakeError, match=r"table 'k_distances': the rows to write lack the columns distance, knee"):
+        lake.replace_rows("k_distances", [{"features": "x", "metric": "euclidean", "k": 8, "quantile": 0.5}], keys(8))
+    assert not lake.exists("k_distances")
+
+
+def test_runs_that_write_at_once_all_come_through(spark: SparkSession, tmp_path: Path) -> None:
+    """They make the table, and replace rows of their own and of the others, with Spark among them."""
+    config = LakeConfig(path=str(tmp_path / "lake"))
+    failed: list[BaseException] = []
+
+    def write(k: int) -> None:
+        try:
+            mine = Lake(spark, config)
+            for distance in (1.0, 2.0):
+                mine.replace_rows("k_distances", [*curve(0, k, distance=distance)], keys(0, k))
+            if k == 1:
+                mine.replace("k_distances", mine.read("k_distances").where("k = 1"), keys(1))
+        except BaseException as exc:
+            failed.append(exc)
+
+    writers = [threading.Thread(target=write, args=(k,)) for k in range(1, 5)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert failed == []
+    found = sorted((r["k"], r["distance"]) for r in Lake(spark, config).rows("k_distances"))
+    assert found == [(k, 2.0) for k in range(5)]
+    assert leftovers(tmp_path / "lake") == []
+
+
+@pytest.mark.parametrize("name", ["a [1]", "a\\b", "%41#?", "a'b"])
+def test_where_only_spark_can_it_does(spark: SparkSession, tmp_path: Path, name: str) -> None:
+    """Delta's Rust library takes such a path for another: written there, nobody would find the rows."""
+    lake = Lake(spark, LakeConfig(path=str(tmp_path / name)))
+    lake.replace_rows("k_distances", curve(2), keys(2))
+    lake.replace_rows("k_distances", curve(2, 3), keys(2, 3))
+    assert sorted(r["k"] for r in lake.rows("k_distances")) == [2, 3]
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_files_of_which_rows_were_deleted(spark: SparkSession, tmp_path: Path) -> None:
+    """Deletion vectors change what a file holds: such tables are left to Spark."""
+    lake = Lake(spark, LakeConfig(path=str(tmp_path / "lake")))
+    lake.replace_rows("k_distances", curve(2, 3, 4), keys(2, 3, 4))
+    table = f"delta.`{tmp_path / 'lake' / 'k_distances'}`"
+    spark.sql(f"ALTER TABLE {table} SET TBLPROPERTIES ('delta.enableDeletionVectors' = true)")
+    spark.sql(f"DELETE FROM {table} WHERE k = 3")
+    assert sorted(r["k"] for r in lake.rows("k_distances")) == [2, 4]
+    lake.replace_rows("k_distances", curve(4, distance=3.0), keys(4))
+    assert sorted((r["k"], r["distance"]) for r in lake.rows("k_distances")) == [(2, 1.0), (4, 3.0)]
