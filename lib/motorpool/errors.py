@@ -19,6 +19,12 @@ class CaseError(MotorpoolError):
     """The case on disk cannot be used as it is."""
 
 
+class AnnotationError(MotorpoolError):
+    """A file of annotations cannot be read, or says what cannot be: with the line, as for a mistake in a config."""
+
+    exit_status = 2
+
+
 class LakeError(MotorpoolError):
     """A table is missing, or does not hold what a stage needs."""
 

@@ -13,7 +13,14 @@ from pyspark.sql import SparkSession
 
 from motorpool.backend.protocol import CPU, Backend
 from motorpool.config.run import Config
-from motorpool.errors import CaseError, EnvironmentMissingError, LakeError, MotorpoolError, TaskMemoryError
+from motorpool.errors import (
+    AnnotationError,
+    CaseError,
+    EnvironmentMissingError,
+    LakeError,
+    MotorpoolError,
+    TaskMemoryError,
+)
 from motorpool.lake import Lake
 from motorpool.pipeline.accelerator import choose_backend
 from motorpool.pipeline.shared_folder import check_reach
@@ -23,7 +30,7 @@ log = logging.getLogger("motorpool")
 
 _RAISED_IN_TASK = re.compile(r"motorpool\.errors\.(\w+): (.*?)(?:\n\n|\n\s+at |\Z)", re.DOTALL)
 _ERRORS: dict[str, type[MotorpoolError]] = {
-    e.__name__: e for e in (CaseError, LakeError, EnvironmentMissingError, MotorpoolError)
+    e.__name__: e for e in (AnnotationError, CaseError, LakeError, EnvironmentMissingError, MotorpoolError)
 }
 #: How a full heap of a JVM shows: its own error, and the status with which Spark then ends it.
 _NO_HEAP = re.compile(r"OutOfMemoryError: (?:Java heap space|GC overhead limit exceeded)|exited with code 52\b")
