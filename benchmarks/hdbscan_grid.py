@@ -48,11 +48,11 @@ def _keep(name: str, labels: list[np.ndarray]) -> None:
 def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     from pyspark.sql import functions as F
 
+    from motorpool.cluster.algorithms.hdbscan import LISTED
     from motorpool.cluster.density.hdbscan import HdbscanGrid, fit_hdbscan
     from motorpool.kernels.pairs.sweep import Wanted
     from motorpool.neighbours.search import search
     from motorpool.neighbours.shards import arrange
-    from motorpool.pipeline.fitting import LISTED
     from motorpool.spark import blocks
     from motorpool.spark.session import build_session
 

@@ -64,7 +64,12 @@ def _models(annotation: Any, key: str) -> Iterator[tuple[str, type[BaseModel]]]:
 
 
 def _classes(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    from motorpool.cluster.grid import ModelGrid
+    from motorpool.cluster.registry import ALGORITHMS
+
+    if annotation is ModelGrid:
+        yield from (algorithm.grid for algorithm in ALGORITHMS.values())
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for item in get_args(annotation):
         yield from _classes(item)
@@ -93,6 +98,8 @@ _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or fals
 
 def _words(annotation: Any) -> str:
     """A type in words: what a person may write in the file."""
+    from motorpool.cluster.grid import ModelGrid
+    from motorpool.cluster.registry import ALGORITHMS
     from motorpool.features.spec import Step
 
     origin = get_origin(annotation)
@@ -108,11 +115,12 @@ def _words(annotation: Any) -> str:
     if origin is dict:
         key, value = get_args(annotation)
         return f"map: {_words(key)} to {_words(value)}"
+    if annotation is ModelGrid:
+        return " or ".join(f"`{name}`" for name in ALGORITHMS)
     if annotation is Step:
         return "[step](#steps)"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        kind = annotation.model_fields.get("algorithm")
-        return f"`{get_args(kind.annotation)[0]}`" if kind else "section"
+        return "section"
     return _PLAIN[annotation]
 
 

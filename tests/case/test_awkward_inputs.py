@@ -16,7 +16,7 @@ from cases import image_paths, write_case, write_paths
 from motorpool.case.folder import Case, find_case
 from motorpool.case.images import read_images
 from motorpool.case.tables import read_header, read_paths
-from motorpool.config.grids import DbscanGrid
+from motorpool.cluster.algorithms.dbscan import DbscanGrid
 from motorpool.config.load import load_config, parse_config
 from motorpool.config.run import CaseConfig
 from motorpool.errors import CaseError, ConfigError

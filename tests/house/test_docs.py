@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from pyspark.sql import SparkSession
 
 from motorpool.cli import cli
-from motorpool.config.grids import ALGORITHMS
+from motorpool.cluster.registry import ALGORITHMS
 from motorpool.config.load import parse_config
 from motorpool.config.run import Config, OutlierMethod, ProjectionMethod
 from motorpool.features.spec import STEP_KINDS

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from cases import blobs, write_case
 from motorpool import cli
-from motorpool.config.grids import ALGORITHMS
+from motorpool.cluster.registry import ALGORITHMS
 from motorpool.config.run import LakeConfig, OutlierMethod, ProjectionMethod
 from motorpool.lake import Lake
 

@@ -12,13 +12,13 @@ import pytest
 from pyspark.sql import SparkSession
 
 from cases import contents, run_of, write_case
+from motorpool.cluster.algorithms.dbscan import DbscanGrid
 from motorpool.cluster.centroids import bisecting, kmeans, minibatch
+from motorpool.cluster.fitting import Job, apart
 from motorpool.cluster.models import ModelSpec
-from motorpool.config import grids
 from motorpool.features.spec import FeatureSet, Part
 from motorpool.lake import Lake
 from motorpool.pipeline.context import Context
-from motorpool.pipeline.fitting import Job, apart
 from motorpool.pipeline.stages.cluster import run_cluster
 from motorpool.pipeline.stages.features import run_features
 from motorpool.pipeline.stages.ingest import run_ingest
@@ -227,7 +227,7 @@ def test_a_pass_of_eps_auto_takes_few_combinations() -> None:
     """Each min_samples has eps of its own, and a pass takes all of its eps with all of its min_samples."""
     features = FeatureSet("f", (Part("a"),))
     for way, most in (("pairs", 128), ("cells", 8)):
-        grid = grids.DbscanGrid(algorithm="dbscan", eps="auto", min_samples=tuple(range(2, 66)), way=way)
+        grid = DbscanGrid(algorithm="dbscan", eps="auto", min_samples=tuple(range(2, 66)), way=way)
         specs = [ModelSpec(features, "dbscan", tuple(p.items())) for p in grid.variants(0)]
         parts = apart(Job(grid, specs))
         assert len(specs) == 512

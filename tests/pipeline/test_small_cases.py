@@ -16,7 +16,7 @@ from cases import inertia, run_of, uneven_blobs
 from motorpool.cluster.centroids import minibatch
 from motorpool.cluster.centroids.kmeans import fit_kmeans
 from motorpool.cluster.centroids.minibatch import fit_minibatch_kmeans
-from motorpool.config.grids import ALGORITHMS
+from motorpool.cluster.registry import ALGORITHMS
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.stages.cluster import run_cluster
 from motorpool.spark import coreset

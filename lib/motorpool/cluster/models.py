@@ -1,9 +1,10 @@
-"""One model of a study: what it is asked to be, and what fitting found out about it."""
+"""One model of a study: what it is asked to be, what fitting found out about it, and where its labels are."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from motorpool.features.spec import FeatureSet
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from motorpool.cluster.labelled import Labelled
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,48 @@ class Facts:
     found: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, np.ndarray] = field(default_factory=dict)
     centres: np.ndarray | None = None
-    #: Small clusters are natural to density-based models.
-    by_density: bool = False
     #: Where the model was fitted.
     backend: str = "cpu"
-    #: How many clusters the config asks for, None where the data decide.
+    #: Set by `Fitting`. Whether small clusters are natural to the model (`Algorithm.by_density`).
+    by_density: bool = False
+    #: Set by `Fitting`. How many clusters the config asks for, None where the data decide.
     asked: int | None = None
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A fitted model, which has the labels in ``column`` of the grid's `Labelled`."""
+
+    spec: ModelSpec
+    facts: Facts
+    column: int
+
+
+@dataclass
+class FittedModels:
+    """Models that were fitted together: their labels side by side, None where all have failed.
+
+    ``failed`` says of the others why there is no such model. ``release`` drops what the labels are read from.
+    """
+
+    labelled: Labelled | None
+    models: list[FittedModel]
+    failed: dict[ModelSpec, str] = field(default_factory=dict)
+    release: Callable[[], object] = lambda: None
+
+    @classmethod
+    def of(
+        cls,
+        labelled: Labelled,
+        specs: Iterable[ModelSpec],
+        facts: Iterable[Facts],
+        release: Callable[[], object] = lambda: None,
+    ) -> FittedModels:
+        """Models in the order of their columns, none of which has failed."""
+        models = [FittedModel(*both, column) for column, both in enumerate(zip(specs, facts, strict=True))]
+        return cls(labelled, models, release=release)
+
+
+def numbers(specs: Sequence[ModelSpec], name: str) -> list[int]:
+    """A whole-numbered parameter of each model."""
+    return [int(s.param(name)) for s in specs]

@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from motorpool.config.grids import ALGORITHMS
 from motorpool.config.run import Config, _short, _yaml
 from motorpool.errors import ConfigError
 from motorpool.texts import decode, expand_home
@@ -43,16 +42,10 @@ def parse_config(data: dict[str, Any], source: str = "config") -> Config:
 def _word(error: Any) -> str:
     """One finding of pydantic as ``key.sub[0]: what is wrong``."""
     key = ""
-    for at, item in enumerate(error["loc"]):
-        if item in ALGORITHMS and isinstance(error["loc"][at - 1], int):
-            # Which kind of grid it is, is no key of the file.
-            continue
+    for item in error["loc"]:
         key += f"[{item}]" if isinstance(item, int) else f".{item}" if key else str(item)
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key"
-    if error["type"].startswith("union_tag"):
-        given = error["input"].get("algorithm") if isinstance(error["input"], dict) else error["input"]
-        return f"{key}.algorithm: {given!r}: expected one of {', '.join(ALGORITHMS)}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] in ("value_error", "missing"):
         return f"{key}: {message}" if key else message

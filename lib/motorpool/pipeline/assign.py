@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from pyspark.sql import DataFrame
@@ -18,14 +18,13 @@ from motorpool.case.files import redact
 from motorpool.case.folder import Case, find_case
 from motorpool.case.images import check_paths, read_images
 from motorpool.case.tables import read_paths
-from motorpool.cluster.density.new_images import by_core_rows, by_reachability
-from motorpool.cluster.stored import ARRAYS, BY_DENSITY, StoredModel, by_parameters
+from motorpool.cluster.registry import ALGORITHMS
+from motorpool.cluster.stored import NewImages, StoredModel
 from motorpool.config.run import CaseConfig
 from motorpool.errors import CaseError, ConfigError, LakeError
 from motorpool.features.fit import transform
 from motorpool.features.program import Program
 from motorpool.features.vehicle_steps import Vehicles
-from motorpool.kernels.pairs.geometry import Metric
 from motorpool.lake import Lake
 from motorpool.pipeline.context import explained, timed
 from motorpool.pipeline.export import best_model
@@ -53,11 +52,10 @@ class Assigned:
 def run_assign(lake: Lake, case: CaseConfig, model_id: str | None, out: Path) -> Assigned:
     """Write path, cluster, distance and strength of every image of ``case``, in its order, by one model.
 
-    The leaderboard's best model of those that can (ARRAYS), unless one is named. New images get the vectors of the
-    model's feature set by the program that the lake keeps, and labels by what it keeps of the model: see
-    `by_parameters`, `by_core_rows` and `by_reachability`, and `labelled` for what distance and strength are. -1 is
-    noise, and what the algorithm does not know is empty. Images with NaN or infinity follow ``case.on_bad_rows``:
-    refused, or left out of the file.
+    The leaderboard's best model of the algorithms that can (`Algorithm.relabel`), unless one is named. New images get
+    the vectors of the model's feature set by the program that the lake keeps, and labels by what it keeps of the model;
+    the table ``labels`` says what distance and strength are. -1 is noise, and what the algorithm does not know is
+    empty. Images with NaN or infinity follow ``case.on_bad_rows``: refused, or left out of the file.
 
     Where the feature set has a step that looks at all photos of a vehicle (`apply_group`), the new photos are grouped
     by the vehicles of their own case; those alone of their vehicle are left out of the file by ``vehicle_residual``.
@@ -67,7 +65,7 @@ def run_assign(lake: Lake, case: CaseConfig, model_id: str | None, out: Path) ->
     that the lake does not hold or that labels nothing new, CaseError for a case that lacks a descriptor, or has one of
     another width than the lake's. Driver memory: one partition of the result.
     """
-    model = _load_model(lake, model_id or str(best_model(lake, ARRAYS)["model_id"]))
+    model = _load_model(lake, model_id or str(best_model(lake, _relabelling())["model_id"]))
     program = load_program(lake, model.features)
     found = find_case(case)
     arrays = _open_descriptors(lake, found, program, model)
@@ -110,20 +108,27 @@ def _load_model(lake: Lake, model_id: str) -> StoredModel:
     if row is None:
         raise ConfigError(f"--model {model_id}: the lake {lake} holds no such model; {_ADVICE}")
     who = f"--model {model_id} ({row['algorithm']} on {row['features']})"
-    if row["algorithm"] not in ARRAYS:
+    if row["algorithm"] not in _relabelling():
         raise ConfigError(
             f"{who}: this algorithm leaves no numbers that label new images; {_ADVICE}, of the algorithms "
-            f"{', '.join(ARRAYS)}"
+            f"{', '.join(_relabelling())}"
         )
+    algorithm = ALGORITHMS[row["algorithm"]]
     arrays = _arrays(lake, model_id)
-    if row["algorithm"] == "agglomerative" and "centroids" not in arrays:
-        arrays |= {k: v for k, v in _arrays(lake, row["params"]["micro_clusters_of"]).items() if k == "centroids"}
-    missing = [name for name in ARRAYS[row["algorithm"]] if name not in arrays]
+    for name, owner in algorithm.borrowed.items():
+        if name not in arrays and owner in row["params"]:
+            arrays |= {k: v for k, v in _arrays(lake, row["params"][owner]).items() if k == name}
+    missing = [name for name in algorithm.stored if name not in arrays]
     if missing and not arrays:
         raise ConfigError(f"{who}: is {row['status']} and has no labels to give: {_why(row)}; {_ADVICE}")
     if missing:
         raise LakeError(f"{who}: the lake {lake} lacks its {', '.join(missing)}: the lake is damaged, make it anew")
     return StoredModel(model_id, row["features"], row["algorithm"], row["params"], arrays)
+
+
+def _relabelling() -> list[str]:
+    """The algorithms whose models label new images."""
+    return [name for name, algorithm in ALGORITHMS.items() if algorithm.relabel is not None]
 
 
 _ADVICE = "choose one from `SELECT model_id, features, algorithm FROM leaderboard`"
@@ -175,32 +180,14 @@ def _vehicles(paths: DataFrame, found: Case, case: CaseConfig, program: Program,
 
 def _label(lake: Lake, model: StoredModel, vectors: DataFrame) -> DataFrame:
     """``image_id, cluster, distance, strength`` of every vector, computed and persisted."""
-    if model.algorithm not in BY_DENSITY:
-        wide = by_parameters(blocks.gather(vectors), model).wide()
-        return blocks.computed(
-            wide.select(
-                "image_id",
-                F.get("clusters", F.lit(0)).alias("cluster"),
-                F.get("distances", F.lit(0)).alias("distance"),
-                F.get("strengths", F.lit(0)).alias("strength"),
-            )
+    relabel = ALGORITHMS[model.algorithm].relabel
+    assert relabel is not None
+    return relabel(
+        NewImages(
+            blocks.gather(vectors),
+            model,
+            lambda: lake.read("features", features=model.features).select("image_id", "vector"),
+            lambda: lake.read("labels", model_id=model.model_id),
+            lambda text: log.debug("assign: %s", text),
         )
-    block_df = blocks.persist(blocks.gather(vectors))
-    known = lake.read("features", features=model.features).select("image_id", "vector")
-    labels = lake.read("labels", model_id=model.model_id)
-    metric = cast(Metric, model.params["metric"])
-
-    def progress(text: str) -> None:
-        log.debug("assign: %s", text)
-
-    try:
-        if model.algorithm == "dbscan":
-            eps = float(model.arrays["eps"][0])
-            return by_core_rows(block_df, known, labels, eps, metric, progress=progress)
-        births, deaths = model.arrays["births"], model.arrays["deaths"]
-        least = int(model.params["min_samples"])
-        return by_reachability(
-            block_df, known, labels, births, deaths, min_samples=least, metric=metric, progress=progress
-        )
-    finally:
-        block_df.unpersist()
+    )

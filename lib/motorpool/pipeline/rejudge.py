@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from motorpool.cluster.models import Facts
-from motorpool.config.grids import asked_of
+from motorpool.cluster.registry import ALGORITHMS
 from motorpool.config.run import CONSENSUS, ClusterConfig
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.models import NOT_COMPUTED, judge
@@ -17,8 +17,6 @@ from motorpool.pipeline.study import forget
 
 log = logging.getLogger(__name__)
 
-#: Algorithms to whose models small clusters are natural.
-_BY_DENSITY = ("dbscan", "hdbscan")
 #: Columns that models with more clusters than cluster.max_clusters have no values in.
 _SCORES = ("calinski_harabasz", "davies_bouldin", "silhouette")
 
@@ -63,8 +61,13 @@ def _judge(row: Mapping[str, Any], rules: ClusterConfig) -> tuple[str | None, in
     if n_clusters < 2 or NOT_COMPUTED in (row["reason"] or ""):
         # Nothing that a threshold decides.
         return row["reason"], n_clusters
-    asked = None if row["features"] == CONSENSUS else asked_of(row["params"])
-    facts = Facts(0.0, by_density=row["algorithm"] in _BY_DENSITY, asked=asked)
+    facts = Facts(0.0)
+    if row["features"] != CONSENSUS:
+        algorithm = ALGORITHMS.get(row["algorithm"])
+        if algorithm is None:
+            # Fitted by an extension that this run has not registered: only it knows how many clusters were asked for.
+            return row["reason"], n_clusters
+        facts = Facts(0.0, by_density=algorithm.by_density, asked=algorithm.grid.asked(row["params"]))
     defined = row["features"] == CONSENSUS or row["calinski_harabasz"] is not None
     n = int(row["n_noise"] + sizes.sum())
     return judge(n_clusters, row["n_noise"], None, facts, n, rules, sizes=sizes if defined else None), n_clusters

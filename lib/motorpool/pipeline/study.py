@@ -16,8 +16,8 @@ from typing import Any
 
 from pyspark.sql import functions as F
 
+from motorpool.cluster.grid import ModelGrid
 from motorpool.cluster.models import ModelSpec
-from motorpool.config.grids import Grid
 from motorpool.config.run import CONSENSUS, Config, ConsensusConfig
 from motorpool.features.spec import FeatureSet
 from motorpool.lake.schemas import VIEWS
@@ -35,7 +35,7 @@ def fingerprint(value: Any) -> str:
 # -- models --------------------------------------------------------------------------------------------
 
 
-def specs_of(features: FeatureSet, grid: Grid, seed: int) -> list[ModelSpec]:
+def specs_of(features: FeatureSet, grid: ModelGrid, seed: int) -> list[ModelSpec]:
     """The models of one grid on one feature set."""
     return [ModelSpec(features, grid.algorithm, tuple(params.items())) for params in grid.variants(seed)]
 

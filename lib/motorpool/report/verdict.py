@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from motorpool.config.run import CONSENSUS
-from motorpool.report.wording import algorithm_name, is_missing, number
+from motorpool.report.wording import algorithm_noun, is_missing, number
 
 #: Two models whose mean ranks (0 is best, 1 worst) are nearer than this are called a close call.
 CLOSE = 0.05
@@ -47,9 +47,7 @@ def verdict(models: pd.DataFrame, agreement: pd.DataFrame) -> Verdict | None:
 def headline(model: Any) -> str:
     """A model in words: ``KMeans with 6 clusters on vdc_color-pca50``."""
     where = "the feature sets' best models" if model["features"] == CONSENSUS else model["features"]
-    algorithm = algorithm_name(model["algorithm"])
-    kind = f"{algorithm} clustering" if model["algorithm"] in ("agglomerative", CONSENSUS) else algorithm
-    return f"{kind} with {int(model['n_clusters'])} clusters on {where}"
+    return f"{algorithm_noun(model['algorithm'])} with {int(model['n_clusters'])} clusters on {where}"
 
 
 def _why(best: pd.Series, ranked: pd.DataFrame) -> list[str]:

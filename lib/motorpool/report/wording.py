@@ -8,23 +8,22 @@ from typing import Any
 
 import pandas as pd
 
+from motorpool.cluster.registry import ALGORITHMS
 from motorpool.percentages import percent
 
-_ALGORITHMS = {
-    "kmeans": "KMeans",
-    "minibatch_kmeans": "mini-batch KMeans",
-    "bisecting_kmeans": "bisecting KMeans",
-    "agglomerative": "agglomerative",
-    "dbscan": "DBSCAN",
-    "hdbscan": "HDBSCAN",
-    "gaussian_mixture": "Gaussian mixture",
-    "consensus": "consensus",
-}
 _METHODS = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
 
 
 def algorithm_name(algorithm: str) -> str:
-    return _ALGORITHMS.get(algorithm, algorithm)
+    """The title that an algorithm registers; any other as the lake names it, such as the consensus."""
+    known = ALGORITHMS.get(algorithm)
+    return known.title if known else algorithm
+
+
+def algorithm_noun(algorithm: str) -> str:
+    """An algorithm as a sentence names its models: ``KMeans``, ``agglomerative clustering``."""
+    known = ALGORITHMS.get(algorithm)
+    return known.noun or known.title if known else f"{algorithm} clustering"
 
 
 def method_name(method: str, dims: int) -> str:

@@ -11,16 +11,17 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
+from motorpool.cluster.algorithm import Curves
+from motorpool.cluster.fitting import Fitting, Job, apart
+from motorpool.cluster.grid import CurveKey
 from motorpool.cluster.labelled import Labelled
+from motorpool.cluster.models import Facts, FittedModel, FittedModels, ModelSpec
 from motorpool.cluster.score import score_models
-from motorpool.config.grids import DbscanGrid
 from motorpool.errors import ConfigError
 from motorpool.features.spec import FeatureSet
-from motorpool.kernels.pairs.geometry import Metric
 from motorpool.kernels.scores import Scores
 from motorpool.neighbours.curve import curve_of, k_distances
 from motorpool.pipeline.context import Context, explained, timed
-from motorpool.pipeline.fitting import Curves, FittedGrid, Fitting, Job, apart
 from motorpool.pipeline.models import (
     cluster_rows,
     judge,
@@ -55,7 +56,7 @@ def run_cluster(ctx: Context) -> None:
         with explained():
             done -= rejudge(ctx)
     drawn = _drawn_curves(ctx)
-    study: list[tuple[FeatureSet, list[Job], set[_CurveKey]]] = []
+    study: list[tuple[FeatureSet, list[Job], set[CurveKey]]] = []
     for features in ctx.config.feature_sets:
         jobs, curves = [], set()
         for grid in ctx.config.cluster.models:
@@ -63,8 +64,7 @@ def run_cluster(ctx: Context) -> None:
                 specs = [s for s in specs_of(features, grid, ctx.config.seed) if s.model_id not in done]
                 done |= {s.model_id for s in specs}
                 jobs += [Job(grid, specs)] if specs else []
-                if isinstance(grid, DbscanGrid):
-                    curves |= {(grid.metric, k) for k in grid.curves if (features.name, grid.metric, k) not in drawn}
+                curves |= {curve for curve in grid.curves if (features.name, *curve) not in drawn}
         if jobs or curves:
             study.append((features, jobs, curves))
     with explained():
@@ -78,13 +78,9 @@ def run_cluster(ctx: Context) -> None:
             _run_jobs(ctx, features, jobs, curves, pace)
 
 
-#: Metric and k of a k-distance curve.
-_CurveKey = tuple[Metric, int]
-
-
 def _drawn_curves(ctx: Context) -> set[tuple[str, str, int]]:
     """Features, metric and k of the curves in the lake, looked up only where a grid asks for one."""
-    if not any(isinstance(grid, DbscanGrid) for grid in ctx.config.cluster.models):
+    if not any(grid.curves for grid in ctx.config.cluster.models):
         return set()
     if not ctx.lake.exists("k_distances"):
         return set()
@@ -115,7 +111,7 @@ def _minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], missing: set[_CurveKey], pace: _Pace) -> None:
+def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], missing: set[CurveKey], pace: _Pace) -> None:
     """Fit the jobs of one feature set; ``missing`` are the curves that the config asks for and the lake lacks."""
     vectors = ctx.lake.read("features", features=features.name)
     n = vectors.count()
@@ -146,8 +142,8 @@ def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], missing: 
                 with timed(f"cluster: {job.grid.algorithm} on {features.name}, {len(job.specs)} models"):
                     fitted = fitting.fit(job)
                 try:
-                    progress(f"scoring and labelling {len(fitted.specs)} models")
-                    with timed(f"cluster: scoring and labelling {len(fitted.specs)} models of {features.name}"):
+                    progress(f"scoring and labelling {len(fitted.models)} models")
+                    with timed(f"cluster: scoring and labelling {len(fitted.models)} models of {features.name}"):
                         _score_and_write(ctx, fitted, n)
                 finally:
                     fitted.release()
@@ -155,6 +151,31 @@ def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], missing: 
     finally:
         ctx.doing = ""
         block_df.unpersist()
+
+
+@dataclass
+class _Judged:
+    """A fitted model with what is measured of its labels; ``n_clusters`` counts empty clusters too."""
+
+    fitted: FittedModel
+    n_clusters: int
+    n_noise: int
+    #: None where there are too many clusters to score, or none.
+    scores: Scores | None = None
+    #: Columns of ``models`` about its agreement with the vehicles.
+    agreement: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.fitted.spec
+
+    @property
+    def facts(self) -> Facts:
+        return self.fitted.facts
+
+    def has_labels(self, n: int) -> bool:
+        """A model that puts all of n images into one cluster, or into none, says so in ``models`` and has no labels."""
+        return self.n_clusters > 1 or 0 < self.n_noise < n
 
 
 def _noise(labelled: Labelled) -> np.ndarray:
@@ -168,84 +189,82 @@ def _noise(labelled: Labelled) -> np.ndarray:
     return blocks.fold(labelled.df, lambda: blocks.Tally(np.zeros(models, np.int64)), add).total
 
 
-def _score_and_write(ctx: Context, fitted: FittedGrid, n: int) -> None:
-    """Labels first, ``models`` last: what is in ``models`` is complete.
-
-    A model that puts every image into one cluster, or into none, says so in ``models`` and has no labels.
-    """
-    rows = [model_row(spec, "failed", reason) for spec, reason in fitted.failed]
+def _score_and_write(ctx: Context, fitted: FittedModels, n: int) -> None:
+    """Labels first, ``models`` last: what is in ``models`` is complete."""
+    rows = [model_row(spec, "failed", reason) for spec, reason in fitted.failed.items()]
     labelled = fitted.labelled
     if labelled is not None:
-        noise = _noise(labelled) if any(f.by_density for f in fitted.facts) else np.zeros(len(fitted.specs), np.int64)
-        every = range(len(fitted.specs))
-        told = [m for m in every if labelled.sizes[m] > 1 or 0 < noise[m] < n]
-        scored = [m for m in told if 1 <= labelled.sizes[m] <= ctx.config.cluster.max_clusters]
-        found = score_models(labelled.pick(scored), ctx.backend) if scored else []
-        scores = dict(zip(scored, found, strict=True))
-        agreement = _write_told(ctx, fitted, labelled, told, scores, n)
-        for m in every:
-            rows.append(_judged(ctx, fitted, m, int(noise[m]), scores.get(m), agreement.get(m, {}), n))
+        counted = any(m.facts.by_density for m in fitted.models)
+        noise = _noise(labelled) if counted else np.zeros(len(labelled.sizes), np.int64)
+        judged = [_Judged(m, labelled.sizes[m.column], int(noise[m.column])) for m in fitted.models]
+        written = [m for m in judged if m.has_labels(n)]
+        scored = [m for m in written if 1 <= m.n_clusters <= ctx.config.cluster.max_clusters]
+        found = score_models(_only(labelled, scored), ctx.backend) if scored else []
+        for model, scores in zip(scored, found, strict=True):
+            model.scores = scores
+        if written:
+            _write_labelled(ctx, labelled, written, n)
+        rows += [_row(ctx, m, n) for m in judged]
     if rows:
         write_models(ctx, rows)
 
 
-def _write_told(
-    ctx: Context, fitted: FittedGrid, labelled: Labelled, told: Sequence[int], scores: dict[int, Scores], n: int
-) -> dict[int, dict[str, object]]:
-    """``labels``, ``clusters`` and ``parameters``; returns the models' agreement with the vehicles, by column."""
-    if not told:
-        return {}
-    ids = [fitted.specs[m].model_id for m in told]
-    wide = blocks.persist(labelled.pick(told).wide())
+def _only(labelled: Labelled, models: Sequence[_Judged]) -> Labelled:
+    return labelled.pick([m.fitted.column for m in models])
+
+
+def _write_labelled(ctx: Context, labelled: Labelled, models: Sequence[_Judged], n: int) -> None:
+    """``labels``, ``clusters`` and ``parameters`` of models; measures their agreement with the vehicles."""
+    ids = [m.spec.model_id for m in models]
+    wide = blocks.persist(_only(labelled, models).wide())
     try:
-        agreement = agreement_columns(ctx, wide, len(told), {fitted.specs[m].features for m in told})
+        agreement = agreement_columns(ctx, wide, len(models), {m.spec.features for m in models})
         write_labels(ctx, wide, ids)
     finally:
         wide.unpersist()
+    for model, columns in zip(models, agreement, strict=True):
+        model.agreement = columns
     clusters = [
-        row for m, s in scores.items() for row in cluster_rows(fitted.specs[m], fitted.facts[m], s, labelled.origin, n)
+        row
+        for m in models
+        if m.scores is not None
+        for row in cluster_rows(m.spec, m.facts, m.scores, labelled.origin, n)
     ]
-    parameters = [row for m in told for row in parameter_rows(fitted.specs[m], fitted.facts[m])]
+    parameters = [row for m in models for row in parameter_rows(m.spec, m.facts)]
     for table, content in (("clusters", clusters), ("parameters", parameters)):
         if content:
             ctx.lake.replace_rows(table, content, {"model_id": ids})
-    return dict(zip(told, agreement, strict=True))
 
 
-def _judged(
-    ctx: Context, fitted: FittedGrid, m: int, noise: int, scores: Scores | None, agreement: dict[str, object], n: int
-) -> dict[str, object]:
-    spec, facts = fitted.specs[m], fitted.facts[m]
+def _row(ctx: Context, model: _Judged, n: int) -> dict[str, object]:
+    """The row of ``models``."""
+    spec, facts, scores = model.spec, model.facts, model.scores
     if not facts.converged:
         log.warning("cluster: %s %s still moved after %s passes", spec.features.name, dict(spec.params), facts.n_iter)
-    assert fitted.labelled is not None
-    asked = fitted.labelled.sizes[m]
-    held = asked if scores is None else int((scores.sizes > 0).sum())
-    reason = judge(asked, noise, scores, facts, n, ctx.config.cluster)
+    reason = judge(model.n_clusters, model.n_noise, scores, facts, n, ctx.config.cluster)
     return model_row(
         spec,
         "degenerate" if reason else "ok",
         reason,
         facts,
-        n_clusters=held,
-        n_noise=noise,
+        n_clusters=model.n_clusters if scores is None else int((scores.sizes > 0).sum()),
+        n_noise=model.n_noise,
         calinski_harabasz=scores.calinski_harabasz if scores else None,
         davies_bouldin=scores.davies_bouldin if scores else None,
         silhouette=scores.silhouette if scores else None,
-        **agreement,
+        **model.agreement,
     )
 
 
-def _read_by(jobs: Sequence[Job]) -> set[_CurveKey]:
-    """The curves that models take their eps from."""
-    grids = [(job.grid, s) for job in jobs if isinstance(job.grid, DbscanGrid) for s in job.specs]
-    keys = {(grid.metric, grid.reads(dict(s.params))) for grid, s in grids}
-    return {(metric, k) for metric, k in keys if k is not None}
+def _read_by(jobs: Sequence[Job]) -> set[CurveKey]:
+    """The curves that models take parameters from."""
+    read = {job.grid.reads(dict(s.params)) for job in jobs for s in job.specs}
+    return {curve for curve in read if curve is not None}
 
 
-def _draw_curves(ctx: Context, features: FeatureSet, block_df: DataFrame, curves: set[_CurveKey]) -> Curves:
+def _draw_curves(ctx: Context, features: FeatureSet, block_df: DataFrame, curves: set[CurveKey]) -> Curves:
     """Compute k-distances, all k of a metric together, and write their curves."""
-    found: dict[_CurveKey, np.ndarray] = {}
+    found: dict[CurveKey, np.ndarray] = {}
     for metric in sorted({metric for metric, _ in curves}):
         ks = sorted(k for m, k in curves if m == metric)
         rows = []

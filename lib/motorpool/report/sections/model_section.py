@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from motorpool.cluster.registry import ALGORITHMS
 from motorpool.lake import Lake
 from motorpool.report import page, queries
 from motorpool.report.figures import charts, dendrogram, drawing
@@ -75,8 +76,9 @@ class ModelSection:
         return {"names": names, "rows": [[None if np.isnan(v) else float(v) for v in row] for row in ari]}
 
     def _draw_tree(self) -> dict[str, Any] | None:
-        """The tree of the agglomerative model that is ranked best, or the first where none is ranked."""
-        made = self._models[(self._models["algorithm"] == "agglomerative") & (self._models["n_clusters"] > 1)]
+        """The tree of the model with a tree that is ranked best, or of the first where none is ranked."""
+        with_tree = [name for name, algorithm in ALGORITHMS.items() if algorithm.draws_tree]
+        made = self._models[self._models["algorithm"].isin(with_tree) & (self._models["n_clusters"] > 1)]
         if made.empty:
             return None
         model = made.iloc[0]
