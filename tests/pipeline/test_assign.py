@@ -52,6 +52,7 @@ STUDY: dict[str, Any] = {
             {"algorithm": "minibatch_kmeans", "k": 4},
             {"algorithm": "bisecting_kmeans", "k": [3, 5]},
             {"algorithm": "agglomerative", "n_clusters": 4, "linkage": ["ward", "single"]},
+            {"algorithm": "agglomerative", "n_clusters": 4000, "linkage": "complete"},
             {"algorithm": "dbscan", "eps": [0.001, 0.7], "min_samples": 5},
             {"algorithm": "dbscan", "eps": 0.03, "min_samples": 5, "metric": "cosine"},
             {"algorithm": "hdbscan", "min_cluster_size": 8, "min_samples": 4},
@@ -503,6 +504,9 @@ def test_models_that_label_nothing_new(done: Context, new_case: Path, tmp_path: 
     (empty,) = models(done, "dbscan", eps=0.001)
     message = refusal(done, new_case, empty["model_id"], tmp_path)
     assert "is degenerate and has no labels to give: it leaves every image as noise" in message
+    (failed,) = models(done, "agglomerative", linkage="complete")
+    message = refusal(done, new_case, failed["model_id"], tmp_path)
+    assert "is failed and has no labels to give: it asks for 4,000 clusters of" in message
     row = empty.asDict() | {"model_id": "agreed", "features": "consensus", "algorithm": "consensus"}
     before = done.lake.read("models").toArrow()
     table = done.spark.createDataFrame([row], done.lake.schema("models"))
