@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from motorpool.features.spec import NAME_PATTERN, FeatureSet, Part, Step, default_name, parse_step
+from motorpool.features.spec import FeatureSet, Part, Step, default_name, parse_step
+from motorpool.texts import NAME_PATTERN
 
 
 @pytest.mark.parametrize(
