@@ -1,6 +1,7 @@
 # `make demo` and `make test` do all the set-up themselves; they need Python 3.11 or newer and Java 17 or newer.
 SHELL := /bin/bash
 VENV := .venv
+RAPIDS := .venv-rapids
 PY := $(VENV)/bin/python
 MOTORPOOL := $(VENV)/bin/motorpool
 DEMO := demo
@@ -8,7 +9,7 @@ IMAGES := 2000
 # Two files at a time: much of a test is waiting for Spark.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-slow test-all notebooks docs setup check lint package clean
+.PHONY: help demo test test-slow test-all rapids-contract notebooks docs setup check lint package clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -26,6 +27,15 @@ test-slow: setup ## the rest: programs started and killed, clusters, runs stoppe
 
 test-all: setup ## both
 	$(PY) -m pytest -rs $(PYTEST_ARGS)
+
+rapids-contract: $(RAPIDS)/.installed ## the code's calls beside the real cupy, cuML and spark-rapids-ml (7 GB, needs no GPU)
+	$(RAPIDS)/bin/python -m pytest -rs tests/rapids_contract
+
+$(RAPIDS)/.installed: setup.py constraints-rapids.txt
+	$${PYTHON:-python3.11} -m venv $(RAPIDS)
+	$(RAPIDS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-rapids.txt \
+		-e '.[spark,gpu]' spark-rapids-ml pytest
+	touch $@
 
 notebooks: demo ## the demo, then the notebooks and the answers in docs/sql.md anew
 	$(MOTORPOOL) run --conf notebooks/study.yaml --set case.path=$(DEMO)/case --set lake.path=$(DEMO)/lake
@@ -54,4 +64,4 @@ package: setup ## dist/motorpool.zip for spark-submit --py-files, and a wheel
 	$(PY) -m build --wheel --outdir dist . >/dev/null
 
 clean: ## remove the virtual environment, the demo and build products
-	rm -rf $(VENV) $(DEMO) build dist site
+	rm -rf $(VENV) $(RAPIDS) $(DEMO) build dist site

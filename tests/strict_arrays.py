@@ -1,8 +1,8 @@
 """An array module that stands for a GPU's: NumPy's arithmetic behind arrays that do not mix with NumPy's.
 
 As with cupy, a host array among its arguments is a TypeError, and so is an array of its own where NumPy expects one;
-only ``put`` and ``take`` cross over. It knows no function but those that kernels are meant to use, all of which cupy
-has.
+only ``put`` and ``take`` cross over. It knows no function but those that kernels are meant to use, and takes no
+argument that cupy does not take, by the signatures recorded from cupy (`rapids_signatures`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-_FUNCTIONS = {
+from rapids_signatures import check
+
+FUNCTIONS = {
     "arange", "argpartition", "concatenate", "full", "isfinite", "isnan", "maximum", "minimum", "nonzero", "ones",
     "outer", "partition", "sqrt", "square", "stack", "take_along_axis", "where", "zeros",
 }  # fmt: skip
-_CONSTANTS = {"float32", "float64", "inf"}
+CONSTANTS = {"float32", "float64", "inf"}
 
 
 def _inside(value: Any) -> Any:
@@ -74,20 +76,23 @@ class Away:
 
 def _method(name: str) -> Callable[..., Any]:
     def call(self: Away, *args: Any, **kwargs: Any) -> Any:
+        if name in METHODS:
+            check(f"cupy.ndarray().{name}", args, kwargs)
         return _outside(getattr(self.held, name)(*(_inside(a) for a in args), **kwargs))
 
     return call
 
 
-_METHODS = [
+METHODS = ["any", "all", "argmax", "argmin", "astype", "max", "mean", "min", "sum"]
+OPERATORS = [
     "__add__", "__sub__", "__mul__", "__truediv__", "__matmul__", "__and__", "__or__", "__invert__", "__neg__",
     "__radd__", "__rsub__", "__rmul__", "__rtruediv__", "__rmatmul__",
     "__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__",
-    "any", "all", "argmax", "argmin", "astype", "max", "mean", "min", "sum",
 ]  # fmt: skip
-for _name in _METHODS:
+IN_PLACE = ["__iadd__", "__isub__"]
+for _name in (*METHODS, *OPERATORS):
     setattr(Away, _name, _method(_name))
-for _name in ("__iadd__", "__isub__"):
+for _name in IN_PLACE:
 
     def _in_place(self: Away, other: Any, name: str = _name) -> Away:
         getattr(self.held, name)(_inside(other))
@@ -98,12 +103,13 @@ for _name in ("__iadd__", "__isub__"):
 
 class StrictModule:
     def __getattr__(self, name: str) -> Any:
-        if name in _CONSTANTS:
+        if name in CONSTANTS:
             return getattr(np, name)
-        if name not in _FUNCTIONS:
+        if name not in FUNCTIONS:
             raise AttributeError(f"{name}: not among the functions that kernels are meant to use")
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            check(f"cupy.{name}", args, kwargs)
             return _outside(getattr(np, name)(*(_inside(a) for a in args), **kwargs))
 
         return call

@@ -17,10 +17,11 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from sklearn.cluster import DBSCAN
 from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE, trustworthiness
+from sklearn.manifold import trustworthiness
 from sklearn.metrics import adjusted_rand_score
 
 from cases import run_of, uneven_blobs, write_case
+from cuml_stand_in import Manifold
 from motorpool.backend import device as devices
 from motorpool.backend import gaps
 from motorpool.backend.device import check_products, gpu_number, pieces, rows_within
@@ -594,40 +595,6 @@ def test_layouts_that_cuml_has() -> None:
     assert GPU.lays_out(layout("umap", 3))
     assert GPU.lays_out(layout("tsne", 2))
     assert not GPU.lays_out(layout("tsne", 3))
-
-
-class Manifold:
-    """cuml.manifold as far as its documentation goes: the keywords of 26.6, and the layouts that umap-learn and
-    scikit-learn make of them, so a start or a number that makes no sense fails. Its arrays come from the device.
-
-    What cuML's own signatures say is for a test beside the real package.
-    """
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
-
-    @staticmethod
-    def _fitted(model: Any) -> Any:
-        # cuML gives back columns that lie one after the other.
-        take = StrictDevice().take
-        return SimpleNamespace(fit_transform=lambda x: np.asfortranarray(model.fit_transform(take(x)), np.float32))
-
-    def UMAP(self, *, n_neighbors: int, n_components: int, init: Any, build_algo: str, random_state: int,  # noqa: N802
-             output_type: str) -> Any:  # fmt: skip
-        import umap
-
-        assert (build_algo, output_type) == ("brute_force_knn", "numpy")
-        start = StrictDevice().take(init)
-        self.asked.append({"n_neighbors": n_neighbors, "init": start, "seed": random_state})
-        made = umap.UMAP(n_neighbors, n_components, init=start, random_state=random_state, n_jobs=1, n_epochs=100)
-        return self._fitted(made)
-
-    def TSNE(self, *, n_components: int, perplexity: float, init: str, random_state: int, output_type: str) -> Any:  # noqa: N802
-        assert output_type == "numpy"
-        # The only number of dimensions that it has.
-        assert n_components == 2
-        self.asked.append({"perplexity": perplexity, "init": init, "seed": random_state})
-        return self._fitted(TSNE(n_components, perplexity=perplexity, init=init, random_state=random_state))
 
 
 def test_what_cuml_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
