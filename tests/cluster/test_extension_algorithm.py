@@ -25,9 +25,10 @@ from motorpool.cluster.models import Facts, FittedModels, ModelSpec, numbers
 from motorpool.cluster.registry import ALGORITHMS, register, unregister
 from motorpool.cluster.stored import NewImages, labels_of_one
 from motorpool.config.load import parse_config
-from motorpool.config.run import LakeConfig
+from motorpool.config.run import ClusterConfig, LakeConfig
 from motorpool.errors import ConfigError
 from motorpool.lake import Lake
+from motorpool.pipeline.rejudge import _judge
 from motorpool.settings import parse_counts
 from motorpool.spark import blocks
 
@@ -81,6 +82,9 @@ def test_a_config_knows_the_algorithms_that_are_registered(sign: None) -> None:
     (grid,) = parse_config(config(algorithm="sign", column="0..1")).cluster.models
     assert isinstance(grid, SignGrid)
     assert list(grid.variants(7)) == [{"column": "0"}, {"column": "1"}]
+    assert parse_config(config(algorithm="sign", column="0..1")).model_dump()["cluster"]["models"] == [
+        {"features": None, "algorithm": "sign", "column": (0, 1)}
+    ]
     with pytest.raises(ConfigError, match=r"^config: cluster\.models\[0\]\.colunm: unknown key$"):
         parse_config(config(algorithm="sign", column=0, colunm=0))
 
@@ -88,6 +92,22 @@ def test_a_config_knows_the_algorithms_that_are_registered(sign: None) -> None:
 def test_a_config_refuses_the_others() -> None:
     with pytest.raises(ConfigError, match=r"models\[0\]\.algorithm: 'sign': expected one of kmeans, .*mixture$"):
         parse_config(config(algorithm="sign", column=0))
+
+
+ROW = {
+    "features": "x", "algorithm": "sign", "params": {"column": "0"}, "n_clusters": 2, "n_noise": 0, "sizes": [1, 99],
+    "status": "ok", "reason": None, "calinski_harabasz": 9.0, "davies_bouldin": 0.5, "silhouette": 0.6,
+}  # fmt: skip
+
+
+def test_models_in_the_lake_are_judged_again_by_their_algorithm(sign: None) -> None:
+    reason, n_clusters = _judge(ROW, ClusterConfig(min_cluster_share=0.1))
+    assert str(reason).startswith("the smallest cluster holds 1 images")
+    assert n_clusters == 2
+
+
+def test_models_of_an_algorithm_that_is_not_registered_keep_their_judgement() -> None:
+    assert _judge(ROW, ClusterConfig(min_cluster_share=0.1)) == (None, 2)
 
 
 def test_an_entry_that_contradicts_itself_is_refused(sign: None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ValidationError
+from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from motorpool.cluster.grid import ModelGrid
@@ -33,4 +33,5 @@ def _problem(kind: str | PydanticCustomError, at: tuple[str, ...], value: Any) -
     return ValidationError.from_exception_data("grid", [InitErrorDetails(type=kind, loc=at, input=value)])
 
 
-Grid = Annotated[ModelGrid, BeforeValidator(_parse_grid)]
+#: Any registered grid, of which a dump has all keys.
+Grid = Annotated[ModelGrid, BeforeValidator(_parse_grid), SerializeAsAny()]
