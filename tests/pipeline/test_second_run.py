@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import yaml
+from pyarrow.dataset import HivePartitioning, dataset
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
 from cases import CLOCK, blobs, image_paths, run_of, write_attributes, write_case
 from motorpool.errors import LakeError
@@ -88,24 +90,35 @@ def changed(study: dict[str, Any], **values: Any) -> dict[str, Any]:
     return study
 
 
-def rows_of(lake: Lake, table: str, keys: dict[str, set[Any]]) -> list[str]:
-    """A table's rows as sorted text, but for the clock; no rows where it does not exist."""
-    df = lake.read_or_empty(table)
+def rows_of(lake: Lake, table: str) -> pa.Table:
+    """A table of a Parquet lake, read without Spark: these tests compare some twenty of them a time."""
+    if not lake.exists(table):
+        return pa.table({name: pa.array([], pa.string()) for name in TABLES[table].schema.fieldNames()})
+    kinds = pa.schema([(name, pa.string()) for name in TABLES[table].partition_by])
+    rows = dataset(str(Path(str(lake.root)) / table), partitioning=HivePartitioning(kinds)).to_table()
+    for name in set(kinds.names) - set(rows.column_names):
+        # No partition is left.
+        rows = rows.append_column(name, pa.nulls(rows.num_rows, pa.string()))
+    return rows
+
+
+def told(rows: pa.Table, table: str, keys: dict[str, set[Any]]) -> list[str]:
+    """Rows of the given keys as sorted text, but for the clock."""
     for key in KEPT.get(table, []):
-        df = df.where(F.col(key).isin(sorted(keys[key])))
-    kept = df.select(*(c for c in df.columns if c not in CLOCK)).collect()
-    return sorted(str(sorted(row.asDict(recursive=True).items())) for row in kept)
+        chosen = pa.array(sorted(keys[key])).cast(rows.schema.field(key).type)
+        rows = rows.filter(pc.is_in(rows.column(key), chosen))
+    kept = rows.select([c for c in rows.column_names if c not in CLOCK])
+    return sorted(str(sorted(row.items())) for row in kept.to_pylist(maps_as_pydicts="strict"))
 
 
 def check_same(second: Lake, first: Lake, tables: Sequence[str] = tuple(TABLES)) -> None:
-    keys = {
-        "model_id": {r[0] for r in first.read_or_empty("models").select("model_id").collect()},
-        "features": {r[0] for r in first.read_or_empty("feature_sets").select("features").collect()},
-        "descriptor": {r[0] for r in first.read_or_empty("sources").select("descriptor").collect()},
-        "k": {r[0] for r in first.read_or_empty("k_distances").select("k").distinct().collect()},
-    }
+    of = (("model_id", "models"), ("features", "feature_sets"), ("descriptor", "sources"), ("k", "k_distances"))
+    keys = {key: set(rows_of(first, table).column(key).to_pylist()) for key, table in of}
     for table in tables:
-        assert rows_of(second, table, keys) == rows_of(first, table, keys), table
+        found, expected = rows_of(second, table), rows_of(first, table)
+        assert set(found.column_names) == set(expected.column_names), table
+        found = found.select(expected.column_names)
+        assert told(found, table, keys) == told(expected, table, keys), table
 
 
 @pytest.fixture(scope="module")
@@ -237,6 +250,7 @@ def test_thresholds_judge_models_that_are_there(start: Callable[..., Context], f
         assert found == expected, table
 
 
+@pytest.mark.slow
 def test_a_study_of_less(start: Callable[..., Context], done: Context) -> None:
     """Without a feature set that is fitted on vehicles, with fewer grids, and so with other members and yardsticks."""
     grids = [GRIDS[0], GRIDS[2], GRIDS[4]]
