@@ -151,7 +151,7 @@ def main() -> int:
     if lacks:
         print(f"benchmarks/gpu.py needs a GPU: {'; '.join(lacks)}. {INSTALL}", file=sys.stderr)
         return 1
-    tests = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-rs", str(TESTS / "test_backend.py")]
+    tests = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-rs", str(TESTS)]
     if subprocess.run(tests, cwd=TESTS.parent).returncode:
         print("benchmarks/gpu.py: the tests above fail on this GPU, so nothing was timed", file=sys.stderr)
         return 1

@@ -50,11 +50,9 @@ def run_cluster(ctx: Context) -> None:
     """
     if not ctx.config.cluster.models:
         raise ConfigError("cluster.models: is empty: list at least one grid, e.g. {algorithm: kmeans, k: 2..15}")
-    done = set()
-    if ctx.lake.exists("models"):
-        done = {r["model_id"] for r in ctx.lake.read("models").select("model_id").collect()}
-        with explained():
-            done -= rejudge(ctx)
+    done = {r["model_id"] for r in ctx.lake.rows("models", ["model_id"])}
+    with explained():
+        done -= rejudge(ctx)
     drawn = _drawn_curves(ctx)
     study: list[tuple[FeatureSet, list[Job], set[CurveKey]]] = []
     for features in ctx.config.feature_sets:
@@ -82,10 +80,7 @@ def _drawn_curves(ctx: Context) -> set[tuple[str, str, int]]:
     """Features, metric and k of the curves in the lake, looked up only where a grid asks for one."""
     if not any(grid.curves for grid in ctx.config.cluster.models):
         return set()
-    if not ctx.lake.exists("k_distances"):
-        return set()
-    rows = ctx.lake.read("k_distances").select("features", "metric", "k").distinct().collect()
-    return {(r["features"], r["metric"], r["k"]) for r in rows}
+    return {(r["features"], r["metric"], r["k"]) for r in ctx.lake.rows("k_distances", ["features", "metric", "k"])}
 
 
 @dataclass

@@ -178,7 +178,7 @@ def _told(ctx: Context) -> set[tuple[str, str]]:
 
 
 def _forget_agreement(ctx: Context) -> None:
-    if ctx.lake.exists("agreement") and not ctx.lake.read("agreement").isEmpty():
+    if ctx.lake.rows("agreement", ["model_a"]):
         forget(ctx, "agreement")
 
 
