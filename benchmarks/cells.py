@@ -73,14 +73,14 @@ def _found(labelled: Any, n_models: int) -> dict[str, Any]:
 
 
 def pairs(args: argparse.Namespace) -> dict[str, Any]:
-    from motorpool.cluster.density.dbscan import DbscanGrid, fit_dbscan
+    from motorpool.cluster.density.dbscan import DbscanParameters, fit_dbscan
     from motorpool.kernels.pairs.sweep import Wanted
     from motorpool.neighbours.search import search
     from motorpool.neighbours.shards import arrange
     from motorpool.spark import blocks
 
     spark = _session()
-    grid = DbscanGrid(tuple(args.eps), MIN_SAMPLES)
+    grid = DbscanParameters(tuple(args.eps), MIN_SAMPLES)
     with step("work"):
         block_df = blocks.persist(blocks.gather(spark.read.parquet(str(SOURCE))))
         arranged = arrange(block_df, "euclidean", 0)
@@ -91,12 +91,12 @@ def pairs(args: argparse.Namespace) -> dict[str, Any]:
 
 def cells(args: argparse.Namespace) -> dict[str, Any]:
     from motorpool.cluster.density.cells import fit_dbscan_cells
-    from motorpool.cluster.density.dbscan import DbscanGrid
+    from motorpool.cluster.density.dbscan import DbscanParameters
     from motorpool.kernels.cells.engines import SklearnEngine
     from motorpool.spark import blocks
 
     spark = _session()
-    grid = DbscanGrid(tuple(args.eps), MIN_SAMPLES)
+    grid = DbscanParameters(tuple(args.eps), MIN_SAMPLES)
     with step("work"):
         block_df = blocks.persist(blocks.gather(spark.read.parquet(str(SOURCE))))
         labelled = fit_dbscan_cells(block_df, grid, metric="euclidean", seed=0, engine=SklearnEngine())

@@ -47,7 +47,7 @@ def _eps(args: argparse.Namespace) -> tuple[float, ...]:
 def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     from pyspark.sql import functions as F
 
-    from motorpool.cluster.density.dbscan import DbscanGrid, fit_dbscan
+    from motorpool.cluster.density.dbscan import DbscanParameters, fit_dbscan
     from motorpool.kernels.pairs.sweep import Wanted
     from motorpool.neighbours.search import search
     from motorpool.neighbours.shards import arrange
@@ -60,7 +60,7 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     with step("session"):
         # What is persisted beyond it goes to the disk.
         spark = build_session({"spark.driver.memory": args.heap}, delta=False)
-    grid = DbscanGrid(eps, MIN_SAMPLES)
+    grid = DbscanParameters(eps, MIN_SAMPLES)
     with step("work"):
         vectors = spark.read.parquet(str(SOURCE)).where(F.col("image_id") < args.rows)
         block_df = blocks.persist(blocks.gather(vectors))

@@ -57,7 +57,7 @@ def _motorpool(args: argparse.Namespace, name: str) -> dict[str, Any]:
     from motorpool.backend.protocol import CPU, GPU
     from motorpool.cluster.centroids.by_centroids import by_centroids
     from motorpool.cluster.centroids.kmeans import fit_kmeans
-    from motorpool.cluster.density.dbscan import DbscanGrid, fit_dbscan
+    from motorpool.cluster.density.dbscan import DbscanParameters, fit_dbscan
     from motorpool.cluster.score import score_models
     from motorpool.features.fit import Fitter
     from motorpool.features.spec import FeatureSet, Part, Step
@@ -71,7 +71,7 @@ def _motorpool(args: argparse.Namespace, name: str) -> dict[str, Any]:
     from motorpool.spark.session import build_session
 
     backend, eps = {"cpu": CPU, "gpu": GPU}[name], _eps()
-    grid = DbscanGrid(eps, MIN_SAMPLES)
+    grid = DbscanParameters(eps, MIN_SAMPLES)
     with step("session"):
         spark = build_session({"spark.driver.memory": args.heap}, delta=False)
         # Workers, compiled loops and the GPU's own start are there before anything is timed.

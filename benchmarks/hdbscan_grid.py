@@ -49,7 +49,7 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     from pyspark.sql import functions as F
 
     from motorpool.cluster.algorithms.hdbscan import LISTED
-    from motorpool.cluster.density.hdbscan import HdbscanGrid, fit_hdbscan
+    from motorpool.cluster.density.hdbscan import HdbscanParameters, fit_hdbscan
     from motorpool.kernels.pairs.sweep import Wanted
     from motorpool.neighbours.search import search
     from motorpool.neighbours.shards import arrange
@@ -70,7 +70,7 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
         with step("nearest"):
             nearest = search(arranged, Wanted(k=LISTED), tell)
         with step("tree and clusters"):
-            models = fit_hdbscan(arranged, nearest, HdbscanGrid(SIZES, MIN_SAMPLES), tell)
+            models = fit_hdbscan(arranged, nearest, HdbscanParameters(SIZES, MIN_SAMPLES), tell)
     _keep(f"motorpool-{args.rows}", [f.labels for f in models.flat])
     tree = models.tree
     return {

@@ -11,7 +11,7 @@ from sklearn.cluster import DBSCAN
 
 from motorpool.backend.protocol import CPU, Backend
 from motorpool.cluster.density import cell_tasks, dbscan
-from motorpool.cluster.density.dbscan import DbscanGrid
+from motorpool.cluster.density.dbscan import DbscanParameters
 from motorpool.kernels.cells.engines import LocalEngine
 from motorpool.kernels.cells.halo import VoronoiCells
 from motorpool.kernels.pairs.geometry import Metric, Rows, prepare, to_gap
@@ -46,7 +46,7 @@ def searched(parts: list[Rows], wanted: Wanted, metric: Metric, backend: Backend
 
 
 def by_pairs(
-    x: np.ndarray, grid: DbscanGrid, metric: Metric = "euclidean", backend: Backend = CPU, **how: object
+    x: np.ndarray, grid: DbscanParameters, metric: Metric = "euclidean", backend: Backend = CPU, **how: object
 ) -> tuple[np.ndarray, np.ndarray]:
     """Labels int32[n, models] and distances float32[n, models] of `fit_dbscan`'s tasks over two shards."""
     levels, cosine, least = to_gap(np.array(grid.eps), metric), metric == "cosine", np.array(grid.min_samples)
@@ -76,7 +76,7 @@ def by_pairs(
 
 
 def by_cells(
-    x: np.ndarray, grid: DbscanGrid, centres: np.ndarray, engine: LocalEngine, metric: Metric = "euclidean"
+    x: np.ndarray, grid: DbscanParameters, centres: np.ndarray, engine: LocalEngine, metric: Metric = "euclidean"
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same of `fit_dbscan_cells`'s tasks over the cells of float64[k, d] centres."""
     cells = VoronoiCells(centres, metric)
@@ -127,7 +127,9 @@ def _tables(batches: Iterable[pa.RecordBatch], models: int) -> tuple[np.ndarray,
     return np.concatenate(labels)[order], np.concatenate(distances)[order]
 
 
-def check_against_scikit_learn(truth: np.ndarray, grid: DbscanGrid, labels: np.ndarray, distances: np.ndarray) -> None:
+def check_against_scikit_learn(
+    truth: np.ndarray, grid: DbscanParameters, labels: np.ndarray, distances: np.ndarray
+) -> None:
     """Core rows, their partition, noise and the nearest core row of every model; ``truth`` float64[n, n] distances."""
     rows = np.arange(len(truth))
     for model, (eps, least) in enumerate(product(grid.eps, grid.min_samples)):

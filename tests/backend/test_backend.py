@@ -28,8 +28,8 @@ from motorpool.backend.device import check_products, gpu_number, pieces, rows_wi
 from motorpool.backend.protocol import CPU, GPU, ArrayBackend, Backend
 from motorpool.cluster.centroids.by_centroids import by_centroids
 from motorpool.cluster.centroids.kmeans import fit_kmeans
-from motorpool.cluster.density.dbscan import DbscanGrid, _Forest, fit_dbscan
-from motorpool.cluster.density.hdbscan import HdbscanGrid, fit_hdbscan
+from motorpool.cluster.density.dbscan import DbscanParameters, _Forest, fit_dbscan
+from motorpool.cluster.density.hdbscan import HdbscanParameters, fit_hdbscan
 from motorpool.cluster.models import Facts, ModelSpec
 from motorpool.cluster.score import score_models
 from motorpool.errors import EnvironmentMissingError, MotorpoolError
@@ -679,13 +679,15 @@ def test_density_models(
     monkeypatch.setattr(shards, "_shard_rows", lambda *_: 400)
     x = uneven_blobs(900, 4, seed=2)
     arranged = arrange(in_process(x, 2), "euclidean", 0)
-    grid = DbscanGrid((0.8, 1.6), (3, 8))
+    grid = DbscanParameters((0.8, 1.6), (3, 8))
     states = [search(arranged, Wanted(grid.eps, 9, 16), backend=b) for b in (CPU, spread_out)]
     trees = []
     for state, backend in zip(states, (CPU, spread_out), strict=True):
         found = fit_dbscan(arranged, state, grid.eps, grid, backend=backend).wide()
         rows = found.select("image_id", "clusters", "distances").toPandas().sort_values("image_id")
-        trees.append((np.stack(rows["clusters"]), fit_hdbscan(arranged, state, HdbscanGrid((10,)), backend=backend)))
+        trees.append(
+            (np.stack(rows["clusters"]), fit_hdbscan(arranged, state, HdbscanParameters((10,)), backend=backend))
+        )
     assert np.array_equal(trees[0][0], trees[1][0])
     assert np.array_equal(np.sort(trees[0][1].tree.distance), np.sort(trees[1][1].tree.distance))
     for e, eps in enumerate(grid.eps):

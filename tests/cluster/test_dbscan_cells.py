@@ -17,7 +17,7 @@ from sklearn.metrics import pairwise_distances
 from motorpool.backend.engine import ArrayEngine
 from motorpool.cluster.density import cells
 from motorpool.cluster.density.cells import fit_dbscan_cells
-from motorpool.cluster.density.dbscan import DbscanGrid, fit_dbscan
+from motorpool.cluster.density.dbscan import DbscanParameters, fit_dbscan
 from motorpool.cluster.labelled import Labelled
 from motorpool.errors import MotorpoolError
 from motorpool.kernels.cells import engines
@@ -208,7 +208,7 @@ def rows_of(labelled: Labelled) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return x, labels, distances
 
 
-def by_all_pairs(block_df: DataFrame, grid: DbscanGrid, metric: Metric) -> Labelled:
+def by_all_pairs(block_df: DataFrame, grid: DbscanParameters, metric: Metric) -> Labelled:
     arranged = arrange(block_df, metric, 0)
     labelled = fit_dbscan(arranged, search(arranged, Wanted(grid.eps, max(grid.min_samples))), grid.eps, grid)
     arranged.release()
@@ -218,7 +218,7 @@ def by_all_pairs(block_df: DataFrame, grid: DbscanGrid, metric: Metric) -> Label
 def check(
     block_df: DataFrame,
     x: np.ndarray,
-    grid: DbscanGrid,
+    grid: DbscanParameters,
     n_cells: int | None,
     metric: Metric = "euclidean",
     *,
@@ -259,7 +259,7 @@ def check(
 @pytest.mark.parametrize(("n_cells", "partitions"), [(9, 3), (1, 2), (None, 1)])
 def test_cells_from_all_noise_to_one_cluster(blocked: Blocked, n_cells: int | None, partitions: int) -> None:
     x = blobs(1100)
-    grid = DbscanGrid((1e-4, 0.4, 0.8, 1.5, 100.0), (1, 2, 6, 40))
+    grid = DbscanParameters((1e-4, 0.4, 0.8, 1.5, 100.0), (1, 2, 6, 40))
     labels = check(blocked(x, partitions), x, grid, n_cells)
     # min_samples = 2 at the smallest eps and 40 at the largest.
     assert (labels[:, 1] == -1).all()
@@ -269,54 +269,54 @@ def test_cells_from_all_noise_to_one_cluster(blocked: Blocked, n_cells: int | No
 @pytest.mark.parametrize(("metric", "eps"), [("euclidean", (0.05, 0.12, 0.3)), ("cosine", (0.0005, 0.02))])
 def test_cells_follow_shapes_across_their_walls(blocked: Blocked, metric: Metric, eps: tuple[float, ...]) -> None:
     x = shapes()
-    check(blocked(x), x, DbscanGrid(eps, (3, 8)), 9, metric)
+    check(blocked(x), x, DbscanParameters(eps, (3, 8)), 9, metric)
 
 
 def test_distances_exactly_at_eps_and_duplicates(blocked: Blocked) -> None:
     x = lattice(900)
     # The square of the root of 3 is below 3 in float64, those of the roots of 2 and 5 are above.
     root2, root3, root5 = np.sqrt([2.0, 3.0, 5.0]).tolist()
-    check(blocked(x), x, DbscanGrid((0.5, 1.0, root2, root3, 2.0, root5), (2, 5, 9, 25)), 8, ties=(root3,))
+    check(blocked(x), x, DbscanParameters((0.5, 1.0, root2, root3, 2.0, root5), (2, 5, 9, 25)), 8, ties=(root3,))
 
 
 def test_cosines_exactly_at_eps_and_rows_without_a_direction(blocked: Blocked) -> None:
     x = lattice(500, 3, 4) - np.float32(1)
     assert (x == 0).all(axis=1).any()
     at_45_degrees = float(1 - 1 / np.sqrt(2.0))
-    grid = DbscanGrid((0.05, at_45_degrees, 0.9, 1.0, 1.0 + 1e-9), (3, 10, 40))
+    grid = DbscanParameters((0.05, at_45_degrees, 0.9, 1.0, 1.0 + 1e-9), (3, 10, 40))
     check(blocked(x), x, grid, 7, "cosine", ties=(at_45_degrees, 1.0))
 
 
 def test_equal_rows_share_a_cell(blocked: Blocked) -> None:
     x = np.repeat(blobs(25), 14, axis=0)
-    check(blocked(x), x, DbscanGrid((1e-3, 1.0), (5, 14, 15)), 6)
+    check(blocked(x), x, DbscanParameters((1e-3, 1.0), (5, 14, 15)), 6)
     same = np.ones((40, 3), np.float32)
     # scikit-learn's KMeans warns that there are fewer different rows than cells.
     with pytest.warns(ConvergenceWarning, match="distinct clusters"):
-        labels = check(blocked(same), same, DbscanGrid((0.1,), (40, 41)), 4)
+        labels = check(blocked(same), same, DbscanParameters((0.1,), (40, 41)), 4)
     assert labels[0].tolist() == [0, -1]
 
 
 def test_cells_far_from_the_origin(blocked: Blocked) -> None:
     x = blobs(700) + np.float32(3000)
-    check(blocked(x), x, DbscanGrid((0.5, 1.0, 2.5), (4, 10)), 8)
+    check(blocked(x), x, DbscanParameters((0.5, 1.0, 2.5), (4, 10)), 8)
 
 
 @pytest.mark.parametrize(("n", "partitions"), [(1, 1), (2, 1), (6, 9)])
 def test_cells_of_very_few_rows(blocked: Blocked, n: int, partitions: int) -> None:
     x = blobs(n)
-    check(blocked(x, partitions), x, DbscanGrid((1e-3, 9.0, 1e3), (1, 2, 3)), n)
+    check(blocked(x, partitions), x, DbscanParameters((1e-3, 9.0, 1e3), (1, 2, 3)), n)
 
 
 def test_a_border_row_between_two_clusters_joins_that_of_the_lower_id(on_spark: Blocked) -> None:
     # Row 0 lies halfway between cores of two clusters, in a cell with only one of them.
     x = np.array([[0], [2], [3], [3], [-2], [-3], [-3]], np.float32)
-    labels = check(on_spark(x), x, DbscanGrid((2.0,), (4,)), 3)
+    labels = check(on_spark(x), x, DbscanParameters((2.0,), (4,)), 3)
     assert labels[:, 0].tolist() == [0, 0, 0, 0, 1, 1, 1]
 
 
 def test_the_labels_do_not_depend_on_the_cells(blocked: Blocked) -> None:
-    x, grid = blobs(800), DbscanGrid((0.6, 0.9), (4, 12))
+    x, grid = blobs(800), DbscanParameters((0.6, 0.9), (4, 12))
     df = blocked(x, 4)
     said: list[str] = []
     found = [
@@ -334,12 +334,12 @@ def test_a_halo_that_is_too_large_is_refused(blocked: Blocked, monkeypatch: pyte
     df, x = blocked(blobs(600)), blobs(600)
     with pytest.raises(MotorpoolError, match=r"eps = 50 one cell and its halo hold 600 of 600 rows .* at most 300"):
         fit_dbscan_cells(
-            df, DbscanGrid((0.2, 50.0, 60.0), (4,)), metric="euclidean", seed=0, engine=SklearnEngine(), n_cells=8
+            df, DbscanParameters((0.2, 50.0, 60.0), (4,)), metric="euclidean", seed=0, engine=SklearnEngine(), n_cells=8
         )
-    check(df, x, DbscanGrid((0.2,), (4,)), 8)
+    check(df, x, DbscanParameters((0.2,), (4,)), 8)
 
 
 def test_no_rows_are_an_error(blocked: Blocked) -> None:
     df = blocked(blobs(4)).limit(0)
     with pytest.raises(ValueError, match="no rows"):
-        fit_dbscan_cells(df, DbscanGrid((1.0,), (2,)), metric="euclidean", seed=0, engine=SklearnEngine())
+        fit_dbscan_cells(df, DbscanParameters((1.0,), (2,)), metric="euclidean", seed=0, engine=SklearnEngine())

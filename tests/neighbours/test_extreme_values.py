@@ -16,8 +16,8 @@ from all_pairs import by_cells, by_pairs, check_against_scikit_learn, searched, 
 from motorpool.backend.engine import ArrayEngine
 from motorpool.backend.protocol import CPU, ArrayBackend, Backend
 from motorpool.cluster.density.cells import fit_dbscan_cells
-from motorpool.cluster.density.dbscan import DbscanGrid, fit_dbscan
-from motorpool.cluster.density.hdbscan import HdbscanGrid, fit_hdbscan
+from motorpool.cluster.density.dbscan import DbscanParameters, fit_dbscan
+from motorpool.cluster.density.hdbscan import HdbscanParameters, fit_hdbscan
 from motorpool.cluster.density.new_images import by_core_rows, by_reachability
 from motorpool.kernels.cells.engines import SklearnEngine
 from motorpool.kernels.pairs.geometry import (
@@ -120,7 +120,7 @@ def test_dbscan_by_pairs_is_scikit_learns(case: str, backend: Backend) -> None:
     x, eps = CASES[case]
     if len(x) < 2:
         pytest.skip("two shards have two rows")
-    grid = DbscanGrid(eps, (1, 2, 5, 30))
+    grid = DbscanParameters(eps, (1, 2, 5, 30))
     for unit in units_of(x):
         labels, distances = by_pairs(x, grid, backend=backend, unit=unit)
         check_against_scikit_learn(distances_of(x), grid, labels, distances)
@@ -130,7 +130,7 @@ def test_dbscan_by_pairs_is_scikit_learns(case: str, backend: Backend) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_dbscan_by_cells_is_the_same(case: str, engine: SklearnEngine) -> None:
     x, eps = CASES[case]
-    grid = DbscanGrid(eps, (1, 2, 5, 30))
+    grid = DbscanParameters(eps, (1, 2, 5, 30))
     centres = np.unique(x[:: max(1, len(x) // 4)].astype(np.float64), axis=0)
     labels, distances = by_cells(x, grid, centres, engine)
     check_against_scikit_learn(distances_of(x), grid, labels, distances)
@@ -196,7 +196,7 @@ def test_rows_exactly_at_eps_in_tiles_of_equal_rows() -> None:
     assert a.raw[-1] != b.raw[0]
     reach = float(np.float32(to_gap(eps, "euclidean")))
     assert len(list(tiles_of(a).products(tiles_of(b), lambda i, j: reach, same=False))) == 1
-    grid = DbscanGrid((eps,), (len(x), len(x) + 1))
+    grid = DbscanParameters((eps,), (len(x), len(x) + 1))
     labels, _ = by_pairs(x, grid)
     assert (labels == [0, -1]).all()
 
@@ -324,7 +324,7 @@ def test_all_of_density_in_one_run(
     monkeypatch.setattr(shards_module, "_shard_rows", lambda *_: 90)
     x, eps = CASES[case]
     n, truth, df = len(x), distances_of(x), blocked(x, 1)
-    grid = DbscanGrid(eps, (1, 4))
+    grid = DbscanParameters(eps, (1, 4))
     arranged = arrange(df, "euclidean", 0)
     k = 4
     state = search(arranged, Wanted(eps, 4, k))
@@ -345,7 +345,7 @@ def test_all_of_density_in_one_run(
     assert np.array_equal(found["pairs"][0], found["cells"][0])
 
     # HDBSCAN: the tree's weight, and finite strengths and scores.
-    models = fit_hdbscan(arranged, state, HdbscanGrid((2, 5), 3))
+    models = fit_hdbscan(arranged, state, HdbscanParameters((2, 5), 3))
     core = np.sort(truth, axis=1)[:, min(2, n - 1)]
     reach = np.maximum(truth, np.maximum(core[:, None], core))
     scale = reach.max() or 1.0

@@ -13,8 +13,8 @@ from sklearn.cluster import DBSCAN, HDBSCAN
 from sklearn.datasets import make_circles, make_moons
 from sklearn.metrics import adjusted_rand_score
 
-from motorpool.cluster.density.dbscan import DbscanGrid, fit_dbscan
-from motorpool.cluster.density.hdbscan import HdbscanGrid, HdbscanModels, fit_hdbscan
+from motorpool.cluster.density.dbscan import DbscanParameters, fit_dbscan
+from motorpool.cluster.density.hdbscan import HdbscanModels, HdbscanParameters, fit_hdbscan
 from motorpool.cluster.labelled import Labelled
 from motorpool.kernels.pairs.geometry import Metric, prepare, to_distance
 from motorpool.kernels.pairs.sweep import Wanted
@@ -166,7 +166,7 @@ def check_dbscan(
     arranged = arrange(block_df, metric, 0)
     radii = (*eps, eps[-1] * 1.5)
     labelled = fit_dbscan(
-        arranged, search(arranged, Wanted(radii, max(min_samples) + 3)), radii, DbscanGrid(eps, min_samples)
+        arranged, search(arranged, Wanted(radii, max(min_samples) + 3)), radii, DbscanParameters(eps, min_samples)
     )
     labels, distances, _ = rows_of(labelled)
     truth = cdist(x.astype(np.float64), x.astype(np.float64), metric)
@@ -253,7 +253,7 @@ def hdbscan(
 ) -> HdbscanModels:
     arranged = arrange(block_df, metric, 0)
     nearest = search(arranged, Wanted(k=max(k, min_samples - 1)))
-    return fit_hdbscan(arranged, nearest, HdbscanGrid(sizes, min_samples))
+    return fit_hdbscan(arranged, nearest, HdbscanParameters(sizes, min_samples))
 
 
 def tree_weights(x: np.ndarray, min_samples: int, metric: Metric) -> np.ndarray:

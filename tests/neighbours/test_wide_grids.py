@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from all_pairs import by_cells, by_pairs, check_against_scikit_learn, searched, two_shards
 from motorpool.backend.protocol import CPU, ArrayBackend
-from motorpool.cluster.density.dbscan import DbscanGrid, fit_dbscan
+from motorpool.cluster.density.dbscan import DbscanParameters, fit_dbscan
 from motorpool.kernels.cells.engines import SklearnEngine
 from motorpool.kernels.pairs.sweep import Wanted
 from motorpool.kernels.trees import components
@@ -37,11 +37,11 @@ def spread_out(n: int) -> np.ndarray:
     return np.concatenate(parts).astype(np.float32)
 
 
-def grid_of(n_eps: int, n_least: int) -> DbscanGrid:
+def grid_of(n_eps: int, n_least: int) -> DbscanParameters:
     # A cloud has 256 rows: larger min_samples need neighbours from elsewhere too.
     one = 0.9 if n_least < 200 else 1.2 if n_least < 300 else 10.0
     eps = np.geomspace(0.2, 9.0, n_eps) if n_eps > 1 else np.array([one])
-    return DbscanGrid(tuple(eps.tolist()), tuple(range(1, n_least + 1)) if n_least > 1 else (5,))
+    return DbscanParameters(tuple(eps.tolist()), tuple(range(1, n_least + 1)) if n_least > 1 else (5,))
 
 
 WIDTHS = [(1, 1), (127, 1), (128, 1), (255, 1), (256, 1), (512, 1), (1, 127), (1, 128), (1, 255), (1, 256), (1, 512)]
@@ -83,7 +83,7 @@ def test_more_equal_rows_than_any_narrow_integer_holds() -> None:
     """Copies in one place, and min_samples on both sides of their number."""
     x = np.zeros((33_000, 1), np.float32)
     x[-1] = 3.0
-    labels, _ = by_pairs(x, DbscanGrid((1.0, 4.0), (32_768, 32_999, 33_000, 100_000)))
+    labels, _ = by_pairs(x, DbscanParameters((1.0, 4.0), (32_768, 32_999, 33_000, 100_000)))
     first, last = labels[0].tolist(), labels[-1].tolist()
     assert first == [0, 0, -1, -1, 0, 0, 0, -1]
     assert last == [-1, -1, -1, -1, 0, 0, 0, -1]
@@ -115,11 +115,11 @@ def test_components_that_many_tasks_have_linked_are_one(links: int) -> None:
 
 
 def test_a_grid_that_cannot_be_numbered_is_refused() -> None:
-    DbscanGrid((1.0,), tuple(range(1, MAX_MODELS + 1)))
+    DbscanParameters((1.0,), tuple(range(1, MAX_MODELS + 1)))
     with pytest.raises(
         ValueError, match="a grid of 2 eps and 16,384 min_samples has 32,768 models, and at most 32,767"
     ):
-        DbscanGrid((1.0, 2.0), tuple(range(1, 16_385)))
+        DbscanParameters((1.0, 2.0), tuple(range(1, 16_385)))
 
 
 def test_every_shard_has_a_bit_of_its_own_up_to_64() -> None:
@@ -134,7 +134,7 @@ def test_two_hundred_models_in_one_run(blocked: Callable[..., DataFrame], monkey
 
     monkeypatch.setattr(shards, "_shard_rows", lambda *_: 250)
     x = StandardScaler().fit_transform(spread_out(600)).astype(np.float32)
-    grid = DbscanGrid((0.25,), tuple(range(2, 202)))
+    grid = DbscanParameters((0.25,), tuple(range(2, 202)))
     arranged = arrange(blocked(x), "euclidean", 0)
     labelled = fit_dbscan(arranged, search(arranged, Wanted(grid.eps, 201)), grid.eps, grid)
     table = labelled.wide().toArrow().sort_by("image_id")

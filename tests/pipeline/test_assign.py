@@ -22,7 +22,7 @@ from sklearn.mixture import GaussianMixture
 
 from cases import contents, image_paths, run_of, uneven_blobs, write_case, write_paths
 from motorpool import cli
-from motorpool.cluster.density.hdbscan import HdbscanGrid, fit_hdbscan
+from motorpool.cluster.density.hdbscan import HdbscanParameters, fit_hdbscan
 from motorpool.cluster.density.new_images import by_core_rows, by_reachability
 from motorpool.config.run import CaseConfig
 from motorpool.errors import CaseError, ConfigError
@@ -314,7 +314,7 @@ def test_hdbscan_is_approximate_predict(
     old = make().astype(np.float32)
     arranged = arrange(blocked(old), "euclidean", 0)
     state = search(arranged, Wanted(k=16))
-    fitted = fit_hdbscan(arranged, state, HdbscanGrid((12,), 6, method))
+    fitted = fit_hdbscan(arranged, state, HdbscanParameters((12,), 6, method))
     first = fitted.labelled.wide().select(
         "image_id", F.get("clusters", F.lit(0)).alias("cluster"), F.get("strengths", F.lit(0)).alias("strength")
     )

@@ -139,12 +139,11 @@ def _fit(fitting: Fitting, grid: DbscanGrid, specs: Sequence[ModelSpec]) -> Fitt
     import numpy as np
 
     from motorpool.cluster.density.cells import fit_dbscan_cells
-    from motorpool.cluster.density.dbscan import DbscanGrid as Parameters
-    from motorpool.cluster.density.dbscan import fit_dbscan
+    from motorpool.cluster.density.dbscan import DbscanParameters, fit_dbscan
 
     eps_of = [_eps_of(grid, s, fitting.curves) for s in specs]
     least = numbers(specs, "min_samples")
-    asked = Parameters(tuple(sorted(set(eps_of))), tuple(sorted(set(least))))
+    asked = DbscanParameters(tuple(sorted(set(eps_of))), tuple(sorted(set(least))))
     near = fitting.neighbours(grid.metric) if grid.way == "pairs" else None
     began = time.monotonic()
     if near is not None:

@@ -57,12 +57,11 @@ def _wanted(grid: HdbscanGrid, specs: Sequence[ModelSpec], curves: Curves) -> tu
 
 
 def _fit(fitting: Fitting, grid: HdbscanGrid, specs: Sequence[ModelSpec]) -> FittedModels:
-    from motorpool.cluster.density.hdbscan import HdbscanGrid as Parameters
-    from motorpool.cluster.density.hdbscan import fit_hdbscan
+    from motorpool.cluster.density.hdbscan import HdbscanParameters, fit_hdbscan
 
     near = fitting.neighbours(grid.metric)
     began = time.monotonic()
-    asked = Parameters(tuple(numbers(specs, "min_cluster_size")), grid.min_samples, grid.method)
+    asked = HdbscanParameters(tuple(numbers(specs, "min_cluster_size")), grid.min_samples, grid.method)
     models = fit_hdbscan(near.arranged, near.state, asked, fitting.progress, fitting.backend)
     seconds = near.seconds_each + (time.monotonic() - began) / len(specs)
     facts = [

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from motorpool.cluster.density.dbscan import DbscanGrid
+from motorpool.cluster.density.dbscan import DbscanParameters
 from motorpool.cluster.labelled import LABELLED_SCHEMA, LabelledBlock, packed
 from motorpool.kernels.cells.engines import LocalEngine
 from motorpool.kernels.cells.halo import VoronoiCells
@@ -73,7 +73,7 @@ def route(cells: VoronoiCells, eps: tuple[float, ...]) -> Callable[[Batches], Ba
     return run
 
 
-def find_core(cells: VoronoiCells, grid: DbscanGrid, engine: LocalEngine) -> Callable[[Batches], Batches]:
+def find_core(cells: VoronoiCells, grid: DbscanParameters, engine: LocalEngine) -> Callable[[Batches], Batches]:
     """Finds each cell's own core rows, and tells the cells that need them."""
 
     def run(batches: Batches) -> Batches:
@@ -102,7 +102,7 @@ def find_core(cells: VoronoiCells, grid: DbscanGrid, engine: LocalEngine) -> Cal
     return run
 
 
-def join(grid: DbscanGrid, metric: Metric, engine: LocalEngine) -> Callable[[Batches], Batches]:
+def join(grid: DbscanParameters, metric: Metric, engine: LocalEngine) -> Callable[[Batches], Batches]:
     """Labels each cell's own rows with the components that it sees, and says what it has seen of other cells'."""
 
     def run(batches: Batches) -> Batches:
@@ -123,7 +123,7 @@ def join(grid: DbscanGrid, metric: Metric, engine: LocalEngine) -> Callable[[Bat
     return run
 
 
-def _components(cell: _Cell, grid: DbscanGrid, metric: Metric, engine: LocalEngine) -> np.ndarray:
+def _components(cell: _Cell, grid: DbscanParameters, metric: Metric, engine: LocalEngine) -> np.ndarray:
     """int32[n, models] components of the core rows, -1 elsewhere."""
     core = cell.core
     roots = np.full(core.shape, -1, np.int32)
@@ -135,7 +135,7 @@ def _components(cell: _Cell, grid: DbscanGrid, metric: Metric, engine: LocalEngi
 
 
 def _labels(
-    cell: _Cell, roots: np.ndarray, grid: DbscanGrid, metric: Metric, engine: LocalEngine
+    cell: _Cell, roots: np.ndarray, grid: DbscanParameters, metric: Metric, engine: LocalEngine
 ) -> tuple[np.ndarray, np.ndarray]:
     """int32[own, models] components, those of border rows among them, and float32[own, models] distances."""
     labels = roots[: cell.own].copy()

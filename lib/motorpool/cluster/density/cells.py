@@ -25,7 +25,7 @@ from motorpool.cluster.density.cell_tasks import (
     renumber,
     route,
 )
-from motorpool.cluster.density.dbscan import DbscanGrid
+from motorpool.cluster.density.dbscan import DbscanParameters
 from motorpool.cluster.labelled import LABELLED_SCHEMA, Labelled, stored_labels
 from motorpool.errors import MotorpoolError
 from motorpool.kernels.cells.engines import LocalEngine
@@ -49,7 +49,7 @@ _CORESET_ROWS_PER_CELL = 16
 
 def fit_dbscan_cells(
     block_df: DataFrame,
-    grid: DbscanGrid,
+    grid: DbscanParameters,
     *,
     metric: Metric,
     seed: int,

@@ -35,7 +35,7 @@ _BORDER_DTYPE = np.dtype(
 
 
 @dataclass(frozen=True)
-class DbscanGrid:
+class DbscanParameters:
     """Ascending eps and min_samples; model number e * len(min_samples) + q has eps[e] and min_samples[q].
 
     Neighbours are rows at a distance of at most eps, the row itself included, as scikit-learn counts them.
@@ -61,7 +61,7 @@ def fit_dbscan(
     arranged: Arranged,
     counted: DataFrame,
     radii: Sequence[float],
-    grid: DbscanGrid,
+    grid: DbscanParameters,
     progress: Callable[[str], None] = lambda text: None,
     backend: Backend = CPU,
 ) -> Labelled:

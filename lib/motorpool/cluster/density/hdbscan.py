@@ -20,7 +20,7 @@ _LABELS, _STRENGTHS, _GLOSH = "labels", "strengths", "glosh"
 
 
 @dataclass(frozen=True)
-class HdbscanGrid:
+class HdbscanParameters:
     """``min_samples`` counts the row itself, as scikit-learn does (the hdbscan library's is one less)."""
 
     min_cluster_size: tuple[int, ...]
@@ -40,7 +40,7 @@ class HdbscanModels:
 def fit_hdbscan(
     arranged: Arranged,
     nearest: DataFrame,
-    grid: HdbscanGrid,
+    grid: HdbscanParameters,
     progress: Callable[[str], None] = lambda text: None,
     backend: Backend = CPU,
 ) -> HdbscanModels:
