@@ -101,9 +101,13 @@ def _words(annotation: Any) -> str:
     from motorpool.cluster.grid import ModelGrid
     from motorpool.cluster.registry import ALGORITHMS
     from motorpool.features.spec import Step
+    from motorpool.settings import NameIn
 
     origin = get_origin(annotation)
     if origin is Annotated:
+        for mark in get_args(annotation)[1:]:
+            if isinstance(getattr(mark, "func", None), NameIn):
+                return " or ".join(f"`{name}`" for name in mark.func.registry)
         return _words(get_args(annotation)[0])
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in get_args(annotation))

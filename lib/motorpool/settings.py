@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from motorpool.texts import NAME_PATTERN, as_number
 
@@ -67,6 +70,21 @@ def as_list(value: Any) -> Any:
         return (value,)
     # Compared, not hashed: what is no text is refused later, by name.
     return tuple(item for i, item in enumerate(value) if item not in value[:i])
+
+
+@dataclass(frozen=True)
+class NameIn:
+    """A validator: the name of an entry that a registry holds when the config is read, as it may grow until then."""
+
+    registry: Mapping[str, object]
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, str) and value in self.registry:
+            return value
+        *others, last = (repr(name) for name in self.registry)
+        raise PydanticCustomError(
+            "unknown_name", "Input should be {expected}", {"expected": f"{', '.join(others)} or {last}"}
+        )
 
 
 Name = Annotated[str, BeforeValidator(lambda v: check_name(str(v)))]

@@ -25,6 +25,7 @@ from cuml_stand_in import Manifold
 from motorpool.backend import device as devices
 from motorpool.backend import gaps
 from motorpool.backend.device import check_products, gpu_number, pieces, rows_within
+from motorpool.backend.layouts import needs_cuml
 from motorpool.backend.protocol import CPU, GPU, ArrayBackend, Backend
 from motorpool.cluster.centroids.by_centroids import by_centroids
 from motorpool.cluster.centroids.kmeans import fit_kmeans
@@ -41,6 +42,7 @@ from motorpool.kernels.pairs.geometry import Metric, exact_gaps, prepare, to_gap
 from motorpool.kernels.pairs.sweep import Side, Wanted, sweep
 from motorpool.kernels.pairs.tiles import tiles_of
 from motorpool.kernels.scores import EXEMPLARS, ClusterSpread, ClusterSums
+from motorpool.maps.registry import MAP_METHODS
 from motorpool.neighbours import shards
 from motorpool.neighbours.search import COUNTS, WHERE, search, shard_bit
 from motorpool.neighbours.shards import Shard, arrange
@@ -588,13 +590,17 @@ def test_a_task_takes_the_gpu_that_spark_gave_it(
 
 
 def test_layouts_that_cuml_has() -> None:
-    def layout(method: Any, dims: int) -> Layout:
-        return Layout(method, dims, 15, 30.0, 0)
+    has = [(m, d) for m in MAP_METHODS for d in (2, 3) if GPU.layout_of(m, d)]
+    assert has == [("umap", 2), ("umap", 3), ("tsne", 2)]
+    assert not any(backend.layout_of(m, d) for backend in (CPU, ArrayBackend("numpy")) for m, d in has)
+    assert needs_cuml(["pca", "tsne"])
+    assert not needs_cuml(["pca"])
 
-    assert all(CPU.lays_out(layout(m, d)) for m in ("umap", "tsne") for d in (2, 3))
-    assert GPU.lays_out(layout("umap", 3))
-    assert GPU.lays_out(layout("tsne", 2))
-    assert not GPU.lays_out(layout("tsne", 3))
+
+def lay_out_on_gpu(x: np.ndarray, start: np.ndarray, asked: Layout) -> np.ndarray:
+    by = GPU.layout_of(asked.method, asked.dims)
+    assert by is not None
+    return by(x, start, asked)
 
 
 def test_what_cuml_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -605,7 +611,7 @@ def test_what_cuml_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     x = blobs(60)
     start = PCA(3, random_state=0).fit_transform(x)
     for method, dims in (("umap", 3), ("tsne", 2)):
-        places = GPU.lay_out(x, start[:, :dims], Layout(method, dims, 90, 30.0, 7))  # type: ignore[arg-type]
+        places = lay_out_on_gpu(x, start[:, :dims], Layout(method, dims, 90, 30.0, 7))
         assert places.shape == (60, dims)
         assert places.dtype == np.float32
         assert places.flags.c_contiguous
@@ -621,7 +627,7 @@ def test_what_cuml_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert umap == {"n_neighbors": 59, "seed": 7}
     assert tsne == {"perplexity": pytest.approx(59 / 3), "init": "pca", "seed": 7}
     with pytest.raises(ValueError, match="3 rows: a layout takes at least 4"):
-        GPU.lay_out(x[:3], x[:3, :2], Layout("umap", 2, 15, 30.0, 0))
+        lay_out_on_gpu(x[:3], x[:3, :2], Layout("umap", 2, 15, 30.0, 0))
 
 
 @pytest.mark.gpu
@@ -630,12 +636,12 @@ def test_cuml_keeps_neighbours_together(method: Any, dims: int) -> None:
     pytest.importorskip("cuml")
     x = blobs(800)
     start = PCA(dims, random_state=0).fit_transform(x)
-    places = GPU.lay_out(x, start, Layout(method, dims, 15, 30.0, 0))
+    places = lay_out_on_gpu(x, start, Layout(method, dims, 15, 30.0, 0))
     assert places.dtype == np.float32
     assert places.shape == (800, dims)
     assert trustworthiness(x, places, n_neighbors=5) > 0.85
     if method == "umap":
-        assert np.array_equal(places, GPU.lay_out(x, start, Layout(method, dims, 15, 30.0, 0)))
+        assert np.array_equal(places, lay_out_on_gpu(x, start, Layout(method, dims, 15, 30.0, 0)))
 
 
 def test_models_say_where_they_were_fitted() -> None:

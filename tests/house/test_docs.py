@@ -22,9 +22,11 @@ from pyspark.sql import SparkSession
 from motorpool.cli import cli
 from motorpool.cluster.registry import ALGORITHMS
 from motorpool.config.load import parse_config
-from motorpool.config.run import Config, OutlierMethod, ProjectionMethod
+from motorpool.config.run import Config
 from motorpool.features.spec import STEP_KINDS
 from motorpool.lake.schemas import TABLES, VIEW_COMMENTS, VIEW_ROWS, VIEWS
+from motorpool.maps.registry import MAP_METHODS
+from motorpool.outliers.registry import OUTLIER_METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -67,7 +69,7 @@ def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def test_every_config_key_has_a_description() -> None:
-    sections = set(_sections(Config))
+    sections = {*_sections(Config), *(algorithm.grid for algorithm in ALGORITHMS.values())}
     assert len(sections) > 15
     for section in sections:
         assert section.__doc__, section
@@ -127,8 +129,8 @@ def test_columns_of_ddl() -> None:
     [
         ("config.md", STEP_KINDS),
         ("algorithms.md", (*ALGORITHMS, "consensus")),
-        ("outliers.md", get_args(OutlierMethod)),
-        ("maps.md", get_args(ProjectionMethod)),
+        ("outliers.md", tuple(OUTLIER_METHODS)),
+        ("maps.md", tuple(MAP_METHODS)),
     ],
 )
 def test_hand_written_tables_name_everything_there_is(page: str, names: tuple[str, ...]) -> None:

@@ -20,25 +20,32 @@ from cases import blobs, run_of, write_case
 from motorpool.config.load import parse_config
 from motorpool.errors import ConfigError, EnvironmentMissingError, LakeError
 from motorpool.features.spec import PROJECTIONS
-from motorpool.kernels.maps import layouts
 from motorpool.kernels.maps.landmarks import Kernel, Landmarks, Placed, Rows, pulled
-from motorpool.kernels.maps.layouts import KERNELS, Layout, check_packages, lay_out, nearest_others
+from motorpool.kernels.maps.layouts import Layout, nearest_others
 from motorpool.kernels.maps.quality import trust
 from motorpool.kernels.moments import Moments
 from motorpool.kernels.sampling import uniform_hash
+from motorpool.maps import registry
 from motorpool.maps.first_pass import first_pass
 from motorpool.maps.placing import Axes, lay_out_all, place_all
+from motorpool.maps.registry import MAP_METHODS, check_packages
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.run import check_config
 from motorpool.pipeline.stages.features import run_features
 from motorpool.pipeline.stages.ingest import run_ingest
 from motorpool.pipeline.stages.project import run_project
 
-METHODS = ("umap", "tsne")
+METHODS = [m.name for m in MAP_METHODS.values() if m.lay_out]
 
 
 def layout(method: str, dims: int = 2, seed: int = 3, n_neighbors: int = 15, perplexity: float = 30.0) -> Layout:
-    return Layout(method, dims, n_neighbors, perplexity, seed)  # type: ignore[arg-type]
+    return Layout(method, dims, n_neighbors, perplexity, seed)
+
+
+def lay_out(x: np.ndarray, start: np.ndarray, asked: Layout) -> np.ndarray:
+    by = MAP_METHODS[asked.method].lay_out
+    assert by is not None
+    return by(x, start, asked)
 
 
 def axes(x: np.ndarray, dims: int = 2) -> Axes:
@@ -113,7 +120,7 @@ def test_the_graph_leaves_out_the_row_itself() -> None:
 
 def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     check_packages(["pca", "umap", "tsne"])
-    monkeypatch.setattr(layouts, "find_spec", lambda name: None)
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
     check_packages(["pca"])
     with pytest.raises(EnvironmentMissingError, match=r"umap needs a package.*pip install umap-learn openTSNE"):
         check_packages(["pca", "umap", "tsne"])
@@ -129,10 +136,12 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyP
 def test_the_kernel_is_the_librarys() -> None:
     from umap.umap_ import find_ab_params
 
-    assert np.allclose(find_ab_params(1.0, 0.1), (KERNELS["umap"].a, KERNELS["umap"].b), atol=1e-3)
+    assert np.allclose(
+        find_ab_params(1.0, 0.1), (MAP_METHODS["umap"].kernel.a, MAP_METHODS["umap"].kernel.b), atol=1e-3
+    )
 
 
-@pytest.mark.parametrize("kernel", KERNELS.values())
+@pytest.mark.parametrize("kernel", [MAP_METHODS[m].kernel for m in METHODS])
 def test_rows_go_where_their_neighbours_pull_them(kernel: Kernel) -> None:
     rng = np.random.default_rng(1)
     for dims in (2, 3):

@@ -8,11 +8,12 @@ from sklearn.manifold import trustworthiness
 
 from cases import blobs
 from motorpool.kernels.maps.landmarks import Landmarks, Placed, Rows
-from motorpool.kernels.maps.layouts import Layout, lay_out
+from motorpool.kernels.maps.layouts import Layout
 from motorpool.kernels.maps.quality import trust
 from motorpool.kernels.maps.scaling import Scale, centre
 from motorpool.kernels.moments import Moments
 from motorpool.maps.placing import Axes
+from motorpool.maps.registry import MAP_METHODS
 
 BLOBS = blobs(60, 4)
 LARGEST = np.finfo(np.float32).max
@@ -26,6 +27,12 @@ def principal(x: np.ndarray) -> np.ndarray:
     return Axes.of(moments.stats(), 2).project(x)
 
 
+def laid_out(x: np.ndarray, method: str) -> np.ndarray:
+    lay_out = MAP_METHODS[method].lay_out
+    assert lay_out is not None
+    return lay_out(x, principal(x), Layout(method, 2, 15, 10.0, 3))
+
+
 def with_far_rows(*values: float) -> np.ndarray:
     x = BLOBS.copy()
     x[: len(values)] = np.array(values, np.float32)[:, None]
@@ -36,7 +43,7 @@ def with_far_rows(*values: float) -> np.ndarray:
 @pytest.mark.parametrize("factor", [1e-40, 1e-30, 1e19, 1e30, 1e37])
 def test_layouts_know_no_unit(method: str, factor: float) -> None:
     x = (BLOBS * factor).astype(np.float32)
-    found = lay_out(x, principal(x), Layout(method, 2, 15, 10.0, 3))  # type: ignore[arg-type]
+    found = laid_out(x, method)
     assert trustworthiness(BLOBS, found) > 0.9
 
 
@@ -44,7 +51,7 @@ def test_layouts_know_no_unit(method: str, factor: float) -> None:
 @pytest.mark.parametrize("far", [(1e25,), (LARGEST, -LARGEST), (1e15, 1e30)])
 def test_a_few_stray_rows_leave_the_others_their_places(method: str, far: tuple[float, ...]) -> None:
     x = with_far_rows(*far)
-    found = lay_out(x, principal(x), Layout(method, 2, 15, 10.0, 3))  # type: ignore[arg-type]
+    found = laid_out(x, method)
     assert np.isfinite(found).all()
     assert trustworthiness(BLOBS[len(far) :], found[len(far) :]) > 0.8
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +13,10 @@ from pyspark.sql import SparkSession
 from cases import blobs, write_case
 from motorpool import cli
 from motorpool.cluster.registry import ALGORITHMS
-from motorpool.config.run import LakeConfig, OutlierMethod, ProjectionMethod
+from motorpool.config.run import LakeConfig
 from motorpool.lake import Lake
+from motorpool.maps.registry import MAP_METHODS
+from motorpool.outliers.registry import OUTLIER_METHODS
 
 #: A grid of each algorithm, which asks for 2 clusters at least.
 GRIDS: dict[str, dict[str, Any]] = {
@@ -57,8 +59,8 @@ def test_a_run_reaches_its_report(
         "lake": {"path": str(tmp_path / "lake"), "format": "parquet"},
         "features": [{"descriptor": d} for d in arrays],
         "cluster": {"models": [{"algorithm": a} | grid for a, grid in GRIDS.items()]},
-        "outliers": {"methods": list(get_args(OutlierMethod))},
-        "projections": {"methods": list(get_args(ProjectionMethod))},
+        "outliers": {"methods": list(OUTLIER_METHODS)},
+        "projections": {"methods": list(MAP_METHODS)},
         "report": {},
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(content))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +12,10 @@ from sklearn.cluster import DBSCAN, HDBSCAN, AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score
 
 from cases import contents, prepared, run_of, write_case
-from motorpool.config.run import VEHICLE_METHODS, OutlierMethod
 from motorpool.errors import ConfigError
 from motorpool.lake import Lake
 from motorpool.lake.schemas import TABLES, Table
+from motorpool.outliers.registry import OUTLIER_METHODS
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.export import run_export
 from motorpool.pipeline.run import run_pipeline
@@ -47,7 +47,11 @@ STUDY: dict[str, Any] = {
         ],
         "min_cluster_share": 0.002,
     },
-    "outliers": {"methods": [m for m in get_args(OutlierMethod) if m not in VEHICLE_METHODS], "k": 10, "share": 0.015},
+    "outliers": {
+        "methods": [m.name for m in OUTLIER_METHODS.values() if "vehicles" not in m.needs],
+        "k": 10,
+        "share": 0.015,
+    },
 }
 
 

@@ -192,9 +192,11 @@ def test_layouts_are_constructed_and_go_as_far_as_the_device(
     monkeypatch.setattr(cls, "__init__", lambda self, **given: (made.append(self), make(self, **given))[1])
     x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
     layout = Layout(method, dims, 15, 15.0, 7)
+    lay_out = GPU.layout_of(method, dims)
+    assert lay_out is not None
     # RuntimeErrors are CUDA's; arguments that cuML does not know are TypeErrors.
     with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):
-        assert GPU.lay_out(x, x[:, :dims], layout).shape == (60, dims)
+        assert lay_out(x, x[:, :dims], layout).shape == (60, dims)
     params = made[0].get_params()
     asked = {"n_components": dims, "random_state": 7, "output_type": "numpy"}
     asked |= (
@@ -226,7 +228,7 @@ def test_values_that_cuml_documents() -> None:
     assert "'brute_force_knn'" in UMAP.__doc__
     assert "array-like with initial embedding positions" in UMAP.__doc__
     assert "Currently supports random or pca initialization" in TSNE.__doc__
-    assert "Currently only 2 is supported" in TSNE.__doc__, "layouts.can_lay_out may allow more"
+    assert "Currently only 2 is supported" in TSNE.__doc__, "backend.layouts may allow more"
     for cls in (UMAP, TSNE):
         assert "'numpy'" in cls.__doc__
 

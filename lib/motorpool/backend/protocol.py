@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from motorpool.kernels.cells.engines import LocalEngine
     from motorpool.kernels.centroids.lloyd import Lloyd
     from motorpool.kernels.centroids.nearest import NearestCentroids
-    from motorpool.kernels.maps.layouts import Layout
+    from motorpool.kernels.maps.layouts import LayOut
     from motorpool.kernels.moments import Gram, Moments
     from motorpool.kernels.pairs.geometry import Rows
     from motorpool.kernels.pairs.sweep import Side, Wanted
@@ -60,11 +60,8 @@ class Backend(Protocol):
     def multiplier(self, a: Rows, b: Rows) -> Multiply | None:
         """What makes the products of `Tiling.products`; None where NumPy does."""
 
-    def lay_out(self, rows: np.ndarray, start: np.ndarray, layout: Layout) -> np.ndarray:
-        """Places of rows on a map (see `projection.layouts.lay_out`)."""
-
-    def lays_out(self, layout: Layout) -> bool:
-        """Whether `lay_out` makes this layout here; elsewhere it is made on the CPU."""
+    def layout_of(self, method: str, dims: int) -> LayOut | None:
+        """What lays rows out here by a map method; None where its own function, on the CPU, does."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +113,8 @@ class CpuBackend:
     def multiplier(self, a: Rows, b: Rows) -> Multiply | None:
         return None
 
-    def lay_out(self, rows: np.ndarray, start: np.ndarray, layout: Layout) -> np.ndarray:
-        from motorpool.kernels.maps.layouts import lay_out
-
-        return lay_out(rows, start, layout)
-
-    def lays_out(self, layout: Layout) -> bool:
-        return True
+    def layout_of(self, method: str, dims: int) -> LayOut | None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -180,15 +172,10 @@ class ArrayBackend:
 
         return multiplier(self.module, a, b)
 
-    def lay_out(self, rows: np.ndarray, start: np.ndarray, layout: Layout) -> np.ndarray:
-        from motorpool.backend.layouts import lay_out_on_gpu
+    def layout_of(self, method: str, dims: int) -> LayOut | None:
+        from motorpool.backend.layouts import accelerated_layout
 
-        return lay_out_on_gpu(rows, start, layout)
-
-    def lays_out(self, layout: Layout) -> bool:
-        from motorpool.backend.layouts import can_lay_out
-
-        return self.module == "cupy" and can_lay_out(layout)
+        return accelerated_layout(method, dims) if self.module == "cupy" else None
 
 
 CPU = CpuBackend()

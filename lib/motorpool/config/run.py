@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -25,16 +25,13 @@ from motorpool.features.spec import (
     default_name,
     parse_step,
 )
-from motorpool.settings import Counts, Name, Section, check_name
+from motorpool.maps.registry import MAP_METHODS
+from motorpool.outliers.registry import OUTLIER_METHODS
+from motorpool.settings import Counts, Name, NameIn, Section, check_name
 from motorpool.texts import as_number, expand_home
 
-OutlierMethod = Literal[
-    "isolation_forest", "knn_distance", "lof", "pca_error", "dbscan_noise", "glosh", "mixture_density", "odd_one_out",
-    "stray_groups",
-]  # fmt: skip
-#: Methods that compare a photo with the others of its vehicle.
-VEHICLE_METHODS = ("odd_one_out", "stray_groups")
-ProjectionMethod = Literal["pca", "umap", "tsne"]
+OutlierMethodName = Annotated[str, BeforeValidator(NameIn(OUTLIER_METHODS))]
+MapMethodName = Annotated[str, BeforeValidator(NameIn(MAP_METHODS))]
 #: Stands for feature set and method where ``outliers`` holds what all of them agree on.
 CONSENSUS = "consensus"
 DEFAULT_VEHICLE_PATTERN = r"^(?:.*/)?veriwild/[^/]+/([^/]+)/[^/]+$"
@@ -49,6 +46,12 @@ def local_folder(path: str) -> Path | None:
     """The local or mounted folder that a path names, with ``file:`` before it or not; None for other schemes."""
     plain = re.sub(r"^file:(//)?", "", path)
     return None if has_scheme(plain) else Path(plain)
+
+
+def _named(names: Iterable[str]) -> str:
+    """Names as code, in a sentence."""
+    *others, last = (f"`{name}`" for name in names)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _parse_steps(value: Any) -> Any:
@@ -287,19 +290,20 @@ class ConsensusConfig(Section):
 class OutlierConfig(Section):
     """Which images fit in nowhere: methods by name, on the named feature sets (all by default)."""
 
-    methods: list[OutlierMethod] = Field(
-        default_factory=lambda: [m for m in get_args(OutlierMethod) if m not in ("pca_error", *VEHICLE_METHODS)],
+    methods: list[OutlierMethodName] = Field(
+        default_factory=lambda: [m.name for m in OUTLIER_METHODS.values() if m.default],
         min_length=1,
-        description="Outlier methods. Default: all but `pca_error`, which made the consensus worse on labelled cases, "
-        "and the two that need vehicles, `odd_one_out` and `stray_groups`.",
+        description="[Outlier methods](outliers.md). Default: all but "
+        f"{_named(m.name for m in OUTLIER_METHODS.values() if not m.default)}.",
     )
     features: list[Name] | None = Field(default=None, description="Feature sets to score. Default: all.")
     k: int = Field(
         default=50,
         ge=1,
         le=1000,
-        description="Number of neighbours that `knn_distance`, `lof` and `stray_groups` look at. Outliers come in "
-        "small groups, so a small number misses them.",
+        description="Number of neighbours that "
+        f"{_named(m.name for m in OUTLIER_METHODS.values() if 'k' in m.settings)} look at. Outliers come in small "
+        "groups, so a small number misses them.",
     )
     share: float = Field(
         default=0.02, gt=0, lt=1, description="Share of the images, those with the highest scores, flagged as outliers."
@@ -315,7 +319,11 @@ class OutlierConfig(Section):
 class ProjectionConfig(Section):
     """Maps of all images: methods by name, to two or three dimensions, of the named feature sets (all by default)."""
 
-    methods: list[ProjectionMethod] = Field(default=["pca", "umap"], min_length=1, description="Methods of the maps.")
+    methods: list[MapMethodName] = Field(
+        default_factory=lambda: [m.name for m in MAP_METHODS.values() if m.default],
+        min_length=1,
+        description="Methods of the [maps](maps.md).",
+    )
     dims: list[Literal[2, 3]] = Field(
         default=[2], min_length=1, description="Dimensions: a map of each method for each."
     )
@@ -324,8 +332,8 @@ class ProjectionConfig(Section):
         default=20_000,
         ge=100,
         le=100_000,
-        description="Number of images that `umap` and `tsne` lay out. All others are placed by their nearest images "
-        "among these.",
+        description=f"Number of images that {_named(m.name for m in MAP_METHODS.values() if m.lay_out)} lay out. All "
+        "others are placed by their nearest images among these.",
     )
     n_neighbors: int = Field(
         default=15, ge=2, le=200, description="`umap`: number of neighbours kept together, the image itself included."
@@ -518,7 +526,7 @@ class Config(Section):
 
     def _check_vehicle_methods(self) -> None:
         """ValueError for outlier methods that compare the photos of a vehicle, in a case that names no vehicles."""
-        asked = [m for m in (self.outliers.methods if self.outliers else []) if m in VEHICLE_METHODS]
+        asked = [m for m in (self.outliers.methods if self.outliers else []) if "vehicles" in OUTLIER_METHODS[m].needs]
         if asked and self.case and self.case.vehicle_pattern is None and self.case.vehicle_column is None:
             raise ValueError(
                 f"outliers.methods: {asked[0]} needs to know which photos show the same vehicle: give "

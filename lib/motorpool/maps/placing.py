@@ -15,16 +15,16 @@ from motorpool.features.program import Op
 from motorpool.features.spec import Step
 from motorpool.features.steps import fit_step
 from motorpool.kernels.maps.landmarks import Landmarks, Placed, Rows
-from motorpool.kernels.maps.layouts import KERNELS, Layout
+from motorpool.kernels.maps.layouts import LayOut, Layout
 from motorpool.kernels.moments import Stats
+from motorpool.maps.method import MapMethod
+from motorpool.maps.registry import MAP_METHODS
 from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
 from motorpool.spark.tasks import run_tasks
 
 #: One row per image and map; ``z`` is null in two dimensions.
 PLACES = "image_id BIGINT, method STRING, x FLOAT, y FLOAT, z FLOAT"
-#: How long layouts take, relative to each other: the dearest start first.
-_COSTS = {"umap": 1.0, "tsne": 2.0}
 
 
 @dataclass(frozen=True)
@@ -71,23 +71,33 @@ class LaidOut:
 def lay_out_all(
     spark: SparkSession, sample: Rows, axes: Axes, layouts: Sequence[Layout], backend: Backend = CPU
 ) -> list[LaidOut]:
-    """`lay_out` of one sample in every way asked for, one Spark task of one core each; the sample travels to each.
+    """One sample laid out in every way asked for, one Spark task of one core each; the sample travels to each.
 
     Layouts start from the first of the principal ``axes``, as many as they have dimensions. One that ``backend`` does
-    not have is made on the CPU, and says so.
+    not have is made on the CPU, and says so. ValueError for a method that lays nothing out.
     """
     if not layouts:
         return []
+    # Executors know the registry as it was installed, not what has been added to it here.
+    methods = [MAP_METHODS[layout.method] for layout in layouts]
+    here = [_own_layout(method) for method in methods]
     starts = {layout.dims: axes.first(layout.dims).project(sample.x) for layout in layouts}
 
     def run(index: int) -> LaidOut:
         began = time.monotonic()
-        layout = layouts[index]
-        chosen = backend if backend.lays_out(layout) else CPU
-        placed = Placed(chosen.lay_out(sample.x, starts[layout.dims], layout), KERNELS[layout.method])
-        return LaidOut(placed, time.monotonic() - began, chosen.name)
+        layout, method = layouts[index], methods[index]
+        own = backend.layout_of(method.name, layout.dims)
+        placed = Placed((own or here[index])(sample.x, starts[layout.dims], layout), method.kernel)
+        return LaidOut(placed, time.monotonic() - began, backend.name if own else CPU.name)
 
-    return run_tasks(spark, [_COSTS[layout.method] * layout.dims**2 for layout in layouts], run)
+    costs = [method.cost * layout.dims**2 for method, layout in zip(methods, layouts, strict=True)]
+    return run_tasks(spark, costs, run)
+
+
+def _own_layout(method: MapMethod) -> LayOut:
+    if method.lay_out is None:
+        raise ValueError(f"{method.name} lays nothing out: it places rows by their principal axes")
+    return method.lay_out
 
 
 def place_all(block_df: DataFrame, axes: Mapping[str, Axes], sample: Rows, layouts: Mapping[str, Placed]) -> DataFrame:

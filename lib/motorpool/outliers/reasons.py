@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+
+from motorpool.outliers.registry import OUTLIER_METHODS
 
 #: Photos named beside a flagged one.
 NEIGHBOURS = 5
@@ -36,10 +40,9 @@ def explain(flagged: DataFrame, usual: DataFrame, known: DataFrame, images: Data
 
     One row for each of ``flagged`` (method, image_id, score). ``usual`` is what `usual_scores` gives, ``known`` the
     `facts` that there are (an image of a method once), ``images`` has image_id and vehicle_id, ``k`` is the number of
-    neighbours that knn_distance and lof have looked at. The value is the score, the usual one the median of its method.
+    neighbours that were searched. The value is the score, the usual one the median of its method.
 
-    Neighbours are other images to compare: the nearest ones, those of other vehicles for stray_groups, and for
-    odd_one_out photos that are typical of the vehicle; null where a method knows none. They are ordered, best first.
+    Neighbours are other images to compare, as the method names them in its facts, best first; null where it names none.
     """
     rows = (
         flagged.select("method", "image_id", F.col("score").alias("value"))
@@ -86,38 +89,61 @@ def explain_consensus(flagged: DataFrame, single: DataFrame, usual: DataFrame, i
     return rows.select("method", "image_id", reason.alias("reason"), nothing, "vehicle_id", "value", F.col("usual"))
 
 
+@dataclass(frozen=True)
+class Words:
+    """What the sentence of a method is made of: columns of a flagged image's score and facts, and ways to put them.
+
+    ``k`` is the number of neighbours that were searched.
+    """
+
+    k: int
+
+    @property
+    def ratio(self) -> Column:
+        """The score by how many times the usual one it is, for scores on a scale with a zero."""
+        value, usual = F.col("value"), F.col("usual")
+        times = self.formatted("%.3g, %.1f times the usual %.3g", value, value / usual, usual)
+        return F.when(usual > 0, times).otherwise(self.formatted("%.3g, where 0 is usual", value))
+
+    @property
+    def level(self) -> Column:
+        """The score beside the usual one."""
+        return self.formatted("%.3g, where %.3g is usual", F.col("value"), F.col("usual"))
+
+    @property
+    def percent(self) -> Column:
+        """As ``level``, of scores that are shares."""
+        return self.formatted("%.0f %%, where %.0f %% is usual", 100 * F.col("value"), 100 * F.col("usual"))
+
+    @property
+    def other_photos(self) -> Column:
+        """The other photos of the image's vehicle, from the fact ``n_photos``."""
+        others = F.col("n_photos") - 1
+        return F.when(others == 1, F.lit("the other photo")).otherwise(self.formatted("the %d other photos", others))
+
+    @property
+    def n_neighbours(self) -> Column:
+        return F.size("neighbours")
+
+    @property
+    def distance(self) -> Column:
+        return F.col("distance")
+
+    @staticmethod
+    def formatted(pattern: str, *values: Column) -> Column:
+        """Values as text, by a pattern of printf's."""
+        return F.format_string(pattern, *values)
+
+    @staticmethod
+    def say(*parts: str | Column) -> Column:
+        """Text and columns of text, one behind the other."""
+        return F.concat(*(F.lit(part) if isinstance(part, str) else part for part in parts))
+
+
 def _sentence(k: int) -> Column:
     """What the score of a method means, in a sentence."""
-    value, usual, others = F.col("value"), F.col("usual"), F.col("n_photos") - 1
-    # Scores on a scale with a zero, by how many times the usual one they are; and those without.
-    ratio = F.when(
-        usual > 0, F.format_string("%.3g, %.1f times the usual %.3g", value, value / usual, usual)
-    ).otherwise(F.format_string("%.3g, where 0 is usual", value))
-    level = F.format_string("%.3g, where %.3g is usual", value, usual)
-    percent = F.format_string("%.0f %%, where %.0f %% is usual", 100 * value, 100 * usual)
-    photos = F.when(others == 1, F.lit("the other photo")).otherwise(F.format_string("the %d other photos", others))
-    strangers = F.size("neighbours")
-    sentences = {
-        "isolation_forest": F.concat(F.lit("A few random cuts set it apart: its score is "), level),
-        "knn_distance": F.concat(F.lit(f"Its {k} nearest photos reach as far as "), ratio),
-        "lof": F.concat(F.lit(f"Its {k} nearest photos lie closer together than it to them, by a factor of "), level),
-        "pca_error": F.concat(F.lit("The part of it that the components leave out has a length of "), ratio),
-        "dbscan_noise": F.concat(F.lit("The share of DBSCAN models in which it is noise is "), percent),
-        "glosh": F.concat(F.lit("It joins HDBSCAN's clusters late or never: its GLOSH score is "), level),
-        "mixture_density": F.concat(
-            F.lit("The Gaussian mixture finds it improbable: minus the log density is "), level
-        ),
-        "odd_one_out": F.concat(
-            F.lit("Unlike its vehicle: its distance to "), photos, F.lit(", relative to how photos vary, is "), ratio
-        ),
-        "stray_groups": F.concat(
-            F.format_string("It looks like photos of other vehicles (%d of them within ", strangers),
-            F.format_string("%.3g), and neither it nor they look like their own vehicle: ", F.col("distance")),
-            F.lit("probably one kind of bad frame. Its score is "),
-            ratio,
-        ),
-    }
-    reason = F.lit(None).cast("string")
-    for method, sentence in sentences.items():
-        reason = F.when(F.col("method") == method, F.concat(sentence, F.lit("."))).otherwise(reason)
+    reason, words = F.lit(None).cast("string"), Words(k)
+    for method in OUTLIER_METHODS.values():
+        sentence = words.say(method.reason(words), ".")
+        reason = F.when(F.col("method") == method.name, sentence).otherwise(reason)
     return reason

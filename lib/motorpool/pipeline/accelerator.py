@@ -8,6 +8,7 @@ from importlib.util import find_spec
 
 from pyspark.sql import SparkSession
 
+from motorpool.backend.layouts import needs_cuml
 from motorpool.backend.needs import CUML, CUPY, INSTALL, missing
 from motorpool.backend.protocol import CPU, GPU, Backend
 from motorpool.config.run import Config
@@ -55,7 +56,7 @@ def choose_backend(
 
 def needed(config: Config) -> list[str]:
     """The modules that a run on a GPU imports: cuML for maps alone."""
-    maps = config.projections is not None and any(m in ("umap", "tsne") for m in config.projections.methods)
+    maps = config.projections is not None and needs_cuml(config.projections.methods)
     return [CUPY, CUML] if maps else [CUPY]
 
 

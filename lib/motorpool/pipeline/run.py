@@ -7,7 +7,7 @@ from collections.abc import Collection
 from motorpool.config.run import Config
 from motorpool.errors import ConfigError
 from motorpool.interpret.overrides import load_overrides
-from motorpool.kernels.maps.layouts import check_packages
+from motorpool.maps.registry import check_packages
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.stages.cluster import run_cluster
 from motorpool.pipeline.stages.consensus import run_consensus

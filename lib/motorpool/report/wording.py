@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 import pandas as pd
 
 from motorpool.cluster.registry import ALGORITHMS
+from motorpool.maps.method import MapMethod
+from motorpool.maps.registry import MAP_METHODS
 from motorpool.percentages import percent
-
-_METHODS = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA"}
 
 
 def algorithm_name(algorithm: str) -> str:
@@ -28,8 +27,13 @@ def algorithm_noun(algorithm: str) -> str:
 
 def method_name(method: str, dims: int) -> str:
     """``umap3`` as ``UMAP, 3-D``; a name that is not known as it is."""
-    found = re.match(r"([a-z]+)[-_]?[23]?d?$", method)
-    return f"{_METHODS.get(found[1], method) if found else method}, {dims}-D"
+    known = map_method(method, dims)
+    return f"{known.title if known else method}, {dims}-D"
+
+
+def map_method(method: str, dims: int) -> MapMethod | None:
+    """The method behind a map's name, which ends in its dimensions; None where it is not known."""
+    return MAP_METHODS.get(method.removesuffix(str(dims)))
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

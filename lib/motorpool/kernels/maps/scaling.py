@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from motorpool.kernels.pairs.geometry import unit_of
-
 #: Numbers of the rows that a scale is taken from are no larger. Squares of rows of 4,096 such numbers, and the sum of
 #: the squares of 100,000 of them, are finite in float32.
 _LARGEST = 2.0**50
@@ -51,6 +49,9 @@ class Scale:
 
         Where a number would be above 2**50 the factor is as much smaller. 1 for rows of ordinary lengths.
         """
+        # Loads a compiler, which reading a config must not.
+        from motorpool.kernels.pairs.geometry import unit_of
+
         unit = unit_of(rows, shift)
         largest = unit * float(np.abs(rows if shift is None else rows - shift).max(initial=0.0))
         if largest > _LARGEST:

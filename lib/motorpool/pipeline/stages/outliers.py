@@ -5,43 +5,27 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from motorpool.config.run import CONSENSUS, VEHICLE_METHODS, OutlierConfig
+from motorpool.config.run import CONSENSUS, OutlierConfig
 from motorpool.errors import LakeError
 from motorpool.features.spec import FeatureSet
 from motorpool.features.vehicle_steps import Vehicles
-from motorpool.kernels.pairs.sweep import Wanted
-from motorpool.neighbours.search import search
-from motorpool.neighbours.shards import Arranged, arrange
 from motorpool.outliers.consensus import consensus, fill_unknown, flag
-from motorpool.outliers.forest import isolation_forest
-from motorpool.outliers.local import knn_distance, local_outlier_factor, nearest
-from motorpool.outliers.odd_one_out import most_typical, odd_one_out
-from motorpool.outliers.reasons import NEIGHBOURS, explain, explain_consensus, facts, no_facts, usual_scores
-from motorpool.outliers.reconstruction import pca_error, reconstructs
-from motorpool.outliers.stray_groups import stray_groups
+from motorpool.outliers.method import ModelRow
+from motorpool.outliers.reasons import explain, explain_consensus, facts, no_facts, usual_scores
+from motorpool.outliers.registry import OUTLIER_METHODS
+from motorpool.outliers.resources import Resources
 from motorpool.pipeline.context import Context, explained, timed
 from motorpool.pipeline.stages.features import known_vehicles, load_program, wide_descriptors
 from motorpool.pipeline.study import fingerprint, forget, model_ids, outdate
-from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)
-
-#: Methods that read what clustering has found, and the algorithm whose labels they need.
-_FROM_LABELS = {"dbscan_noise": "dbscan", "glosh": "hdbscan", "mixture_density": "gaussian_mixture"}
-#: Methods that read the nearest neighbours of all images alone, and one that knows vehicles as well.
-_OF_NEIGHBOURS: dict[str, Callable[[Arranged, DataFrame, int], DataFrame]] = {
-    "knn_distance": knn_distance,
-    "lof": local_outlier_factor,
-}
-_FROM_NEIGHBOURS = (*_OF_NEIGHBOURS, "stray_groups")
-
 
 #: The parameters of every method, by its name; of every feature set, by its.
 _Params = dict[str, str]
@@ -94,7 +78,7 @@ def run_outliers(ctx: Context) -> None:
 
 def _with_vehicles(ctx: Context, config: OutlierConfig) -> tuple[OutlierConfig, Vehicles | None]:
     """The section without the methods that the lake's vehicles do not allow, and the vehicles where one needs them."""
-    asking = [m for m in config.methods if m in VEHICLE_METHODS]
+    asking = [m for m in config.methods if "vehicles" in OUTLIER_METHODS[m].needs]
     if not asking:
         return config, None
     try:
@@ -102,7 +86,7 @@ def _with_vehicles(ctx: Context, config: OutlierConfig) -> tuple[OutlierConfig, 
     except LakeError as exc:
         # Hours of clustering may lie behind this stage, and the other methods need no vehicles.
         log.warning("outliers: %s left out: %s", " and ".join(asking), exc)
-    return config.model_copy(update={"methods": [m for m in config.methods if m not in VEHICLE_METHODS]}), None
+    return config.model_copy(update={"methods": [m for m in config.methods if m not in asking]}), None
 
 
 def _held(ctx: Context) -> dict[str, _Methods]:
@@ -170,41 +154,30 @@ def _plan(ctx: Context, config: OutlierConfig) -> _Plan:
 
 def _params(config: OutlierConfig, seed: int, method: str, models: Sequence[str] | None) -> _Params:
     """What a method's scores depend on: other values mean other scores."""
-    params = {"share": str(config.share)}
-    if method in _FROM_NEIGHBOURS:
-        params["k"] = str(config.k)
-    if method in ("isolation_forest", *_FROM_NEIGHBOURS):
-        params["seed"] = str(seed)
+    settings = {key: str(seed if key == "seed" else getattr(config, key)) for key in OUTLIER_METHODS[method].settings}
+    params = {"share": str(config.share)} | settings
     if models is not None:
         params |= {"n_models": str(len(models)), "models": fingerprint(models)}
     return params
 
 
 def _models_to_read(ctx: Context, config: OutlierConfig, sizes: Mapping[str, int]) -> dict[tuple[str, str], list[str]]:
-    """The ids, in order, of the study's models that each method reads on each feature set; only where there are some.
-
-    dbscan_noise: the DBSCAN models that leave at most cluster.max_noise_share of all images as noise, which may be
-    none of those there are; glosh: the HDBSCAN models; mixture_density: the mixture of the lowest BIC.
-    """
-    asked = [m for m in config.methods if m in _FROM_LABELS]
+    """The ids of the study's models that each method reads on each feature set; only where there are some."""
+    asked = {m: labels for m in config.methods if (labels := OUTLIER_METHODS[m].labels)}
     if not asked or not ctx.lake.exists("models"):
         return {}
     columns = ("model_id", "features", "algorithm", "n_noise", "bic")
     rows = ctx.lake.read("models").where(F.col("n_clusters") > 0).select(*columns).orderBy("model_id").collect()
     ids = model_ids(ctx.config)
     found: dict[tuple[str, str], list[str]] = {}
-    for method in asked:
+    for method, labels in asked.items():
         by_features = defaultdict(list)
         for row in rows:
-            if (ids is None or row["model_id"] in ids) and row["algorithm"] == _FROM_LABELS[method]:
-                by_features[row["features"]].append(row)
+            if (ids is None or row["model_id"] in ids) and row["algorithm"] == labels.algorithm:
+                by_features[row["features"]].append(ModelRow(row["model_id"], row["n_noise"], row["bic"]))
         for features, models in by_features.items():
-            if method == "dbscan_noise":
-                most = ctx.config.cluster.max_noise_share * sizes[features]
-                models = [r for r in models if r["n_noise"] <= most]
-            elif method == "mixture_density":
-                models = sorted(models, key=lambda r: r["bic"])[:1]
-            found[features, method] = [r["model_id"] for r in models]
+            most = ctx.config.cluster.max_noise_share * sizes.get(features, 0)
+            found[features, method] = [model.model_id for model in labels.choose(models, most)]
     return found
 
 
@@ -214,119 +187,63 @@ def _possible(
     """The methods that a feature set can be scored by; ``alone``: it has a single image."""
     features = feature_set.name
     possible: list[str] = []
-    for method in config.methods:
-        needs = _FROM_LABELS.get(method)
-        if alone and method in _FROM_NEIGHBOURS:
-            log.info("outliers: %s on %s is left out: a single image has no neighbours", method, features)
-        elif needs and (features, method) not in models:
-            log.info("outliers: %s on %s is left out: the study has no %s model of it", method, features, needs)
-        elif method == "pca_error" and not reconstructs(load_program(ctx.lake, features)):
-            log.info("outliers: pca_error on %s is left out: no pca or svd step comes first", features)
-        elif method in VEHICLE_METHODS and feature_set.merges_vehicles:
-            log.info("outliers: %s on %s is left out: all photos of a vehicle are one vector", method, features)
+    for name in config.methods:
+        method = OUTLIER_METHODS[name]
+        refusal = None
+        if alone and "neighbours" in method.needs:
+            refusal = "a single image has no neighbours"
+        elif method.labels and (features, name) not in models:
+            refusal = f"the study has no {method.labels.algorithm} model of it"
+        elif "vehicles" in method.needs and feature_set.merges_vehicles:
+            refusal = "all photos of a vehicle are one vector"
+        elif method.refusal:
+            refusal = method.refusal(load_program(ctx.lake, features))
+        if refusal is None:
+            possible.append(name)
         else:
-            possible.append(method)
+            log.info("outliers: %s on %s is left out: %s", name, features, refusal)
     return possible
 
 
 # -- scores --------------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Found:
-    """Scores of a feature set's methods and the facts behind them, as long as `release` is not called."""
-
-    scores: dict[str, DataFrame] = field(default_factory=dict)
-    facts: list[DataFrame] = field(default_factory=list)
-    held: list[Callable[[], object]] = field(default_factory=list)
-
-    def release(self) -> None:
-        for drop in self.held:
-            drop()
-
-
 def _run_methods(ctx: Context, config: OutlierConfig, features: str, plan: _Plan, vehicles: Vehicles | None) -> None:
     """All methods of one feature set, written together: scores, then reasons, then what says that they are there."""
     began = time.monotonic()
-    methods = list(plan.params[features])
-    found = _Found()
+    methods = [OUTLIER_METHODS[name] for name in plan.params[features]]
+    resources = _resources(ctx, config, features, plan, vehicles)
+    images = ctx.lake.read("images")
     try:
-        _look_at_vectors(ctx, config, features, methods, vehicles, found)
-        if "pca_error" in methods:
-            program = load_program(ctx.lake, features)
-            found.scores["pca_error"] = pca_error(wide_descriptors(ctx.lake, program.descriptors), program)
-        for method in methods:
-            if method in _FROM_LABELS:
-                found.scores[method] = _from_labels(ctx, features, method, plan.models[features, method])
-        frames = [found.scores[m].select(F.lit(m).alias("method"), "image_id", "score") for m in methods]
+        scored = {method.name: method.score(resources) for method in methods}
+        frames = [s.scores.select(F.lit(m).alias("method"), "image_id", "score") for m, s in scored.items()]
         flagged = flag(reduce(DataFrame.unionByName, frames), config.share)
-        if set(VEHICLE_METHODS) & set(methods):
+        if any(method.may_lack for method in methods):
             flagged = fill_unknown(flagged)
         ctx.lake.replace("outliers", flagged.withColumn("features", F.lit(features)), {"features": [features]})
-        written, images = ctx.lake.read("outliers", features=features), ctx.lake.read("images")
-        known = reduce(DataFrame.unionByName, found.facts, no_facts(images))
-        reasons = explain(written.where("is_outlier"), usual_scores(written), known, images, config.k)
+        written = ctx.lake.read("outliers", features=features)
+        known = [facts(s.facts, m) for m, s in scored.items() if s.facts is not None]
+        known_facts = reduce(DataFrame.unionByName, known, no_facts(images))
+        reasons = explain(written.where("is_outlier"), usual_scores(written), known_facts, images, config.k)
         _write_reasons(ctx, features, reasons, [features])
     finally:
-        found.release()
+        resources.release()
     _write_methods(ctx, features, plan.params[features], (time.monotonic() - began) / len(methods), [features])
 
 
-def _look_at_vectors(
-    ctx: Context, config: OutlierConfig, features: str, methods: list[str], vehicles: Vehicles | None, found: _Found
-) -> None:
-    """The methods that need nothing but vectors, and perhaps vehicles."""
-    vectors = ctx.lake.read("features", features=features)
-    block_df = blocks.persist(blocks.gather(vectors))
-    found.held.append(block_df.unpersist)
-    if "isolation_forest" in methods:
-        found.scores["isolation_forest"] = isolation_forest(block_df, seed=ctx.config.seed)
-    compared = None
-    if vehicles is not None and set(VEHICLE_METHODS) & set(methods):
-        compared = odd_one_out(vectors.select("image_id", "vector"), vehicles)
-        found.held.append(compared.release)
-    if compared is not None and "odd_one_out" in methods:
-        found.scores["odd_one_out"] = compared.df.select("image_id", "score")
-        # The photo itself may be among its vehicle's typical ones.
-        beside = compared.df.join(most_typical(compared, NEIGHBOURS + 1), on="vehicle_id", how="inner")
-        others = F.slice(F.array_remove("typical", F.col("image_id")), 1, NEIGHBOURS)
-        found.facts.append(facts(beside.withColumn("neighbours", others), "odd_one_out"))
-    if not set(_FROM_NEIGHBOURS) & set(methods):
-        return
-    arranged = arrange(block_df, "euclidean", ctx.config.seed)
-    found.held.append(arranged.release)
-    wanted = Wanted(k=config.k)
-    state = search(arranged, wanted, lambda text: log.debug("outliers: %s: %s", features, text), ctx.backend)
-    found.held.append(state.unpersist)
-    near = blocks.persist(nearest(arranged, state, NEIGHBOURS))
-    found.held.append(near.unpersist)
-    for method, score in _OF_NEIGHBOURS.items():
-        if method in methods:
-            found.scores[method] = score(arranged, state, config.k)
-            found.facts.append(facts(near, method))
-    if compared is not None and "stray_groups" in methods:
-        strays = blocks.persist(stray_groups(arranged, state, config.k, compared))
-        found.held.append(strays.unpersist)
-        found.scores["stray_groups"] = strays.select("image_id", "score")
-        found.facts.append(facts(strays, "stray_groups"))
-
-
-def _from_labels(ctx: Context, features: str, method: str, ids: Sequence[str]) -> DataFrame:
-    """Scores out of the ``labels`` of some models: ``image_id, score``.
-
-    dbscan_noise: the share of them that leave the image as noise; glosh: the mean of their outlier scores;
-    mixture_density: minus the log density.
-    """
-    if method == "dbscan_noise":
-        score = F.avg((F.col("cluster") < 0).cast("double"))
-    elif method == "glosh":
-        score = F.avg("outlier_score").cast("double")
-    else:
-        score = F.max("outlier_score").cast("double")
-    images = ctx.lake.read("features", features=features).select("image_id")
-    # No model to go by: no image stands out.
-    found = ctx.lake.read("labels", model_id=ids or ["none"]).groupBy("image_id").agg(score.alias("score"))
-    return images.join(found, "image_id", "left").select("image_id", F.coalesce("score", F.lit(0.0)).alias("score"))
+def _resources(ctx: Context, config: OutlierConfig, features: str, plan: _Plan, vehicles: Vehicles | None) -> Resources:
+    return Resources(
+        vectors=ctx.lake.read("features", features=features),
+        k=config.k,
+        seed=ctx.config.seed,
+        backend=ctx.backend,
+        models={method: ids for (name, method), ids in plan.models.items() if name == features},
+        known_vehicles=vehicles,
+        read_labels=lambda ids: ctx.lake.read("labels", model_id=list(ids) or ["none"]),
+        read_descriptors=lambda names: wide_descriptors(ctx.lake, names),
+        read_program=lambda: load_program(ctx.lake, features),
+        say=lambda text: log.debug("outliers: %s: %s", features, text),
+    )
 
 
 def _run_consensus(

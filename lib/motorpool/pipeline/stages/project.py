@@ -14,13 +14,16 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from motorpool.config.run import ProjectionConfig, ProjectionMethod
+from motorpool.backend.protocol import CPU
+from motorpool.config.run import ProjectionConfig
 from motorpool.errors import ConfigError, LakeError
 from motorpool.kernels.maps.landmarks import Rows
-from motorpool.kernels.maps.layouts import LEAST_ROWS, Layout, check_packages
+from motorpool.kernels.maps.layouts import Layout
 from motorpool.kernels.maps.quality import JUDGED, trust
 from motorpool.maps.first_pass import first_pass
+from motorpool.maps.method import MapMethod
 from motorpool.maps.placing import Axes, lay_out_all, place_all
+from motorpool.maps.registry import MAP_METHODS, check_packages
 from motorpool.pipeline.context import Context, explained, timed
 from motorpool.pipeline.study import forget, outdate
 from motorpool.spark import blocks
@@ -33,22 +36,17 @@ log = logging.getLogger(__name__)
 class _Map:
     """One map of a feature set. Its name tells the dimensions: ``pca2``, ``umap3``."""
 
-    method: ProjectionMethod
+    method: MapMethod
     dims: int
 
     @property
     def name(self) -> str:
-        return f"{self.method}{self.dims}"
+        return f"{self.method.name}{self.dims}"
 
     def params(self, config: ProjectionConfig, seed: int) -> dict[str, str]:
         """What the places and their trustworthiness depend on: other values mean another map."""
-        own: dict[ProjectionMethod, dict[str, float]] = {
-            "pca": {},
-            "umap": {"n_neighbors": config.n_neighbors, "sample": config.sample},
-            "tsne": {"perplexity": config.perplexity, "sample": config.sample},
-        }
         # The seed draws the images to judge by, too.
-        return {k: str(v) for k, v in {**own[self.method], "seed": seed}.items()}
+        return {key: str(getattr(config, key)) for key in self.method.settings} | {"seed": str(seed)}
 
 
 def run_project(ctx: Context) -> None:
@@ -129,12 +127,13 @@ def _sizes(ctx: Context, config: ProjectionConfig) -> dict[str, int]:
 
 def _possible(config: ProjectionConfig, features: str, n: int) -> list[_Map]:
     """The maps that a feature set has images enough for."""
-    maps = [_Map(method, dims) for method in config.methods for dims in config.dims]
-    left_out = [m.name for m in maps if m.method != "pca" and n < LEAST_ROWS]
+    maps = [_Map(MAP_METHODS[method], dims) for method in config.methods for dims in config.dims]
+    left_out = [m for m in maps if n < m.method.least_rows]
     if left_out:
-        what = f"{', '.join(left_out)} of {features}"
-        log.info("project: %s left out: it has %d images, and they take at least %d", what, n, LEAST_ROWS)
-    return [m for m in maps if m.name not in left_out]
+        what = f"{', '.join(m.name for m in left_out)} of {features}"
+        least = min(m.method.least_rows for m in left_out)
+        log.info("project: %s left out: it has %d images, and they take at least %d", what, n, least)
+    return [m for m in maps if m not in left_out]
 
 
 def _make_maps(
@@ -148,7 +147,9 @@ def _make_maps(
     """Some maps of one feature set, written together; those that are ``kept`` stay as they are, no others do."""
     began, seed = time.monotonic(), ctx.config.seed
     layouts = {
-        m.name: Layout(m.method, m.dims, config.n_neighbors, config.perplexity, seed) for m in maps if m.method != "pca"
+        m.name: Layout(m.method.name, m.dims, config.n_neighbors, config.perplexity, seed)
+        for m in maps
+        if m.method.lay_out
     }
     block_df = blocks.persist(blocks.gather(ctx.lake.read("features", features=features)))
     try:
@@ -162,7 +163,7 @@ def _make_maps(
         done = lay_out_all(ctx.spark, seen.sample, principal, list(layouts.values()), ctx.backend)
         laying = time.monotonic() - laying
         laid_out = dict(zip(layouts, done, strict=True))
-        axes = {m.name: principal.first(m.dims) for m in maps if m.method == "pca"}
+        axes = {m.name: principal.first(m.dims) for m in maps if not m.method.lay_out}
         placed = {name: found.placed for name, found in laid_out.items()}
         placed_df = place_all(block_df, axes, seen.sample, placed).withColumn("features", F.lit(features))
         _say(ctx, f"{features}: placing {n:,} images on {len(maps)} map(s)")
@@ -192,8 +193,8 @@ def _make_maps(
 
 def _warn_of_cpu(ctx: Context, layouts: Mapping[str, Layout]) -> None:
     """Say which maps the backend cannot make."""
-    absent = [name for name, layout in layouts.items() if not ctx.backend.lays_out(layout)]
-    if absent:
+    absent = [name for name, lay in layouts.items() if ctx.backend.layout_of(lay.method, lay.dims) is None]
+    if absent and ctx.backend.name != CPU.name:
         log.warning("project: %s on the cpu: the %s backend does not have it", ", ".join(absent), ctx.backend.name)
 
 

@@ -16,7 +16,7 @@ from motorpool.report.figures import drawing, maps
 from motorpool.report.photos.album import Album, Wanted
 from motorpool.report.photos.pictures import SHEET
 from motorpool.report.verdict import headline
-from motorpool.report.wording import is_missing, method_name, number, records, title_of
+from motorpool.report.wording import is_missing, map_method, method_name, number, records, title_of
 
 #: Feature sets with maps: those of the best models. Each costs 4 to 6 bytes for each point and method.
 MAX_MAPS = 8
@@ -145,8 +145,7 @@ class MapSection:
         if flat:
             drawing.draw_maps(flat[:MAX_DRAWN], to / "maps_2d.png", DRAWN_POINTS)
         if deep:
-            # UMAP keeps groups apart better than PCA does in as few dimensions.
-            best = next((m for m in deep if m.method.startswith("umap") and m.features == deep[0].features), deep[0])
+            best = next((m for m in deep if _turns(m) and m.features == deep[0].features), deep[0])
             drawing.save_3d(best, to / "map_3d.png")
             drawing.draw_turning(best, to / "map_3d.gif")
 
@@ -195,3 +194,8 @@ class MapSection:
             "maps_text": f"Each point is one of {self.n_points:,} images, drawn at random and the same on all maps."
             + pointing,
         }
+
+
+def _turns(drawn: maps.Map) -> bool:
+    known = map_method(drawn.method, drawn.dims)
+    return known is not None and known.turns

@@ -9,6 +9,7 @@ import pandas as pd
 
 from motorpool.config.run import CONSENSUS, ReportConfig
 from motorpool.lake import Lake
+from motorpool.outliers.registry import OUTLIER_METHODS
 from motorpool.report import page, queries
 from motorpool.report.photos.album import Album, Wanted
 from motorpool.report.verdict import headline
@@ -25,18 +26,6 @@ _KINDS = {
     "exemplar": "nearest the centre",
     "typical": "drawn at random",
     "borderline": "at the border",
-}
-_METHODS = {
-    CONSENSUS: "all methods together",
-    "isolation_forest": "isolation forest",
-    "knn_distance": "distance to neighbours",
-    "lof": "local outlier factor",
-    "pca_error": "PCA error",
-    "dbscan_noise": "DBSCAN noise",
-    "glosh": "GLOSH",
-    "mixture_density": "mixture density",
-    "odd_one_out": "odd one out of its vehicle",
-    "stray_groups": "stray groups",
 }
 
 
@@ -169,7 +158,7 @@ class PhotoSection:
                 }
                 for row in records(rows)
             ]
-            groups.append({"name": _METHODS.get(method, method), "text": self._method_text(method), "images": images})
+            groups.append({"name": _title(method), "text": self._method_text(method), "images": images})
         return groups
 
     def _method_text(self, method: str) -> str:
@@ -178,6 +167,11 @@ class PhotoSection:
             n = 0 if told.empty else int(told.iloc[0]["n_outliers"])
             return f"{n:,} images are outliers by all methods and feature sets together. The first of them:"
         return f"The first in one of {len(told)} feature sets; scores of different sets do not compare."
+
+
+def _title(method: str) -> str:
+    known = OUTLIER_METHODS.get(method)
+    return "all methods together" if method == CONSENSUS else known.title if known else method
 
 
 def _reasons_of(rows: pd.DataFrame | None, method: str) -> list[str]:

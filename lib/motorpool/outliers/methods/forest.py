@@ -1,0 +1,26 @@
+"""The entry of the isolation forest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from motorpool.outliers.method import OutlierMethod, Scored
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column
+
+    from motorpool.outliers.reasons import Words
+    from motorpool.outliers.resources import Resources
+
+
+def _score(resources: Resources) -> Scored:
+    from motorpool.outliers.forest import isolation_forest
+
+    return Scored(isolation_forest(resources.block_df, seed=resources.seed))
+
+
+def _reason(words: Words) -> Column:
+    return words.say("A few random cuts set it apart: its score is ", words.level)
+
+
+ISOLATION_FOREST = OutlierMethod("isolation_forest", "isolation forest", _score, _reason, settings=("seed",))

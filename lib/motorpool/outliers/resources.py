@@ -1,0 +1,97 @@
+"""What outlier methods score a feature set by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from pyspark.sql import DataFrame
+
+from motorpool.backend.protocol import Backend
+from motorpool.features.program import Program
+from motorpool.features.vehicle_steps import Vehicles
+from motorpool.kernels.pairs.sweep import Wanted
+from motorpool.neighbours.search import search
+from motorpool.neighbours.shards import Arranged, arrange
+from motorpool.outliers.local import nearest
+from motorpool.outliers.odd_one_out import Compared, odd_one_out
+from motorpool.outliers.reasons import NEIGHBOURS
+from motorpool.spark import blocks
+
+
+@dataclass
+class Resources:
+    """A feature set, and all that methods make of it in common: each thing is made when it is first asked for, once.
+
+    ``vectors`` has image_id and vector. ``models`` are the ids of the models that each method reads the labels of,
+    ``read_labels`` gives the labels of some models (image_id, model_id, cluster, outlier_score), ``read_descriptors``
+    the raw descriptors by name as columns beside image_id. ``say`` gets messages on the search's progress.
+
+    Persisted frames stay until `release`.
+    """
+
+    vectors: DataFrame
+    k: int
+    seed: int
+    backend: Backend
+    models: Mapping[str, Sequence[str]]
+    known_vehicles: Vehicles | None
+    read_labels: Callable[[Sequence[str]], DataFrame]
+    read_descriptors: Callable[[Sequence[str]], DataFrame]
+    read_program: Callable[[], Program]
+    say: Callable[[str], None]
+    _held: list[Callable[[], object]] = field(default_factory=list)
+
+    def persist(self, df: DataFrame) -> DataFrame:
+        """``df``, persisted until `release`."""
+        kept = blocks.persist(df)
+        self._held.append(kept.unpersist)
+        return kept
+
+    def release(self) -> None:
+        for drop in self._held:
+            drop()
+        self._held.clear()
+
+    @cached_property
+    def block_df(self) -> DataFrame:
+        """The vectors as blocks of rows."""
+        return self.persist(blocks.gather(self.vectors))
+
+    @cached_property
+    def program(self) -> Program:
+        """What made the vectors from raw descriptors."""
+        return self.read_program()
+
+    @cached_property
+    def arranged(self) -> Arranged:
+        """The vectors arranged for searches, Euclidean."""
+        found = arrange(self.block_df, "euclidean", self.seed)
+        self._held.append(found.release)
+        return found
+
+    @cached_property
+    def found(self) -> DataFrame:
+        """The state of the search for the ``k`` nearest rows (see `neighbours.search`)."""
+        state = search(self.arranged, Wanted(k=self.k), self.say, self.backend)
+        self._held.append(state.unpersist)
+        return state
+
+    @cached_property
+    def nearest(self) -> DataFrame:
+        """image_id and neighbours, the few nearest that reasons name."""
+        return self.persist(nearest(self.arranged, self.found, NEIGHBOURS))
+
+    @cached_property
+    def compared(self) -> Compared:
+        """Photos beside the others of their vehicle."""
+        if self.known_vehicles is None:
+            raise ValueError("vehicles are not known here: the method needs `vehicles` among its `needs`")
+        found = odd_one_out(self.vectors.select("image_id", "vector"), self.known_vehicles)
+        self._held.append(found.release)
+        return found
+
+    def labels_of(self, method: str) -> DataFrame:
+        """The labels of the models that the method reads; no row where it reads none."""
+        return self.read_labels(self.models.get(method, ()))
