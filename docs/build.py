@@ -189,13 +189,22 @@ def commands() -> str:
     from motorpool.cli import cli
 
     parts = []
-    for name, command in cli.commands.items():
+    for name, command in all_commands(cli):
         context = click.Context(command, info_name=f"motorpool {name}")
         usage = " ".join(command.collect_usage_pieces(context))
         lines = [f"### {name}", f"```\nmotorpool {name} {usage}\n```", prose(command.help or "")]
         rows = [_option(p) for p in command.params if isinstance(p, click.Option)]
         parts.append("\n\n".join([*lines, table(("option", "default", "meaning"), rows)]))
     return "\n\n".join(parts)
+
+
+def all_commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command with its name as people type it; in place of a group the commands in it."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from all_commands(command, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", command
 
 
 def _option(option: click.Option) -> tuple[str, str, str]:

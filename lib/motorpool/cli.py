@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import getpass
 import json
 import logging
 import re
@@ -36,6 +37,10 @@ from motorpool.config.load import load_config
 from motorpool.config.run import CaseConfig, Config, LakeConfig, ReportConfig
 from motorpool.errors import ConfigError, LakeError, MotorpoolError
 from motorpool.lake import Lake
+from motorpool.percentages import percent
+from motorpool.pipeline.annotating.auditing import audit
+from motorpool.pipeline.annotating.drawing import check_draw, draw, write_looks
+from motorpool.pipeline.annotating.importing import Asked, check_file, import_file
 from motorpool.pipeline.assign import run_assign
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.export import run_export
@@ -381,6 +386,144 @@ def serve(ctx: click.Context, lake_path: str | None, conf: str | None, port: int
                 server.wait()
         except KeyboardInterrupt:
             click.echo("Stopped.", err=True)
+
+
+_ATTRIBUTE_HELP = "The attribute, as `labels.attributes` of the config names it."
+_PURPOSE = click.Choice(["train", "audit"])
+
+
+@annotate.command("draw")
+@_LAKE_OPTION
+@_CONF_OPTION
+@click.option("--attribute", required=True, metavar="NAME", help=_ATTRIBUTE_HELP)
+@click.option("--n", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Number of photos.")
+@click.option(
+    "--purpose",
+    type=_PURPOSE,
+    default="train",
+    show_default=True,
+    help="Labels are learned from `train`: typical photos, then those whose labels are unsure. `audit` is a random "
+    "sample that measures how often labels are right.",
+)
+@click.option("--features", metavar="NAME", help="The feature set that says which photos are typical.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=1, show_default=True, help="The same seed, the same photos."
+)
+@click.option("--out", required=True, type=_local_path, metavar="FILE", help="The CSV file to write.")
+@click.pass_context
+def annotate_draw(
+    ctx: click.Context,
+    lake_path: str | None,
+    conf: str | None,
+    attribute: str,
+    n: int,
+    purpose: str,
+    features: str | None,
+    seed: int,
+    out: Path,
+) -> None:
+    """Choose photos to look at: fill in the column `value` (`?`: it cannot be told), then import the file."""
+    check_draw(attribute)
+    _known_attribute(_lake_config(lake_path, conf)[1], attribute)
+    lake = _open_lake(ctx, lake_path, conf)
+    with SparkProgress(lake.spark, _ERR):
+        drawn = draw(lake, attribute, n, purpose, seed, features)
+        write_looks(drawn, attribute, purpose, out)
+    click.echo(f"{out}: {len(drawn.looks):,} photos to look at for {attribute} ({purpose})")
+    for note in drawn.notes:
+        click.echo(f"  {note}")
+
+
+@annotate.command("import")
+@_LAKE_OPTION
+@_CONF_OPTION
+@click.argument("file", type=expand_home)
+@click.option("--attribute", metavar="NAME", help="The attribute to read, where the file has several or names none.")
+@click.option("--column", metavar="NAME", help="What the file calls the attribute, where that is not its name.")
+@click.option("--purpose", type=_PURPOSE, help="What the annotations are for, unless the file says; else `train`.")
+@click.option("--annotator", metavar="NAME", help="Who looked, unless the file says; your login name by default.")
+@click.pass_context
+def annotate_import(
+    ctx: click.Context,
+    lake_path: str | None,
+    conf: str | None,
+    file: str,
+    attribute: str | None,
+    column: str | None,
+    purpose: str | None,
+    annotator: str | None,
+) -> None:
+    """Take what people said about photos: a filled-in CSV, any table with paths and values, VERI-Wild's
+    vehicle_info.txt, an export of Label Studio (JSON) or of CVAT (for images, XML). All of the file, or nothing."""
+    asked = Asked(annotator or _login(), purpose, attribute, column)
+    check_file(file, asked)
+    config = _lake_config(lake_path, conf)[1]
+    attributes = config.labels.attributes if config is not None and config.labels is not None else None
+    lake = _open_lake(ctx, lake_path, conf)
+    with SparkProgress(lake.spark, _ERR):
+        done = import_file(lake, file, asked, attributes)
+    for item in done:
+        click.echo(
+            f"{file}: {item.attribute}: {item.n_new:,} new, {item.n_changed:,} changed, {item.n_same:,} as before"
+        )
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        # Containers run as numbers without a name.
+        return "unknown"
+
+
+def _known_attribute(config: Config | None, attribute: str) -> None:
+    known = config.labels.attributes if config is not None and config.labels is not None else None
+    if known is not None and attribute not in known:
+        raise ConfigError(
+            f"--attribute {attribute}: the config has no such attribute; `labels.attributes` names "
+            f"{', '.join(known) or 'none'}"
+        )
+
+
+@cli.command("audit")
+@_LAKE_OPTION
+@_CONF_OPTION
+@click.option("--attribute", required=True, metavar="NAME", help=_ATTRIBUTE_HELP)
+@click.option(
+    "--target", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="SHARE",
+    help="Share of right labels that is wanted; by default what the labels were made for.",
+)  # fmt: skip
+@click.option(
+    "--confidence", type=click.FloatRange(0.5, 1, max_open=True), default=0.95, show_default=True, metavar="SHARE",
+    help="How often the interval covers the truth.",
+)  # fmt: skip
+@click.pass_context
+def audit_command(
+    ctx: click.Context,
+    lake_path: str | None,
+    conf: str | None,
+    attribute: str,
+    target: float | None,
+    confidence: float,
+) -> None:
+    """How often the labels of an attribute are right, from photos drawn for an audit: accept them or not, by value."""
+    lake = _open_lake(ctx, lake_path, conf)
+    with SparkProgress(lake.spark, _ERR):
+        found = audit(lake, attribute, target, confidence)
+    table = Table()
+    for name in (attribute, "photos", "looks", "right", "accuracy", f"{percent(confidence)} interval", "verdict"):
+        table.add_column(Text(name), justify="left" if name in (attribute, "verdict") else "right")
+    for row in found.rows:
+        table.add_row(
+            Text("all" if row["value"] is None else row["value"], style="" if row["value"] else "bold"),
+            *(f"{row[c]:,}" for c in ("n_images", "n", "right")),
+            "-" if row["accuracy"] is None else percent(row["accuracy"]),
+            f"{percent(row['low'])} to {percent(row['high'])}",
+            Text(row["verdict"]),
+        )
+    _show(table)
+    for note in found.notes:
+        _OUT.print(note, soft_wrap=True, highlight=False, markup=False)
 
 
 def summarise(lake: Lake, seconds: float, report_folder: Path | None = None) -> None:

@@ -43,7 +43,7 @@ def test_a_drawn_file_keeps_draw_stratum_and_weight_and_leaves_out_what_nobody_h
     assert [(s.line, s.path, s.attribute, s.value) for s in said] == [
         (2, "a/1.jpg", "type", "sedan"),
         (5, "a/3.jpg", "type", None),
-        (6, "a/4.jpg", "type", "SUV"),
+        (6, "a/4.jpg", "Type", "SUV"),
     ]
     assert [(s.draw, s.purpose, s.stratum, s.weight) for s in said[:2]] == [
         ("audit-1", "audit", "2", 13.5),
@@ -61,9 +61,14 @@ def test_any_table_with_paths_and_values(tmp_path: Path, comma: str, encoding: s
 
 def test_columns_called_as_the_attributes(tmp_path: Path) -> None:
     file = write(tmp_path, "x.csv", "path,vehicle_id,Type,colour,outlier\na,1,sedan,red,\nb,2,,blue,1\n")
-    assert rows(file) == [(2, "a", "type", "sedan"), (2, "a", "colour", "red"), (3, "b", "colour", "blue")]
+    assert rows(file, "type", "colour") == [
+        (2, "a", "Type", "sedan"),
+        (2, "a", "colour", "red"),
+        (3, "b", "colour", "blue"),
+    ]
     assert rows(file, "colour") == [(2, "a", "colour", "red"), (3, "b", "colour", "blue")]
-    assert "found path, vehicle_id, type, colour, outlier" in refusal(file, "view")
+    assert "or called view; found path, vehicle_id, type, colour, outlier" in refusal(file, "view")
+    assert "say by --attribute which one" in refusal(file)
 
 
 def test_veri_wilds_own_file(tmp_path: Path) -> None:
@@ -74,12 +79,11 @@ def test_veri_wilds_own_file(tmp_path: Path) -> None:
     )
     file = write(tmp_path, "vehicle_info.txt", text)
     assert rows(file, "type", "color") == [
-        (2, "00001/000001", "type", "sedan"),
-        (2, "00001/000001", "color", "black"),
-        (3, "00001/000002", "type", "sedan"),
-        (3, "00001/000002", "color", "dark gray"),
+        (2, "00001/000001", "Type", "sedan"),
+        (2, "00001/000001", "Color", "black"),
+        (3, "00001/000002", "Type", "sedan"),
+        (3, "00001/000002", "Color", "dark gray"),
     ]
-    assert {r[2] for r in rows(file)} == {"model", "type", "color"}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +91,10 @@ def test_veri_wilds_own_file(tmp_path: Path) -> None:
     [
         ("", "line 1: needs a column of paths"),
         ("name,value\na,b\n", "line 1: needs a column of paths (path, paths, image, id/image), found name, value"),
-        ("path,draw\na,b\n", "line 1: needs a column `value`, found path, draw"),
+        (
+            "path,draw\na,b\n",
+            "line 1: needs a column `value`; or say by --attribute which one to read; found path, draw",
+        ),
         ("path,value,Value\n", "line 1: has the column 'value' twice"),
         ("path,value\na,b\nc\n", "line 3: has 1 fields, the header has 2"),
         ("path,value\n,b\n", "line 2: has a value but no path"),
@@ -204,10 +211,10 @@ def test_cvats_tags_and_attributes(tmp_path: Path) -> None:
     file = write(tmp_path, "annotations.xml", CVAT)
     assert rows(file) == [
         (7, "veriwild/1/a.jpg", None, "SUV"),
-        (12, "b.jpg", "type", "A & B"),
+        (12, "b.jpg", "Type", "A & B"),
         (14, "b.jpg", "colour", None),
     ]
-    assert [r[2] for r in rows(file, "type")] == [None, "type"]
+    assert [r[2] for r in rows(file, "type")] == [None, "Type"]
 
 
 @pytest.mark.parametrize(

@@ -292,6 +292,25 @@ def test_columns_that_would_meet_the_tables_own(
     assert expected in str(caught.value)
 
 
+def test_veri_wilds_own_file_gives_attributes(spark: SparkSession, tmp_path: Path) -> None:
+    """Semicolons, the last two parts of paths, blanks before values; one photo is of another case, one is missing."""
+    info = tmp_path / "vehicle_info.txt"
+    info.write_text(
+        "id/image;Camera ID;Time;Model;Type;Color\n"
+        "00001/000001;15;2018-03-11 07:04:36;Lavida, old; SUV;dark gray\n"
+        "00001/000002.jpg;16;2018-03-11 07:05:00;;sedan;\n"
+        "99999/000003;16;2018-03-11 07:05:00;Polo;sedan;red\n"
+    )
+    write_paths(tmp_path / "images_paths.csv", image_paths(4))
+    case = Case({}, str(tmp_path / "images_paths.csv"), str(info))
+    images = read_images(read_paths(spark, case.images_paths), case, r"veriwild/[^/]+/([^/]+)/", None)
+    assert images.columns == ["image_id", "path", "vehicle_id", "camera_id", "time", "model", "type", "color"]
+    found = {r["image_id"]: (r["path"], r["camera_id"], r["model"], r["type"], r["color"]) for r in images.collect()}
+    assert found[0] == ("veriwild/1/00001/000001.jpg", "15", "Lavida, old", "SUV", "dark gray")
+    assert found[1] == ("veriwild/2/00001/000002.jpg", "16", None, "sedan", None)
+    assert [found[i][1:] for i in (2, 3)] == [(None,) * 4] * 2
+
+
 @pytest.mark.parametrize("names", [("image_id",), ("Image_Id",), ("osnet", "OSNet")])
 def test_descriptors_that_would_be_one_column(tmp_path: Path, names: Sequence[str]) -> None:
     config = CaseConfig(descriptors={n: f"{n}.npy" for n in names}, images_paths="paths.csv")

@@ -168,7 +168,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 # Commands and configs.
 
-COMMANDS = {name: {o for p in command.params for o in p.opts} for name, command in cli.commands.items()}
+COMMANDS = {name: {o for p in command.params for o in p.opts} for name, command in build.all_commands(cli)}
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -194,9 +194,10 @@ def test_commands_exist(page: Path) -> None:
         if words[:1] == ["python"] and len(words) > 1 and words[1].endswith(".py"):
             assert (ROOT / words[1]).is_file(), piece
         if words[:1] == ["motorpool"] and len(words) > 1 and re.fullmatch(r"[a-z]+", words[1]):
-            assert words[1] in COMMANDS, piece
+            name = " ".join(words[1:3] if isinstance(cli.commands.get(words[1]), click.Group) else words[1:2])
+            assert name in COMMANDS or name in cli.commands, piece
             used = {word.split("=")[0] for word in words[2:] if word.startswith("--")}
-            assert used <= COMMANDS[words[1]] | {"--help"}, piece
+            assert used <= COMMANDS.get(name, set()) | {"--help"}, piece
         for file in re.findall(r"(?<![\w/.-])(?:jobs|conf|tests|notebooks)/[\w./-]+\.\w+", piece):
             assert (ROOT / file).is_file(), piece
 

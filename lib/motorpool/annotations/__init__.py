@@ -30,13 +30,13 @@ def reader_of(path: str) -> Reader:
     return READERS[extension]
 
 
-def read_annotations(path: str, wanted: frozenset[str] | None = None) -> Iterator[Said]:
+def read_annotations(path: str, wanted: frozenset[str] | None = None, shown: str | None = None) -> Iterator[Said]:
     """The annotations of a file, by path or URI, in its order and in bounded memory.
 
     ``wanted`` are the attributes to read, in small letters and as the file calls them; None is all. Values that the
-    file gives no attribute come in any case. AnnotationError, which names the line, for what cannot be read; CaseError
-    where there is no such file.
+    file gives no attribute come in any case. ``shown`` is what errors call the file, by default its path.
+    AnnotationError, which names the line, for what cannot be read; CaseError where there is no such file.
     """
     reader = reader_of(path)
     with files.open_file(path) as f:
-        yield from reader(cast(BinaryIO, f), files.redact(path), wanted)
+        yield from reader(cast(BinaryIO, f), shown or files.redact(path), wanted)

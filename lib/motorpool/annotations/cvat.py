@@ -63,7 +63,7 @@ class _Document:
         self.open.pop()
         if tag == "attribute" and self.attribute is not None:
             called, line = self.attribute
-            self.add(line, called.strip().lower(), "".join(self.text))
+            self.add(line, called.strip(), "".join(self.text))
             self.attribute = None
         elif tag in _SHAPES and self.shape is not None:
             label, line, has_attributes = self.shape
@@ -74,7 +74,7 @@ class _Document:
             self.image = None
 
     def add(self, line: int, attribute: str | None, value: str) -> None:
-        if self.wanted is not None and attribute is not None and attribute not in self.wanted:
+        if self.wanted is not None and attribute is not None and attribute.lower() not in self.wanted:
             return
         if self.image is not None and value.strip() and value.strip() != _UNSET:
             self.found.append(Said(line, self.image, attribute, value_of(value)))

@@ -36,12 +36,11 @@ def read_label_studio(f: BinaryIO, name: str, wanted: frozenset[str] | None) -> 
         whole = "annotations" in task or "completions" in task
         path = _path(task.get("data") if whole else task, name, line)
         for control, choices, annotator in _whole(task) if whole else _minimal(task):
-            attribute = control.lower()
-            if (wanted is not None and attribute not in wanted) or not choices:
+            if (wanted is not None and control.lower() not in wanted) or not choices:
                 continue
             if len(choices) > 1:
                 raise wrong(name, line, f"{path}: several choices of {control!r} at once: {', '.join(choices)}")
-            yield Said(line, path, attribute, value_of(choices[0]), annotator)
+            yield Said(line, path, control, value_of(choices[0]), annotator)
 
 
 def _whole(task: Mapping[str, Any]) -> Iterator[tuple[str, list[str], str | None]]:

@@ -1,7 +1,8 @@
 """Annotations as a table of text: the CSV of `motorpool annotate draw`, any with paths, VERI-Wild's vehicle_info.txt.
 
 One row is a photo. Values stand in a column ``value``, with the attribute's name in a column ``attribute`` where there
-is one, or in a column that is called as the attribute. The columns are separated by commas, semicolons or tabs.
+is one, or in a column that is called as the attribute, for attributes that
+are asked for. The columns are separated by commas, semicolons or tabs.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ class Rows(Protocol):
 PATH_COLUMNS = ("path", "paths", "image", "id/image")
 #: Columns that say something about the annotation, and are no attribute.
 _ABOUT = ("annotator", "purpose", "draw", "stratum", "weight")
-_NO_ATTRIBUTE = {*PATH_COLUMNS, *_ABOUT, "suggested", "why", "camera id", "time", "image_id", "vehicle_id", "outlier"}
 _PURPOSES = ("train", "audit")
 #: Bytes of the file that tell how its text is written.
 _HEAD = 4096
@@ -66,7 +66,8 @@ def _delimiter(header: str) -> str:
 
 
 def _annotations(rows: Rows, name: str, wanted: frozenset[str] | None) -> Iterator[Said]:
-    header = [c.strip().lower() for c in next(rows, [])]
+    spelled = [c.strip() for c in next(rows, [])]
+    header = [c.lower() for c in spelled]
     twice = next((c for i, c in enumerate(header) if c and c in header[:i]), None)
     if twice is not None:
         raise wrong(name, 1, f"has the column {twice!r} twice, but for its case perhaps")
@@ -75,7 +76,7 @@ def _annotations(rows: Rows, name: str, wanted: frozenset[str] | None) -> Iterat
         raise wrong(
             name, 1, f"needs a column of paths ({', '.join(PATH_COLUMNS)}), found {', '.join(header) or 'none'}"
         )
-    values = _value_columns(header, name, wanted)
+    values = [(None if c is None else spelled[i], i) for c, i in _value_columns(header, name, wanted)]
     about = {c: header.index(c) for c in _ABOUT if c in header}
     attribute = header.index("attribute") if "attribute" in header else None
     for row in rows:
@@ -87,10 +88,10 @@ def _annotations(rows: Rows, name: str, wanted: frozenset[str] | None) -> Iterat
             if not row[at].strip():
                 continue
             if called is None and attribute is not None:
-                called = row[attribute].strip().lower()
+                called = row[attribute].strip()
                 if not called:
                     raise wrong(name, rows.line_num, "names no attribute in its column `attribute`")
-            if wanted is not None and called is not None and called not in wanted:
+            if wanted is not None and called is not None and called.lower() not in wanted:
                 continue
             yield _said(row, rows.line_num, path, called, row[at], about, name)
 
@@ -101,11 +102,10 @@ def _value_columns(header: Sequence[str], name: str, wanted: frozenset[str] | No
     named = [(c, i) for i, c in enumerate(header) if wanted is not None and c in wanted and c not in PATH_COLUMNS]
     if not named and "value" in header:
         return [(None, header.index("value"))]
-    if not named and wanted is None:
-        named = [(c, i) for i, c in enumerate(header) if c and c not in _NO_ATTRIBUTE and c != "attribute"]
     if not named:
-        asked = f" or one of {', '.join(sorted(wanted))}" if wanted else ""
-        raise wrong(name, 1, f"needs a column `value`{asked}, found {', '.join(header)}")
+        # Any other column could be an attribute, but a column of remarks is none.
+        asked = f", or called {' or '.join(sorted(wanted))}" if wanted else "; or say by --attribute which one to read"
+        raise wrong(name, 1, f"needs a column `value`{asked}; found {', '.join(header)}")
     return [(c, i) for c, i in named]
 
 

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from motorpool.case.files import redact
 from motorpool.case.folder import Case
-from motorpool.case.tables import read_attributes, read_header
+from motorpool.case.tables import attribute_columns, read_attributes
 from motorpool.errors import CaseError, ConfigError
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,9 @@ def check_vehicle_column(case: Case, column: str | None) -> None:
             f"case.vehicle_column {column!r}: the case has no attributes file, where it would be: name one as "
             "case.attributes"
         )
-    names = read_header(case.attributes)
+    named = attribute_columns(case.attributes)
+    # The column of the paths is told as the file has it.
+    names = ["paths" if name == "paths" else column for name, column in named.items()]
     if column not in names:
         raise CaseError(
             f"{redact(case.attributes)}: has no column {column!r}, which case.vehicle_column names; it has "
@@ -79,7 +81,7 @@ def read_images(
     if vehicle_pattern is not None:
         _report_vehicles(paths.select(_vehicle_of(vehicle_pattern).alias("vehicle_id")), vehicle_pattern)
     if case.attributes is not None:
-        _check_attributes(read_attributes(paths.sparkSession, case.attributes), paths, case.attributes)
+        _check_attributes(read_attributes(paths, case.attributes), paths, case.attributes)
     if vehicle_column is not None:
         _warn_of_missing(images, f"case.vehicle_column {vehicle_column!r} names")
     return images
@@ -98,7 +100,7 @@ def describe_images(
     images = paths.select("image_id", "path", vehicle.alias("vehicle_id"))
     if case.attributes is None:
         return images
-    attributes = read_attributes(paths.sparkSession, case.attributes)
+    attributes = read_attributes(paths, case.attributes)
     # Names that differ by case alone are one to Spark. Whatever is called vehicle_id gives way to the column that was
     # asked for, and to the path where a pattern is set.
     theirs = next((c for c in attributes.columns if c.lower() == "vehicle_id"), None)

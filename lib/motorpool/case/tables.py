@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pyarrow as pa
@@ -16,6 +16,8 @@ from motorpool.errors import CaseError
 from motorpool.spark.blocks import Batches
 from motorpool.texts import encoding_of
 
+#: How the header of VERI-Wild's `vehicle_info.txt` begins: id of the vehicle and name of its photo, then semicolons.
+VEHICLE_INFO = "id/image"
 #: Column names that Delta takes as they are, in every engine.
 _COLUMN = re.compile(r"[^ ,;{}()\n\t=`]+")
 
@@ -26,7 +28,12 @@ _HEAD = 1024
 
 def read_header(path: str) -> list[str]:
     """Column names of a CSV file; CaseError when it is empty or no CSV."""
-    with _reading(path), files.open_file(path) as f, pa_csv.open_csv(f, read_options=_options(path)) as reader:
+    parsing = _parsing(path)
+    with (
+        _reading(path),
+        files.open_file(path) as f,
+        pa_csv.open_csv(f, read_options=_options(path), parse_options=parsing) as reader,
+    ):
         return list(reader.schema.names)
 
 
@@ -52,6 +59,14 @@ def _options(path: str) -> pa_csv.ReadOptions:
     return pa_csv.ReadOptions(encoding=encoding.removesuffix("-sig"))
 
 
+def _parsing(path: str) -> pa_csv.ParseOptions:
+    """How the file's fields are separated: by commas, in VERI-Wild's own file by semicolons."""
+    with _reading(path), files.open_file(path) as f:
+        head = bytes(f.read(_HEAD))
+        text = head.decode(encoding_of(head), errors="ignore").lower()
+    return pa_csv.ParseOptions(delimiter=";" if text.startswith(f"{VEHICLE_INFO};") else ",")
+
+
 def _rows(path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
     """Batches of text columns, by position, with the row's number in front."""
     options = pa_csv.ConvertOptions(
@@ -63,7 +78,9 @@ def _rows(path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
         while True:
             with _reading(path, f", after row {first}" if first else ""):
                 if batches is None:
-                    batches = pa_csv.open_csv(f, read_options=_options(path), convert_options=options)
+                    batches = pa_csv.open_csv(
+                        f, read_options=_options(path), parse_options=_parsing(path), convert_options=options
+                    )
                 batch = next(batches, None)
             if batch is None:
                 return
@@ -102,27 +119,61 @@ def read_paths(spark: SparkSession, path: str) -> DataFrame:
     return read_csv(spark, path, ["paths"]).select(F.col("row").alias("image_id"), normal_path("c0").alias("path"))
 
 
-def read_attributes(spark: SparkSession, path: str) -> DataFrame:
-    """``path`` with forward slashes and every other column as text, empty values as null.
+def attribute_columns(path: str) -> dict[str, str]:
+    """The columns of an attributes file with the names that tables give them; that of the paths is ``path``.
 
+    Those of VERI-Wild's `vehicle_info.txt` are written small and without blanks: ``camera_id``, ``type``, ``color``.
     Raises CaseError without a column ``path`` (or ``paths``), or with names that tables cannot hold. Spark tells names
     apart by more than their case, so ``Path`` beside the paths is refused as well.
     """
     names = read_header(path)
     shown = files.redact(path)
-    key = next((c for c in ("path", "paths") if c in names), None)
-    if key is None:
-        raise CaseError(f"{shown}: needs a column `path`, found {', '.join(names)}")
-    for name in names:
-        if not _COLUMN.fullmatch(name):
+    if is_vehicle_info(names):
+        columns = {name: re.sub(r"\W+", "_", name.strip().lower()) for name in names}
+        columns[names[0]] = "path"
+    else:
+        key = next((c for c in ("path", "paths") if c in names), None)
+        if key is None:
+            raise CaseError(f"{shown}: needs a column `path`, found {', '.join(names)}")
+        columns = {name: name for name in names} | {key: "path"}
+    for name, column in columns.items():
+        if not _COLUMN.fullmatch(column):
             raise CaseError(f"{shown}: column {name!r}: rename it without spaces, commas, brackets, '=' or quotes")
-        if name != key and name.lower() in ("image_id", "path"):
-            raise CaseError(f"{shown}: column {name!r} would hide the table's own {name.lower()!r}: rename it")
+        if (column != "path" or list(columns.values()).count("path") > 1) and column.lower() in ("image_id", "path"):
+            raise CaseError(f"{shown}: column {name!r} would hide the table's own {column.lower()!r}: rename it")
     _refuse_twice(names, names, path)
-    read = read_csv(spark, path, names)
-    columns = {name: f"c{i}" for i, name in enumerate(names)}
-    others = [F.when(F.col(c) != "", F.col(c)).alias(name) for name, c in columns.items() if name != key]
-    return read.select(normal_path(columns[key]).alias("path"), *others)
+    return columns
+
+
+def is_vehicle_info(names: Sequence[str]) -> bool:
+    """Whether a header is that of VERI-Wild's own file."""
+    return bool(names) and names[0].strip().lower() == VEHICLE_INFO
+
+
+def read_attributes(paths: DataFrame, path: str) -> DataFrame:
+    """``path`` as `paths` (``image_id, path``) have it, and every other column as text, empty values as null.
+
+    Rows of no image keep the path of the file, with forward slashes. VERI-Wild's own file has the last two parts of
+    the paths, with or without an extension. CaseError as by `attribute_columns`.
+    """
+    columns = attribute_columns(path)
+    short = is_vehicle_info(list(columns))
+    read = read_csv(paths.sparkSession, path, list(columns))
+    positions = {column: f"c{i}" for i, column in enumerate(columns.values())}
+    # Some values of VERI-Wild's file begin with a blank; those of others stay as they are.
+    texts = {name: F.trim(c) if short else F.col(c) for name, c in positions.items()}
+    others = [F.when(text != "", text).alias(name) for name, text in texts.items() if name != "path"]
+    told = read.select(normal_path(positions["path"]).alias("path"), *others)
+    if not short:
+        return told
+    known = paths.select(F.col("path").alias("known"), _last_two(F.col("path")).alias("short"))
+    joined = told.withColumn("short", _last_two(F.col("path"))).join(known, on="short", how="left")
+    return joined.select(F.coalesce("known", "path").alias("path"), *(f"`{c}`" for c in positions if c != "path"))
+
+
+def _last_two(path: Column) -> Column:
+    """``00001/000001`` of ``veriwild/1/00001/000001.jpg``."""
+    return F.regexp_replace(F.substring_index(path, "/", -2), r"\.[A-Za-z]+$", "")
 
 
 def _refuse_twice(names: list[str], wanted: list[str], path: str) -> None:

@@ -94,8 +94,8 @@ class CaseConfig(Section):
     )
     attributes: Location | None = Field(
         default=None,
-        description="CSV file with the column `path` and any further columns, which the table `images` takes over. "
-        "Default: `attributes.csv`, where there is one.",
+        description="CSV file with the column `path` and any further columns, which the table `images` takes over, "
+        "or VERI-Wild's own `vehicle_info.txt`. Default: `attributes.csv`, where there is one.",
     )
     vehicle_pattern: str | None = Field(
         default=DEFAULT_VEHICLE_PATTERN,

@@ -168,18 +168,20 @@ class Lake:
             raise LakeError(f"table {table!r}: {strange[0]} is not among the rows to replace")
         self._write(TABLES[table], ready, keys)
 
-    def upsert(self, table: str, df: DataFrame, key: str) -> None:
-        """Replace the rows that have the same ``key`` as one of ``df``, and add the others of ``df``.
+    def upsert(self, table: str, df: DataFrame, key: str | Sequence[str]) -> None:
+        """Replace the rows that have the same ``key`` (a column or several) as one of ``df``, and add the others of it.
 
-        Rows that another run writes meanwhile stay. ``df`` has each key once; it is evaluated twice or more, and the
-        whole table is written again: for small tables without partitions.
+        Rows that another run writes meanwhile stay. ``df`` has each key once, without nulls; it is evaluated twice or
+        more, and the whole table is written again: for small tables without partitions.
         """
         if TABLES[table].partition_by:
             raise ValueError(f"table {table!r} has partitions: use replace")
 
+        keys = [key] if isinstance(key, str) else list(key)
+
         def rows() -> DataFrame:
             new = conform(df, TABLES[table])
-            rest = conform(self.read_or_empty(table), TABLES[table]).join(new.select(key), on=key, how="left_anti")
+            rest = conform(self.read_or_empty(table), TABLES[table]).join(new.select(*keys), on=keys, how="left_anti")
             return rest.unionByName(new)
 
         self._write(TABLES[table], rows, {})

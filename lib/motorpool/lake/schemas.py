@@ -483,10 +483,34 @@ _LABELLED = (
     ),
 )
 
+_AUDITS = Table(
+    "audits",
+    "attribute STRING, value STRING, accepted BOOLEAN, n_images BIGINT, n BIGINT, right BIGINT, accuracy DOUBLE, "
+    "low DOUBLE, high DOUBLE, confidence DOUBLE, target DOUBLE, verdict STRING, created_at TIMESTAMP",
+    "audit",
+    rows="One row per attribute and value, and one for all its values: the last audit.",
+    comments={
+        "attribute": _ATTRIBUTE,
+        "value": "The label; null in the row for all values together.",
+        "accepted": "True: about the accepted labels. False: none is accepted, so the row is about all labels.",
+        "n_images": "Images with such a label, but for those that people looked at.",
+        "n": "Looks of the audit at such labels.",
+        "right": "Looks that found the label right.",
+        "accuracy": "Estimated share of right labels: each look counts by its weight. Null without looks.",
+        "low": "Lower end of the interval of the accuracy.",
+        "high": "Its upper end.",
+        "confidence": "Share of audits whose interval covers the truth.",
+        "target": "The accuracy that is wanted.",
+        "verdict": "`accept` (even `low` reaches the target), `merge with X` (nearly all wrong labels are X, and as "
+        "one value both would reach it), `look by hand` (the accuracy is below the target), or `more looks`.",
+        "created_at": _CREATED_AT,
+    },
+)
+
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        *_ALL, _AGREEMENT, _VEHICLES, *_OUTLIERS, *_PROJECTIONS, _ANNOTATIONS, *_LABELLED, *_INTERPRETED
+        *_ALL, _AGREEMENT, _VEHICLES, *_OUTLIERS, *_PROJECTIONS, _ANNOTATIONS, *_LABELLED, _AUDITS, *_INTERPRETED
     )
 }  # fmt: skip
 

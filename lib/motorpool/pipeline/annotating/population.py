@@ -1,0 +1,39 @@
+"""The photos that people may be asked to look at, and what was said about their vehicles already."""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from motorpool.config.run import CONSENSUS
+from motorpool.lake import Lake
+
+
+def vehicle() -> Column:
+    """The vehicle of an image; one without a known vehicle is its own."""
+    return F.coalesce("vehicle_id", F.concat(F.lit("\0"), F.col("image_id").cast("string")))
+
+
+def images_of(lake: Lake) -> DataFrame:
+    """``image_id, path, vehicle`` of all images."""
+    return lake.read("images").select("image_id", "path", vehicle().alias("vehicle"))
+
+
+def looked_at(lake: Lake, attribute: str) -> DataFrame:
+    """``image_id, vehicle, trained, audited`` of the images that somebody looked at for an attribute."""
+    said = lake.read_or_empty("annotations", attribute=attribute).groupBy("image_id")
+    flags = said.agg(
+        F.bool_or(F.col("purpose") == "train").alias("trained"), F.bool_or(F.col("purpose") == "audit").alias("audited")
+    )
+    return images_of(lake).drop("path").join(flags, on="image_id", how="inner")
+
+
+def without_outliers(lake: Lake, images: DataFrame) -> DataFrame:
+    """Images that are no outliers of the consensus: those look like no other."""
+    odd = lake.read_or_empty("outliers", features=CONSENSUS).where("is_outlier").select("image_id")
+    return images.join(odd, on="image_id", how="left_anti")
+
+
+def shuffled(seed: int, *columns: str) -> Column:
+    """A number that orders rows at random, the same for a seed however they are partitioned."""
+    return F.xxhash64(*(columns or ("image_id",)), F.lit(seed))
