@@ -233,7 +233,6 @@ def test_a_file_is_imported_whole_or_refused_with_its_lines(lake: Lake, tmp_path
     ) == [
         "  line 3: van: is no value of type, which has sedan, truck",
         "  line 4: nowhere.jpg: no image of the lake has this path",
-        "  line 4: nowhere.jpg: no image of the lake has this path",
         f"  line 5: {PATHS[2]}: sedan, but line 6 says truck: one person gives a photo one answer",
     ]
     many = "".join(f"gone/{i}.jpg,sedan\n" for i in range(9))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 _ITERATIONS = 25
+#: Multiplications of all iterations, at most (half a minute of two cores): thousands of clusters of wide rows get few.
+_WORK = 2e12
 
 
 def typical_rows(x: np.ndarray, n: int, seed: int, known: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -51,9 +53,12 @@ def _clusters(rows: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarr
     from sklearn.cluster import KMeans
     from sklearn.exceptions import ConvergenceWarning
 
+    iterations = int(np.clip(_WORK / (float(len(rows)) * k * max(1, rows.shape[1])), 1, _ITERATIONS))
+    # Choosing the first centres well looks at all rows some ten times for each centre.
+    init = "k-means++" if iterations > 10 else "random"
     with warnings.catch_warnings():
         # Fewer distinct rows than clusters: some stay empty, as documented.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = KMeans(k, n_init=1, max_iter=_ITERATIONS, random_state=seed).fit(rows)
+        model = KMeans(k, init=init, n_init=1, max_iter=iterations, random_state=seed).fit(rows)
     gaps = rows - model.cluster_centers_[model.labels_]
     return model.labels_.astype(np.int64), np.sqrt(np.square(gaps).sum(axis=1))

@@ -259,8 +259,9 @@ def _problem(attributes: Mapping[str, AttributeConfig] | None) -> Column:
 
 
 def _refuse(checked: DataFrame, path: str) -> None:
-    wrong = checked.where(F.col("problem").isNotNull())
-    rows = wrong.select("line", "problem").orderBy("line").limit(_TOLD + 1).collect()
+    # A line with several attributes has the problem of its path several times.
+    wrong = checked.where(F.col("problem").isNotNull()).select("line", "problem").distinct()
+    rows = wrong.orderBy("line").limit(_TOLD + 1).collect()
     if not rows:
         return
     lines: Sequence[str] = [f"line {r['line']:,}: {r['problem']}" for r in rows[:_TOLD]]
