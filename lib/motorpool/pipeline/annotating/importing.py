@@ -172,14 +172,13 @@ _ANSWER = ("value", "purpose", "draw", "stratum", "weight")
 
 
 def _held(lake: Lake) -> DataFrame:
-    """What is known of a photo and attribute: ``own``, every annotator's row; ``drawn``, an audit's; ``trained``."""
-    answer = F.struct(*_ANSWER)
+    """What is known of a photo and attribute: ``own``, the rows by time; ``drawn``, what an audit gave; ``trained``."""
     audit = F.col("purpose") == "audit"
     return (
         lake.read_or_empty("annotations")
         .groupBy("image_id", "attribute")
         .agg(
-            F.map_from_entries(F.collect_list(F.struct("annotator", answer))).alias("own"),
+            F.sort_array(F.collect_list(F.struct("created_at", "annotator", *_ANSWER))).alias("own"),
             F.max(F.when(audit, F.struct("draw", "stratum", "weight"))).alias("drawn"),
             F.bool_or(~audit).alias("trained"),
         )
@@ -201,7 +200,7 @@ def _checked(located: DataFrame, held: DataFrame, attributes: Mapping[str, Attri
         F.max(F.struct(answer.alias("a"), "line")).alias("most"),
     )
     kept = grouped.join(held, on=["image_id", "attribute"], how="left")
-    mine = F.try_element_at("own", "annotator")
+    mine = F.try_element_at(F.filter("own", lambda x: x["annotator"] == F.col("annotator")), F.lit(-1))
     keeps = (F.col("first.purpose") == "train") & F.col("drawn").isNotNull()
     new = {
         "value": F.col("first.value"),
