@@ -68,6 +68,8 @@ def as_list(value: Any) -> Any:
     """One value may stand for a list of one."""
     if not isinstance(value, (list, tuple)):
         return (value,)
+    if not value:
+        raise ValueError("is empty: name at least one")
     # Compared, not hashed: what is no text is refused later, by name.
     return tuple(item for i, item in enumerate(value) if item not in value[:i])
 

@@ -102,6 +102,18 @@ WRONG: list[tuple[str, dict[str, Any], list[str]]] = [
     ("k as text", model(k="many"), ["cluster.models[0].k", "'many'", "2..15"]),
     ("k turned round", model(k="9..2"), ["cluster.models[0].k", "'9..2'", "smaller number first"]),
     ("k empty", model(k=[]), ["cluster.models[0].k", "at least one number"]),
+    (
+        "no linkage",
+        grid("agglomerative", n_clusters=3, linkage=[]),
+        ["cluster.models[0].linkage", "at least one"],
+    ),
+    (
+        "no covariance type",
+        grid("gaussian_mixture", n_components=3, covariance_type=[]),
+        ["cluster.models[0].covariance_type", "at least one"],
+    ),
+    ("a grid on no feature set", model(features=[]), ["cluster.models[0].features", "at least 1"]),
+    ("outliers of no feature set", good(outliers={"features": []}), ["outliers.features", "at least 1"]),
     ("k as fraction", model(k=2.5), ["cluster.models[0].k", "2.5", "whole number"]),
     ("n_init", model(n_init=0), ["cluster.models[0].n_init", "0", "greater than or equal to 1"]),
     ("max_iter", model(max_iter="x"), ["cluster.models[0].max_iter", "'x'", "integer"]),

@@ -46,7 +46,7 @@ def test_a_run_in_which_nothing_ranks_ends_well(
         tmp_path,
         NOTHING_RANKS,
         consensus={},
-        outliers={"methods": ["knn_distance"]},
+        outliers={"methods": ["knn_distance", "dbscan_noise"]},
         projections={"methods": ["pca"]},
         report={},
     )

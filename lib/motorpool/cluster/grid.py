@@ -20,7 +20,7 @@ Params = dict[str, str]
 class ModelGrid(Section):
     """What all grids have in common. The grid of an algorithm adds its own keys, and says which make a model."""
 
-    features: list[Name] | None = Field(default=None, description="Feature sets to fit on. Default: all.")
+    features: list[Name] | None = Field(default=None, min_length=1, description="Feature sets to fit on. Default: all.")
     algorithm: str = Field(description="Name of the algorithm.")
 
     #: Fields that hold lists: there is a model for every combination of their values.

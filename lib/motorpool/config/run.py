@@ -257,6 +257,7 @@ class ConsensusConfig(Section):
 
     features: list[Name] | None = Field(
         default=None,
+        min_length=1,
         description="Feature sets whose best models take part. Default: all but those with `vehicle_residual` or "
         "`vehicle_within`.",
     )
@@ -296,7 +297,7 @@ class OutlierConfig(Section):
         description="[Outlier methods](outliers.md). Default: all but "
         f"{_named(m.name for m in OUTLIER_METHODS.values() if not m.default)}.",
     )
-    features: list[Name] | None = Field(default=None, description="Feature sets to score. Default: all.")
+    features: list[Name] | None = Field(default=None, min_length=1, description="Feature sets to score. Default: all.")
     k: int = Field(
         default=50,
         ge=1,
@@ -327,7 +328,7 @@ class ProjectionConfig(Section):
     dims: list[Literal[2, 3]] = Field(
         default=[2], min_length=1, description="Dimensions: a map of each method for each."
     )
-    features: list[Name] | None = Field(default=None, description="Feature sets to map. Default: all.")
+    features: list[Name] | None = Field(default=None, min_length=1, description="Feature sets to map. Default: all.")
     sample: int = Field(
         default=20_000,
         ge=100,
