@@ -48,8 +48,8 @@ def test_whole_numbers_are_values() -> None:
         ({"attributes": {"Path": {}}}, ["labels", "'Path'", "'path'", "another name"]),
         ({"attributes": {"t": {}, "t_accepted": {}}}, ["labels", "'t_accepted'", "another name"]),
         ({"attributes": {"a b": {}}}, ["labels.attributes", "'a b'"]),
-        ({"features": ["vdc"]}, ["labels.features", "'vdc'", "osnet-pca4"]),
-        ({"features": ["osnet-pca4", "osnet-pca4"]}, ["labels", "twice"]),
+        ({"attributes": {"t": {"features": ["vdc"]}}}, ["labels.attributes.t.features", "'vdc'", "osnet-pca4"]),
+        ({"attributes": {"t": {"features": ["osnet-pca4", "osnet-pca4"]}}}, ["labels.attributes.t", "twice"]),
     ],
 )
 def test_a_mistake_is_told_by_its_key(section: dict[str, Any], told: list[str]) -> None:

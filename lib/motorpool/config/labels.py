@@ -52,6 +52,12 @@ class AttributeConfig(Section):
         description="Share of right labels that is wanted among those that are accepted. Photos whose labels do not "
         "reach it are left for people.",
     )
+    features: list[Name] | None = Field(
+        default=None,
+        min_length=1,
+        description="Feature sets, with their models, that may tell the attribute: naming those that know it saves "
+        "looks. Default: all.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> AttributeConfig:
@@ -59,6 +65,8 @@ class AttributeConfig(Section):
         twice = next((v for i, v in enumerate(values) if v in values[:i]), None)
         if twice is not None:
             raise ValueError(f"`values` names {twice!r} twice")
+        if self.features is not None and len(set(self.features)) < len(self.features):
+            raise ValueError("`features` names a feature set twice")
         return self
 
 
@@ -67,9 +75,6 @@ class LabelsConfig(Section):
 
     attributes: dict[Name, AttributeConfig] = Field(
         default_factory=dict, description="Attribute name to what is known about it. `{}` takes all defaults."
-    )
-    features: list[Name] | None = Field(
-        default=None, min_length=1, description="Feature sets that labels may be made from. Default: all."
     )
 
     @model_validator(mode="before")
@@ -94,8 +99,6 @@ class LabelsConfig(Section):
                     "choose another name"
                 )
             taken |= dict.fromkeys(columns, name)
-        if self.features is not None and len(set(self.features)) < len(self.features):
-            raise ValueError("`features` names a feature set twice")
         return self
 
 

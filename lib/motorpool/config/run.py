@@ -505,7 +505,8 @@ class Config(Section):
         asked["consensus"] = self.consensus.features if self.consensus else None
         asked["outliers"] = self.outliers.features if self.outliers else None
         asked["projections"] = self.projections.features if self.projections else None
-        asked["labels"] = self.labels.features if self.labels else None
+        for name, attribute in (self.labels.attributes if self.labels else {}).items():
+            asked[f"labels.attributes.{name}"] = attribute.features
         for key, wanted in asked.items():
             unknown = [n for n in wanted or [] if n not in names]
             if unknown:

@@ -197,6 +197,9 @@ class Lake:
 
     def _make_views(self, written: str) -> None:
         """Once for each `Lake`, as soon as a table is written: a newer version's views take the place of older ones."""
+        if written == "label_sets":
+            # Other attributes are other columns.
+            self._made.discard("labelled_images")
         self.make_views([v for v in VIEWS if v not in self._made and written in views.needed(v)])
 
     def make_views(self, wanted: Sequence[str] = tuple(VIEWS)) -> list[str]:
@@ -209,7 +212,8 @@ class Lake:
     # -- SQL ---------------------------------------------------------------------------------------
 
     def _sql_names(self) -> dict[str, str]:
-        return {name: self.sql_name(name) for name in TABLES}
+        attributes = sorted(row["attribute"] for row in self.rows("label_sets", ["attribute"]))
+        return {"attributes": views.attribute_columns(attributes)} | {name: self.sql_name(name) for name in TABLES}
 
     def register(self) -> list[str]:
         """Make tables and views queryable by name in this session; returns those names. Nothing is written.

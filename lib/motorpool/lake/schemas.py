@@ -427,7 +427,7 @@ _LABELLED = (
     Table(
         "image_labels",
         "image_id BIGINT, attribute STRING, value STRING, probability FLOAT, accepted BOOLEAN, source STRING",
-        "run",
+        "label",
         rows="One row per image and attribute.",
         comments={
             "image_id": _IMAGE_ID,
@@ -447,21 +447,22 @@ _LABELLED = (
         "attribute STRING, method STRING, features ARRAY<STRING>, per STRING, target DOUBLE, classes ARRAY<STRING>, "
         "n_looks BIGINT, n_unclear BIGINT, n_disagreed BIGINT, accuracy DOUBLE, accuracy_low DOUBLE, "
         "accuracy_high DOUBLE, threshold DOUBLE, n_images BIGINT, n_accepted BIGINT, share_accepted DOUBLE, "
-        "candidates ARRAY<STRUCT<method: STRING, features: ARRAY<STRING>, vote: BOOLEAN, accuracy: DOUBLE, "
+        "candidates ARRAY<STRUCT<method: STRING, sources: ARRAY<STRING>, number: DOUBLE, accuracy: DOUBLE, "
         "log_loss: DOUBLE>>, curve ARRAY<STRUCT<looks: INT, accuracy: DOUBLE>>, "
         "confusion ARRAY<STRUCT<value: STRING, label: STRING, n: DOUBLE>>, params MAP<STRING,STRING>, "
-        "program ARRAY<STRUCT<field: STRING, shape: ARRAY<INT>, values: ARRAY<DOUBLE>>>, seconds DOUBLE, "
+        "program ARRAY<STRUCT<part: INT, kind: STRING, source: STRING, field: STRING, shape: ARRAY<INT>, "
+        "values: ARRAY<DOUBLE>>>, seconds DOUBLE, "
         "created_at TIMESTAMP",
-        "run",
+        "label",
         rows="One row per attribute, written last: labels of an attribute without a row here are not complete.",
         comments={
             "attribute": _ATTRIBUTE,
-            "method": "The way that won: `clusters`, `probe` or `nearest`.",
-            "features": "Feature sets that it looks at.",
+            "method": "The best way: `clusters`, `probe` or `nearest`.",
+            "features": "Feature sets that it, and the ways that are used beside it, look at.",
             "per": "`vehicle` (the photos of a vehicle vote) or `image`.",
             "target": "Share of right labels wanted among the accepted ones.",
             "classes": "The values, in the order of the program's columns.",
-            "n_looks": "Photos whose annotations it was learned from.",
+            "n_looks": "Photos with a value that people agree on.",
             "n_unclear": "Photos of which people said that it cannot be told.",
             "n_disagreed": "Photos left out because two annotators disagree.",
             "accuracy": "Share of right labels on photos of vehicles that were held out.",
@@ -471,12 +472,13 @@ _LABELLED = (
             "n_images": "Images labelled.",
             "n_accepted": "Images whose label is accepted.",
             "share_accepted": "Their share.",
-            "candidates": "The ways that were compared, best first, each with its accuracy and log loss on vehicles "
+            "candidates": "The ways that were compared, best first: the feature sets or the model that each reads, the "
+            "number that it was fitted with (`C`, neighbours, looks added), its accuracy and its log loss on vehicles "
             "that were held out.",
             "curve": "Accuracy on held-out vehicles for part of the looks, to see whether more looks help.",
             "confusion": "Held-out photos by the value that a person gave and the label.",
             "params": "What the labels depend on, as text.",
-            "program": "The fitted numbers, which also label new images.",
+            "program": "The fitted numbers, which also label new images: arrays by part, and what each part reads.",
             "seconds": "Seconds of comparing and labelling.",
             "created_at": _CREATED_AT,
         },
@@ -518,6 +520,8 @@ TABLES: dict[str, Table] = {
 VIEW_ROWS: dict[str, str] = {
     "assignments": "One row per image and model: `labels` with the image's path and vehicle, the model and the title.",
     "leaderboard": "One row per model that can be ranked, best first, with its scores from `models`.",
+    "labelled_images": "One row per image, with three columns for every labelled attribute: for `type` these are "
+    "`type` (the value), `type_probability` and `type_accepted`, as in `image_labels`.",
 }
 VIEW_COMMENTS: dict[str, dict[str, str]] = {
     "assignments": {
@@ -545,9 +549,11 @@ VIEW_COMMENTS: dict[str, dict[str, str]] = {
             )
         },
     },
+    "labelled_images": {"image_id": _IMAGE_ID, "path": _PATH, "vehicle_id": _VEHICLE_ID},
 }  # fmt: skip
 
-#: Views over the tables; ``{images}`` and the like stand for the table's quoted name.
+#: Views over the tables; ``{images}`` and the like stand for the table's quoted name, and ``{attributes}`` for the
+#: columns of the labelled attributes, which differ from lake to lake (`lake.views`).
 VIEWS: dict[str, str] = {
     "assignments": """
         SELECT l.model_id, m.features, m.algorithm, m.n_clusters, l.image_id, i.path, i.vehicle_id,
@@ -604,5 +610,15 @@ VIEWS: dict[str, str] = {
                inertia
         FROM merged
         ORDER BY rank
+    """,
+    # Labels of attributes without a label set are not complete.
+    "labelled_images": """
+        SELECT i.image_id, i.path, i.vehicle_id{attributes}
+        FROM {images} AS i
+        LEFT JOIN (
+            SELECT labels.* FROM {image_labels} AS labels
+            INNER JOIN {label_sets} AS sets ON labels.attribute = sets.attribute
+        ) AS l ON i.image_id = l.image_id
+        GROUP BY i.image_id, i.path, i.vehicle_id
     """,
 }

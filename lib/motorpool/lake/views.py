@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
+from motorpool.config.labels import columns_of
 from motorpool.lake.schemas import TABLES, VIEWS
 
 log = logging.getLogger(__name__)
@@ -18,8 +19,19 @@ def needed(view: str) -> set[str]:
     return {t for t in TABLES if "{" + t + "}" in VIEWS[view]}
 
 
+def attribute_columns(attributes: Iterable[str]) -> str:
+    """The columns of `labelled_images` behind those of images, for the attributes of a lake, in SQL."""
+    columns = []
+    for attribute in attributes:
+        # The names are those of a config, of letters, digits and a few signs.
+        own = f"l.attribute = '{attribute}'"
+        for name, value in zip(columns_of(attribute), ("value", "probability", "accepted"), strict=True):
+            columns.append(f", max(IF({own}, l.{value}, NULL)) AS `{name}`")
+    return "".join(columns)
+
+
 def make_temporary(spark: SparkSession, wanted: Iterable[str], names: Mapping[str, str]) -> None:
-    """Temporary views of this session; ``names`` are the tables as SQL names them."""
+    """Temporary views of this session; ``names`` are the tables as SQL names them, and attributes' columns."""
     for view in wanted:
         # Both sides are this package's own text and checked names.
         spark.sql(f"CREATE OR REPLACE TEMPORARY VIEW `{view}` AS {VIEWS[view].format(**names)}")

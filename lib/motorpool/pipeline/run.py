@@ -14,6 +14,7 @@ from motorpool.pipeline.stages.consensus import run_consensus
 from motorpool.pipeline.stages.features import run_features
 from motorpool.pipeline.stages.ingest import run_ingest
 from motorpool.pipeline.stages.interpret import run_interpret
+from motorpool.pipeline.stages.label import run_label
 from motorpool.pipeline.stages.outliers import run_outliers
 from motorpool.pipeline.stages.project import run_project
 from motorpool.pipeline.stages.report import check_report, run_report
@@ -29,6 +30,7 @@ STAGES = {
     "outliers": run_outliers,
     "project": run_project,
     "interpret": run_interpret,
+    "label": run_label,
     "report": run_report,
 }
 
