@@ -4,7 +4,8 @@
 
 A page holds generated text between two comments, ``<!-- generated: NAME -->`` and ``<!-- end -->``; the text around
 them is written by hand. ``config`` comes from the classes that validate a config, ``tables`` and ``views`` from the
-schemas, ``commands`` from the command line. ``--check`` writes nothing and fails where a page is out of date.
+schemas, ``scores`` from their registry, ``commands`` from the command line. ``--check`` writes nothing and fails where
+a page is out of date.
 """
 
 from __future__ import annotations
@@ -181,6 +182,24 @@ def views() -> str:
     )
 
 
+def scores() -> str:
+    """Every score: its column, what it is compared with, and whether it ranks."""
+    from motorpool.kernels.scores import SCORES
+
+    header = ("column", "score", "better", "compares", "ranked")
+    rows = [
+        (
+            f"`{score.name}`",
+            score.long_title or score.title,
+            score.better,
+            "all models" if score.comparable else "within a feature set",
+            "yes" if score.ranked else "no",
+        )
+        for score in SCORES.values()
+    ]
+    return table(header, rows)
+
+
 # The command line.
 
 
@@ -223,7 +242,13 @@ def _value(option: click.Option) -> str:
     return "N" if isinstance(option.type, click.IntRange) else option.type.name.upper()
 
 
-PARTS: dict[str, Callable[[], str]] = {"config": config, "tables": tables, "views": views, "commands": commands}
+PARTS: dict[str, Callable[[], str]] = {
+    "config": config,
+    "tables": tables,
+    "scores": scores,
+    "views": views,
+    "commands": commands,
+}
 
 
 def rendered(text: str) -> str:

@@ -36,6 +36,7 @@ from motorpool import __version__
 from motorpool.config.load import load_config
 from motorpool.config.run import CaseConfig, Config, LakeConfig, ReportConfig
 from motorpool.errors import ConfigError, LakeError, MotorpoolError
+from motorpool.kernels.scores import shown
 from motorpool.lake import Lake
 from motorpool.percentages import percent
 from motorpool.pipeline.annotating.auditing import audit
@@ -563,19 +564,17 @@ def _show_reasons(lake: Lake) -> None:
 
 def _show_best(lake: Lake, best: Row) -> None:
     table = Table(title="The best model of each feature set", title_justify="left")
-    for name in ("rank", "features", "clusters", "Cal.-Har.", "Dav.-Bou.", "silhouette", "vehicle agr."):
+    scores = shown()
+    for name in ("rank", "features", "clusters", *(score.narrow for score in scores)):
         table.add_column(name, justify="left" if name == "features" else "right")
     board = lake.leaderboard().where("rank_in_features = 1").orderBy("rank").limit(12)
-    criteria = (
-        ("calinski_harabasz", ",.1f"), ("davies_bouldin", ".3f"), ("silhouette", ".3f"), ("vehicle_agreement", ".3f")
-    )  # fmt: skip
     for row in board.collect():
         table.add_row(
             str(row["rank"]),
             row["features"],
             str(row["n_clusters"]),
             # A consensus has no vectors to be scored in.
-            *("-" if row[c] is None else f"{row[c]:{form}}" for c, form in criteria),
+            *("-" if row[s.name] is None else f"{row[s.name]:,.{s.decimals}f}" for s in scores),
         )
     _show(table)
     _OUT.print(

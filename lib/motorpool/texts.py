@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 
 #: Names end up in partition folders and SQL predicates, so they stay within this alphabet.
@@ -63,3 +64,8 @@ def expand_home(path: str) -> str:
     if "\0" in path:
         raise ValueError(f"{path!r}: a path cannot hold a zero byte")
     return os.path.expanduser(path)
+
+
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``; empty for none."""
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

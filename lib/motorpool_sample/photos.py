@@ -32,7 +32,8 @@ _GRADES = {
 
 def draw_photo(truth: t.Truth, image: int) -> Image.Image:
     """The RGB photo that stands at row `image`, before JPEG compression."""
-    rng = generator(truth.seed, "photo", image)
+    number = int(truth.number[image])
+    rng = generator(truth.seed, "photo", number)
     vehicle = int(truth.vehicle[image])
     body_type = t.BODY_TYPES[truth.body[vehicle]]
     look = draw_look(body_type, t.COLORS[truth.color[vehicle]], generator(truth.seed, "vehicle", vehicle))
@@ -62,7 +63,7 @@ def draw_photo(truth: t.Truth, image: int) -> Image.Image:
 
 def photo_bytes(truth: t.Truth, image: int) -> bytes:
     """The photo as a JPEG file, 3 to 12 KB."""
-    quality = generator(truth.seed, "jpeg", image).randint(62, 86)
+    quality = generator(truth.seed, "jpeg", int(truth.number[image])).randint(62, 86)
     buffer = io.BytesIO()
     draw_photo(truth, image).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()

@@ -51,10 +51,13 @@ FOLDERS = 10
 
 @dataclass(frozen=True)
 class Truth:
-    """Vehicles (arrays of length V) and photos (arrays of length n), photos of one vehicle side by side.
+    """Vehicles (arrays of length V) and photos (arrays of length n), in the order of the case's rows.
+
+    Folders are ranges of vehicles, in lexicographic order (1, 10, 2, ... 9). Photos of one vehicle are side by side.
 
     body, color: int8[V], positions in BODY_TYPES and COLORS.
-    vehicle: int32[n], position of the photo's vehicle; never falls from one photo to the next.
+    number: int32[n], the photo's number, from 0 on, which counts over the vehicles in their own order.
+    vehicle: int32[n], position of the photo's vehicle.
     view, light, camera, outlier: int8[n], positions in VIEWS, LIGHTS, range(CAMERAS), OUTLIERS.
     extreme: int32[m], the photos whose descriptors went wild, ascending; ordinary photos otherwise.
     """
@@ -62,6 +65,7 @@ class Truth:
     seed: int
     body: Codes
     color: Codes
+    number: Rows
     vehicle: Rows
     view: Codes
     light: Codes
@@ -80,8 +84,8 @@ class Truth:
         return len(self.body)
 
     def folder(self, image: int) -> int:
-        """The folder, 1 to 10, that holds a photo: vehicles are spread evenly and in order."""
-        return 1 + int(self.vehicle[image]) * FOLDERS // self.vehicles
+        """The folder, 1 to 10, that holds a photo."""
+        return int(_folders(self.vehicle[image : image + 1], self.vehicles)[0])
 
     def vehicle_id(self, image: int) -> str:
         """Number of the photo's vehicle as the case writes it, unique over all folders."""
@@ -89,7 +93,7 @@ class Truth:
 
     def path(self, image: int) -> str:
         """Path of a photo below raw_data/, with forward slashes."""
-        return f"veriwild/{self.folder(image)}/{self.vehicle_id(image)}/{image + 1:06d}.jpg"
+        return f"veriwild/{self.folder(image)}/{self.vehicle_id(image)}/{int(self.number[image]) + 1:06d}.jpg"
 
 
 def draw_truth(images: int, seed: int) -> Truth:
@@ -104,17 +108,33 @@ def draw_truth(images: int, seed: int) -> Truth:
         np.int8
     )
     outlier = _draw_outliers(rng, images)
+    view, light = _draw(rng, VIEW_SHARES, images), _draw(rng, LIGHT_SHARES, images)
+    camera = rng.integers(0, CAMERAS, size=images, dtype=np.int8)
+    extreme = _draw_extremes(rng, outlier)
+    rows = _in_rows(_folders(vehicle, vehicles))
     return Truth(
         seed=seed,
         body=body,
         color=color,
-        vehicle=vehicle,
-        view=_draw(rng, VIEW_SHARES, images),
-        light=_draw(rng, LIGHT_SHARES, images),
-        camera=rng.integers(0, CAMERAS, size=images, dtype=np.int8),
-        outlier=outlier,
-        extreme=_draw_extremes(rng, outlier),
+        number=rows,
+        vehicle=vehicle[rows],
+        view=view[rows],
+        light=light[rows],
+        camera=camera[rows],
+        outlier=outlier[rows],
+        extreme=np.flatnonzero(np.isin(rows, extreme)).astype(np.int32),
     )
+
+
+def _folders(vehicle: Rows, vehicles: int) -> Rows:
+    """int32[n], the folder, 1 to 10, of photos by their vehicles: these are spread evenly and in order."""
+    return (1 + vehicle.astype(np.int64) * FOLDERS // vehicles).astype(np.int32)
+
+
+def _in_rows(folder: Rows) -> Rows:
+    """int32[n], the photos in the order of the case's rows, of int32[n] folders: 1, 10, 2, ... 9."""
+    place = np.argsort(np.argsort([str(f) for f in range(FOLDERS + 1)]))
+    return np.argsort(place[folder], kind="stable").astype(np.int32)
 
 
 def _draw(rng: np.random.Generator, shares: tuple[float, ...], n: int) -> Codes:

@@ -36,12 +36,12 @@ from motorpool.cluster.score import score_models
 from motorpool.errors import EnvironmentMissingError, MotorpoolError
 from motorpool.features.spec import FeatureSet, Part
 from motorpool.kernels.centroids.lloyd import Lloyd, LloydSums
+from motorpool.kernels.cluster_sums import EXEMPLARS, ClusterSpread, ClusterSums
 from motorpool.kernels.maps.layouts import Layout
 from motorpool.kernels.moments import Gram, Moments
 from motorpool.kernels.pairs.geometry import Metric, exact_gaps, prepare, to_gap
 from motorpool.kernels.pairs.sweep import Side, Wanted, sweep
 from motorpool.kernels.pairs.tiles import tiles_of
-from motorpool.kernels.scores import EXEMPLARS, ClusterSpread, ClusterSums
 from motorpool.maps.registry import MAP_METHODS
 from motorpool.neighbours import shards
 from motorpool.neighbours.search import COUNTS, WHERE, search, shard_bit
@@ -304,9 +304,9 @@ def test_scores(backend: Backend, kind: str, memory: str, request: pytest.Fixtur
         # Two rows of a cluster are equally far from their mean: rounding decides, so not of the last model.
         assert np.array_equal(spread.kept_ids[: sum(ks[:3])], true_spread.kept_ids[: sum(ks[:3])])
     for mine, theirs in zip(spread.scores(), true_spread.scores(), strict=True):
-        for name in ("calinski_harabasz", "davies_bouldin", "silhouette"):
-            value = getattr(theirs, name)
-            assert getattr(mine, name) == (None if value is None else pytest.approx(value, rel=1e-6, abs=1e-9))
+        assert list(mine.values) == ["calinski_harabasz", "davies_bouldin", "silhouette"]
+        for name, value in theirs.values.items():
+            assert mine.values[name] == (None if value is None else pytest.approx(value, rel=1e-6, abs=1e-9))
 
 
 def test_scores_where_all_is_noise(backend: Backend) -> None:
@@ -673,9 +673,9 @@ def test_kmeans_and_scores(blocked: Callable[..., DataFrame], spread_out: Backen
         assert adjusted_rand_score(labels[0][:, model], labels[1][:, model]) == 1.0
         assert found[model].inertia == pytest.approx(truth[model].inertia, rel=1e-4)
     for mine, theirs in zip(score_models(labelled[1], spread_out), score_models(labelled[0]), strict=True):
-        assert mine.calinski_harabasz == pytest.approx(theirs.calinski_harabasz, rel=1e-4)
-        assert mine.davies_bouldin == pytest.approx(theirs.davies_bouldin, rel=1e-4)
-        assert mine.silhouette == pytest.approx(theirs.silhouette, rel=1e-4)
+        assert mine.values["calinski_harabasz"] == pytest.approx(theirs.values["calinski_harabasz"], rel=1e-4)
+        assert mine.values["davies_bouldin"] == pytest.approx(theirs.values["davies_bouldin"], rel=1e-4)
+        assert mine.values["silhouette"] == pytest.approx(theirs.values["silhouette"], rel=1e-4)
         assert mine.exemplars == theirs.exemplars
 
 

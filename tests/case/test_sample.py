@@ -120,11 +120,13 @@ def test_attributes_agree_with_paths(made: SampleSummary) -> None:
     written = (made.path / "images_paths.csv").read_text().split()[1:]
     assert [row["path"] for row in rows] == [path.replace("\\", "/") for path in written]
     about: dict[str, tuple[str, str, str]] = {}
-    for number, row in enumerate(rows, start=1):
+    numbers = []
+    for row in rows:
         root, folder, vehicle, image = row["path"].split("/")
         assert root == "veriwild"
         assert 1 <= int(folder) <= 10
-        assert image == f"{number:06d}.jpg"
+        numbers.append(int(image.removesuffix(".jpg")))
+        assert image == f"{numbers[-1]:06d}.jpg"
         assert vehicle == row["vehicle_id"]
         assert len(vehicle) == 5
         assert row["body_type"] in t.BODY_TYPES
@@ -133,11 +135,23 @@ def test_attributes_agree_with_paths(made: SampleSummary) -> None:
         # A vehicle has one folder, one type and one colour.
         facts = (folder, row["body_type"], row["color"])
         assert about.setdefault(vehicle, facts) == facts
+    # Numbers count over the vehicles in their own order.
+    assert sorted(numbers) == list(range(1, IMAGES + 1))
+    by_number = [row for _, row in sorted(zip(numbers, rows, strict=True), key=lambda pair: pair[0])]
+    assert [row["vehicle_id"] for row in by_number] == sorted(row["vehicle_id"] for row in rows)
     assert sorted(about) == [f"{i:05d}" for i in range(1, made.vehicles + 1)]
     assert {folder for folder, _, _ in about.values()} == {str(i) for i in range(1, 11)}
     counted = sum(row["outlier"] != "" for row in rows)
     assert counted == made.outliers == round(t.OUTLIER_RATE * IMAGES)
     assert {row["outlier"] for row in rows} == set(t.OUTLIERS)
+
+
+def test_rows_are_in_the_lexicographic_order_of_the_folders(made: SampleSummary) -> None:
+    paths = [row["path"] for row in rows_of(made.path)]
+    folders = list(dict.fromkeys(path.split("/")[1] for path in paths))
+    assert folders == ["1", "10", "2", "3", "4", "5", "6", "7", "8", "9"]
+    # So it is with everything below: a vehicle's photos are side by side.
+    assert paths == sorted(paths)
 
 
 def test_same_seed_same_bytes_other_seed_other_bytes(made: SampleSummary, tmp_path: Path) -> None:
@@ -216,11 +230,13 @@ def test_an_interrupted_run_leaves_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("images", [1, 2, 10, 39, 1000, 50_000])
 def test_truth_of_any_size(images: int) -> None:
     truth = t.draw_truth(images, 3)
-    steps = np.diff(truth.vehicle)
     assert len(truth.vehicle) == images
     assert truth.vehicle[0] == 0
-    assert truth.vehicle[-1] == truth.vehicles - 1
-    assert set(np.unique(steps)) <= {0, 1}
+    by_number = truth.vehicle[np.argsort(truth.number)]
+    assert by_number[-1] == truth.vehicles - 1
+    assert set(np.unique(np.diff(by_number))) <= {0, 1}
+    # Side by side: as many changes from row to row as vehicles.
+    assert np.count_nonzero(np.diff(truth.vehicle)) == truth.vehicles - 1
     assert len(truth.color) == truth.vehicles
     assert (truth.outlier[truth.extreme] == 0).all()
 

@@ -20,7 +20,7 @@ from motorpool.config.run import LakeConfig
 from motorpool.errors import CaseError, ConfigError
 from motorpool.features.holdout import fitted_on
 from motorpool.features.spec import FeatureSet, Part, Step
-from motorpool.kernels.scores import PairCounts
+from motorpool.kernels.vehicle_pairs import PairCounts
 from motorpool.lake import Lake
 from motorpool.lake.schemas import TABLES
 from motorpool.pipeline import vehicle_agreement

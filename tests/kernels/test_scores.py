@@ -14,7 +14,9 @@ from sklearn.metrics import calinski_harabasz_score, davies_bouldin_score
 
 from motorpool.cluster.centroids.by_centroids import by_centroids
 from motorpool.cluster.score import VehicleAgreement, score_models, vehicle_agreement
-from motorpool.kernels.scores import EXEMPLARS, ClusterSpread, ClusterSums, PairCounts, Scores
+from motorpool.kernels.cluster_sums import EXEMPLARS, ClusterSpread, ClusterSums
+from motorpool.kernels.scores import Scores
+from motorpool.kernels.vehicle_pairs import PairCounts
 from motorpool.spark import blocks
 
 
@@ -53,9 +55,9 @@ def check(score: Scores, x: np.ndarray, labels: np.ndarray, k: int, ids: np.ndar
     ids = np.arange(len(x)) if ids is None else ids
     x, labels, ids = x[labels >= 0].astype(np.float64), labels[labels >= 0], ids[labels >= 0]
     assert score.sizes.tolist() == np.bincount(labels, minlength=k).tolist()
-    assert score.calinski_harabasz == pytest.approx(calinski_harabasz_score(x, labels), rel=1e-6)
-    assert score.davies_bouldin == pytest.approx(davies_bouldin_score(x, labels), rel=1e-6)
-    assert score.silhouette == pytest.approx(simplified_silhouette(x, labels), rel=1e-6)
+    assert score.values["calinski_harabasz"] == pytest.approx(calinski_harabasz_score(x, labels), rel=1e-6)
+    assert score.values["davies_bouldin"] == pytest.approx(davies_bouldin_score(x, labels), rel=1e-6)
+    assert score.values["silhouette"] == pytest.approx(simplified_silhouette(x, labels), rel=1e-6)
     within = 0.0
     for cluster in range(k):
         rows = np.flatnonzero(labels == cluster)
@@ -145,7 +147,8 @@ def test_scores_that_are_not_defined() -> None:
     labels = np.stack([np.zeros(6, int), np.arange(6), np.full(6, -1)], axis=1)
     one, every, noise = summed(x, labels, (1, 6, 2))
     for score in (one, every, noise):
-        assert (score.calinski_harabasz, score.davies_bouldin, score.silhouette) == (None, None, None)
+        assert not score.defined
+        assert score.values == {"calinski_harabasz": None, "davies_bouldin": None, "silhouette": None}
     assert one.within == pytest.approx(np.square(x - x.mean(axis=0, dtype=np.float64)).sum())
     assert every.within == pytest.approx(0, abs=1e-12)
     assert noise.sizes.tolist() == [0, 0]
@@ -158,14 +161,14 @@ def test_clusters_of_equal_rows_follow_scikit_learns_conventions(seed: int) -> N
     assert calinski_harabasz_score(x, labels) == 1.0
     # Shifted as `score_models` shifts them, so that means are rounded, where scikit-learn's own convention fails.
     (score,) = summed(x - x[::5].mean(axis=0) / 3, labels[:, None], (3,))
-    assert score.calinski_harabasz == 1.0
-    assert score.davies_bouldin == 0.0
-    assert score.silhouette == pytest.approx(1, abs=1e-6)
+    assert score.values["calinski_harabasz"] == 1.0
+    assert score.values["davies_bouldin"] == 0.0
+    assert score.values["silhouette"] == pytest.approx(1, abs=1e-6)
 
 
 def test_clusters_at_the_same_place() -> None:
     (score,) = summed(np.ones((4, 3)), np.array([[0], [0], [1], [1]]), (2,))
-    assert (score.calinski_harabasz, score.davies_bouldin, score.silhouette) == (1.0, 0.0, 0.0)
+    assert score.values == {"calinski_harabasz": 1.0, "davies_bouldin": 0.0, "silhouette": 0.0}
 
 
 # -- agreement with the vehicles ---------------------------------------------------------------------

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from motorpool.kernels.cells.engines import LocalEngine
     from motorpool.kernels.centroids.lloyd import Lloyd
     from motorpool.kernels.centroids.nearest import NearestCentroids
+    from motorpool.kernels.cluster_sums import ClusterSpread, ClusterSums
     from motorpool.kernels.maps.layouts import LayOut
     from motorpool.kernels.moments import Gram, Moments
     from motorpool.kernels.pairs.geometry import Rows
     from motorpool.kernels.pairs.sweep import Side, Wanted
     from motorpool.kernels.pairs.tiles import Multiply
-    from motorpool.kernels.scores import ClusterSpread, ClusterSums
 
 
 class Backend(Protocol):
@@ -91,12 +91,12 @@ class CpuBackend:
         return NearestCentroids(models)
 
     def cluster_sums(self, ks: Sequence[int], width: int) -> ClusterSums:
-        from motorpool.kernels.scores import ClusterSums
+        from motorpool.kernels.cluster_sums import ClusterSums
 
         return ClusterSums(ks, width)
 
     def cluster_spread(self, sums: ClusterSums) -> ClusterSpread:
-        from motorpool.kernels.scores import ClusterSpread
+        from motorpool.kernels.cluster_sums import ClusterSpread
 
         return ClusterSpread(sums)
 

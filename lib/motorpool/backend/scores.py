@@ -10,7 +10,7 @@ import numpy as np
 
 from motorpool.backend.device import Device, OnDevice, pieces
 from motorpool.kernels import score_loops
-from motorpool.kernels.scores import ClusterSpread, ClusterSums
+from motorpool.kernels.cluster_sums import ClusterSpread, ClusterSums
 
 
 class ArrayClusterSums(OnDevice, ClusterSums):

@@ -12,7 +12,9 @@ from pyspark.sql import functions as F
 
 from motorpool.backend.protocol import CPU, Backend
 from motorpool.cluster.labelled import Labelled
-from motorpool.kernels.scores import ClusterSpread, ClusterSums, PairCounts, Scores
+from motorpool.kernels.cluster_sums import ClusterSpread, ClusterSums
+from motorpool.kernels.scores import Scores
+from motorpool.kernels.vehicle_pairs import PairCounts
 from motorpool.spark import blocks
 from motorpool.spark.blocks import S
 

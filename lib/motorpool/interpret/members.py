@@ -15,7 +15,7 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from motorpool.cluster.ensemble.agreement import label_matrix
-from motorpool.kernels import scores
+from motorpool.kernels.distances import distance_factors, squared_distances
 from motorpool.kernels.sampling import uniform_hash
 from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
@@ -71,11 +71,11 @@ def borderline(
     models = list(centroids)
     stacked = np.concatenate([centroids[m] for m in models]).astype(np.float64)
     shift = stacked.mean(axis=0)
-    factors = scores.distance_factors(stacked - shift)
+    factors = distance_factors(stacked - shift)
     edges = np.cumsum([0, *(len(centroids[m]) for m in models)])
 
     def by_silhouette(batch: pa.RecordBatch, found: np.ndarray) -> np.ndarray:
-        squared = scores.squared_distances(blocks.to_matrix(batch.column("vector")) - shift, factors)
+        squared = squared_distances(blocks.to_matrix(batch.column("vector")) - shift, factors)
         distances = np.sqrt(np.maximum(squared, 0.0))
         return np.stack([silhouettes(distances[:, a:b], f) for a, b, f in _spans(edges, found)], axis=1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from motorpool.kernels import scores
+from motorpool.kernels.distances import distance_factors, squared_distances
 
 #: Rows compared with all points at a time: 16 MiB of float32 for 4,096 points.
 _ROWS = 1024
@@ -27,7 +27,7 @@ class NearestPoint:
         # |x - p|^2 = |x|^2 - 2 (x.p - |p|^2 / 2): the nearest point has the largest bracket.
         with np.errstate(over="ignore"):
             self._factors = np.concatenate([self._points.T, -half_squares[None]]).astype(np.float32)
-        self._exact_factors = scores.distance_factors(self._points)
+        self._exact_factors = distance_factors(self._points)
         self._farthest = float(np.sqrt(2.0 * half_squares.max()))
 
     def find(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -60,7 +60,7 @@ class NearestPoint:
         with np.errstate(invalid="ignore"):
             unsure = np.flatnonzero(~(best - second > 2.0 * error))
         if len(unsure):
-            nearest[unsure] = scores.squared_distances(x[unsure], self._exact_factors).argmin(axis=1)
+            nearest[unsure] = squared_distances(x[unsure], self._exact_factors).argmin(axis=1)
             squared[unsure] = self._squared(x[unsure], nearest[unsure])
         return nearest, squared
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -97,10 +97,19 @@ class Lake:
     def read(self, table: str, **keys: str | Sequence[str]) -> DataFrame:
         """The rows of a table, only those with the given key values; LakeError when it does not exist."""
         self.check(table)
-        df = self._tables.read(table)
+        df = self._whole(table)
         for key, value in keys.items():
             df = df.where(F.col(key) == value if isinstance(value, str) else F.col(key).isin(list(value)))
         return df
+
+    def _whole(self, table: str) -> DataFrame:
+        """A table with all of its columns: nulls for those that it had not yet when it was written."""
+        df = self._tables.read(table)
+        missing = [f for f in TABLES[table].schema if f.name not in df.columns]
+        if not missing:
+            return df
+        added = df.withColumns({f.name: F.lit(None).cast(f.dataType) for f in missing})
+        return added.select(*(f"`{c}`" for c in dict.fromkeys([*TABLES[table].schema.fieldNames(), *df.columns])))
 
     def read_or_empty(self, table: str, **keys: str | Sequence[str]) -> DataFrame:
         """As ``read``, but no rows instead of an error where the table has never been written."""
@@ -205,15 +214,25 @@ class Lake:
     def make_views(self, wanted: Sequence[str] = tuple(VIEWS)) -> list[str]:
         """Make views in the catalog's schema, where all their tables are there; returns their names."""
         ready = [v for v in wanted if all(self.exists(t) for t in views.needed(v))]
-        views.make_lasting(self.spark, ready, self._sql_names(), self._schema_name())
+        views.make_lasting(self.spark, ready, self._sql_names(ready), self._schema_name())
         self._made |= set(ready)
         return ready
 
     # -- SQL ---------------------------------------------------------------------------------------
 
-    def _sql_names(self) -> dict[str, str]:
-        attributes = sorted(row["attribute"] for row in self.rows("label_sets", ["attribute"]))
-        return {"attributes": views.attribute_columns(attributes)} | {name: self.sql_name(name) for name in TABLES}
+    def _sql_names(self, wanted: Iterable[str]) -> dict[str, str]:
+        """What views select from, by table: its name, or in a catalog a query that adds the columns that it lacks."""
+        names = {name: self.sql_name(name) for name in TABLES}
+        labelled = sorted(row["attribute"] for row in self.rows("label_sets", ["attribute"]))
+        names["attributes"] = views.attribute_columns(labelled)
+        if self.in_catalog:
+            for name in {table for view in wanted for table in views.needed(view)}:
+                held = self._tables.read(name).columns
+                added = [f for f in TABLES[name].schema if f.name not in held]
+                if added:
+                    nulls = ", ".join(f"CAST(NULL AS {f.dataType.simpleString()}) AS `{f.name}`" for f in added)
+                    names[name] = f"(SELECT *, {nulls} FROM {names[name]})"  # noqa: S608 (names from the code)
+        return names
 
     def register(self) -> list[str]:
         """Make tables and views queryable by name in this session; returns those names. Nothing is written.
@@ -229,9 +248,9 @@ class Lake:
             self.spark.sql(f"USE {self._schema_name()}")
         else:
             for name in present:
-                self._tables.read(name).createOrReplaceTempView(name)
+                self._whole(name).createOrReplaceTempView(name)
         ready = [view for view in VIEWS if views.needed(view) <= set(present)]
-        views.make_temporary(self.spark, ready, self._sql_names())
+        views.make_temporary(self.spark, ready, self._sql_names(ready))
         return present + ready
 
     def leaderboard(self) -> DataFrame:

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 #: Statistics on the first column skip files by image or model; on vectors they only cost time.
 _PROPERTIES = {"delta.dataSkippingNumIndexedCols": "2"}
+#: Rows of this version may have columns that the table had not yet when it was made.
+_WITH_NEW_COLUMNS = ("mergeSchema", "true")
 #: How often a write is tried that meets commits of others: with the pauses between them about a minute.
 _TRIES = 10
 _LONGEST_PAUSE_S = 15.0
@@ -215,7 +217,8 @@ class DeltaCatalog:
             df = rows()
             if keys or table.partition_by:
                 # Unlike saveAsTable, this leaves the catalog's entry alone, which some refuse to change.
-                df.writeTo(name).overwrite(F.expr(predicate(keys)) if keys else F.lit(True))
+                writer = df.writeTo(name).option(*_WITH_NEW_COLUMNS)
+                writer.overwrite(F.expr(predicate(keys)) if keys else F.lit(True))
             else:
                 _replacing(table, df, keys).saveAsTable(name)
 
@@ -255,5 +258,5 @@ def predicate(keys: Mapping[str, Sequence[str]]) -> str:
 def _replacing(table: Table, df: DataFrame, keys: Mapping[str, Sequence[str]]) -> DataFrameWriter:
     writer = df.write.format("delta").mode("overwrite")
     if keys:
-        return writer.option("replaceWhere", predicate(keys))
+        return writer.option("replaceWhere", predicate(keys)).option(*_WITH_NEW_COLUMNS)
     return writer.option("overwriteSchema", "true").partitionBy(*table.partition_by)

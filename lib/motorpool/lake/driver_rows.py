@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyarrow import fs
 from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import MapType, StructType
 
@@ -86,7 +87,11 @@ def read_delta(folder: Path, table: Table, columns: Sequence[str], keys: Keys) -
     if held is None:
         return None
     try:
-        return held.to_pyarrow_table(columns=list(columns) or None, filters=_filters(table, keys))
+        names = _held(columns, [field.name for field in held.schema().fields])
+        # Arrow's own way to the files: threads of Delta's now and then abort the process when it ends.
+        local = fs.SubTreeFileSystem(str(folder.absolute()), fs.LocalFileSystem())
+        found = held.to_pyarrow_table(columns=names, filters=_filters(table, keys), filesystem=local)
+        return _whole(found, table, columns)
     except DeltaProtocolError:
         return None
 
@@ -109,7 +114,8 @@ def replace_in_delta(folder: Path, table: Table, rows: pa.Table, predicate: str,
     if _open(folder) is None:
         return False
     try:
-        write_deltalake(folder, rows, mode="overwrite", predicate=predicate)
+        # Merged, since the rows may have columns that the table had not yet when it was made.
+        write_deltalake(folder, rows, mode="overwrite", predicate=predicate, schema_mode="merge")
     except DeltaProtocolError:
         return False
     return True
@@ -135,7 +141,22 @@ def has_commits(folder: Path) -> bool:
 
 def read_parquet(file: Path, table: Table, columns: Sequence[str], keys: Keys) -> pa.Table:
     """The rows of a table in one Parquet file."""
-    return pq.read_table(file, columns=list(columns) or None, filters=_filters(table, keys), partitioning=None)
+    held = _held(columns, pq.read_schema(file).names)
+    return _whole(pq.read_table(file, columns=held, filters=_filters(table, keys), partitioning=None), table, columns)
+
+
+def _held(columns: Sequence[str], names: Sequence[str]) -> list[str] | None:
+    """Those of the columns that a table has; None for all."""
+    return [name for name in columns if name in names] or None
+
+
+def _whole(found: pa.Table, table: Table, columns: Sequence[str]) -> pa.Table:
+    """The columns asked for, or all; nulls in those that the table had not yet when it was written."""
+    schema = arrow_schema(table.schema)
+    for name in columns or schema.names:
+        if name not in found.column_names:
+            found = found.append_column(schema.field(name), pa.nulls(found.num_rows, schema.field(name).type))
+    return found.select(list(columns) or list(dict.fromkeys([*schema.names, *found.column_names])))
 
 
 def _filters(table: Table, keys: Keys) -> list[tuple[str, str, list[Any]]] | None:
@@ -148,10 +169,6 @@ def write_parquet(file: Path, table: Table, rows: pa.Table, old: Path | None, ke
     if old is not None:
         held = read_parquet(old, table, (), {})
         kept = held.filter(pc.invert(selected(held, keys)))
-        schema = rows.schema
-        for name in set(schema.names) - set(kept.schema.names):
-            # A column that the table did not have when it was written.
-            kept = kept.append_column(name, pa.nulls(kept.num_rows, schema.field(name).type))
-        rows = pa.concat_tables([rows, kept.select(schema.names).cast(schema)])
+        rows = pa.concat_tables([rows, kept.select(rows.schema.names).cast(rows.schema)])
     # As Spark writes them, and reads them fastest.
     pq.write_table(rows, file, compression="snappy")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pyspark.sql.types import StructType
+
+from motorpool.kernels.scores import SCORES, measured, ranked
+from motorpool.lake import ranking
+from motorpool.texts import listed
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ _CLUSTER = "Number of the cluster, from 0 on."
 _CREATED_AT = "Time of writing."
 _BACKEND = "Where the arithmetic ran: `cpu` or `gpu`."
 
-_ALL = (
+_INPUTS = (
     Table(
         "images",
         "image_id BIGINT, path STRING, vehicle_id STRING",
@@ -129,12 +136,19 @@ _ALL = (
         },
         partition_by=("features",),
     ),
-    Table(
+)
+
+
+def _models() -> Table:
+    """The table of models, with a column for every score."""
+    fitted = set(measured("fit"))
+    found = {name: score.meaning for name, score in SCORES.items() if name not in fitted}
+    of_fit = {name: SCORES[name].meaning for name in SCORES if name in fitted}
+    return Table(
         "models",
         "model_id STRING, features STRING, algorithm STRING, params MAP<STRING,STRING>, n_clusters INT, "
-        "n_noise BIGINT, calinski_harabasz DOUBLE, davies_bouldin DOUBLE, silhouette DOUBLE, "
-        "vehicle_agreement DOUBLE, agreement_vehicles BIGINT, vehicle_part STRING, inertia DOUBLE, bic DOUBLE, "
-        "aic DOUBLE, status STRING, reason STRING, n_iter INT, seconds DOUBLE, backend STRING, created_at TIMESTAMP",
+        f"n_noise BIGINT, {_doubles(found)}agreement_vehicles BIGINT, vehicle_part STRING, {_doubles(of_fit)}"
+        "status STRING, reason STRING, n_iter INT, seconds DOUBLE, backend STRING, created_at TIMESTAMP",
         "cluster",
         rows="One row per model. A row here says that the model is finished.",
         comments={
@@ -144,19 +158,13 @@ _ALL = (
             "params": "Its parameters, as text.",
             "n_clusters": "Clusters found, noise not counted.",
             "n_noise": "Images in no cluster.",
-            "calinski_harabasz": "Calinski-Harabasz index: high is good. Comparable within one feature set only.",
-            "davies_bouldin": "Davies-Bouldin index: low is good. Comparable within one feature set only.",
-            "silhouette": "Simplified silhouette (distances to cluster means), of all images: high is good.",
-            "vehicle_agreement": "How much likelier two photos of one vehicle share a cluster than two photos at "
-            "random: 0 is chance, 1 is perfect. Null where all photos of a vehicle have one vector, since they then "
-            "agree by construction.",
-            "agreement_vehicles": "Vehicles with two photos or more that it was measured on. Where a feature set is "
-            "fitted on some of the vehicles these are the others, for the models of all feature sets alike.",
+            **found,
+            "agreement_vehicles": "Vehicles with two photos or more that `vehicle_agreement` was measured on. Where a "
+            "feature set is fitted on some of the vehicles these are the others, for the models of all feature sets "
+            "alike.",
             "vehicle_part": "What the features keep: `whole` (everything), `between` (differences between vehicles) or "
             "`within` (differences among the photos of a vehicle, such as the view).",
-            "inertia": "Sum of squared distances to the centroids (KMeans and its kin).",
-            "bic": "Bayesian information criterion of a mixture: low is good.",
-            "aic": "Akaike information criterion of a mixture: low is good.",
+            **of_fit,
             "status": "`ok`, `degenerate` (kept, not ranked) or `failed`.",
             "reason": "Why it is degenerate or failed.",
             "n_iter": "Passes or iterations.",
@@ -164,7 +172,14 @@ _ALL = (
             "backend": _BACKEND,
             "created_at": _CREATED_AT,
         },
-    ),
+    )
+
+
+def _doubles(names: Iterable[str]) -> str:
+    return "".join(f"{name} DOUBLE, " for name in names)
+
+
+_CLUSTERED = (
     Table(
         "labels",
         "model_id STRING, image_id BIGINT, cluster INT, distance FLOAT, strength FLOAT, outlier_score FLOAT",
@@ -509,53 +524,94 @@ _AUDITS = Table(
     },
 )
 
-TABLES: dict[str, Table] = {
-    table.name: table
-    for table in (
-        *_ALL, _AGREEMENT, _VEHICLES, *_OUTLIERS, *_PROJECTIONS, _ANNOTATIONS, *_LABELLED, _AUDITS, *_INTERPRETED
-    )
-}  # fmt: skip
+
+class _Lookup(Mapping[str, _T]):
+    """Values by name; functions among them are called whenever their value is asked for.
+
+    What follows from a registry is so made of the entries that it holds then.
+    """
+
+    def __init__(self, values: Mapping[str, _T | Callable[[], _T]]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, name: str) -> _T:
+        value = self._values[name]
+        return value() if callable(value) else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def _by_name(*tables: Table) -> dict[str, Table]:
+    return {table.name: table for table in tables}
+
+
+TABLES: Mapping[str, Table] = _Lookup(
+    {
+        **_by_name(*_INPUTS),
+        "models": _models,
+        **_by_name(
+            *_CLUSTERED,
+            _AGREEMENT,
+            _VEHICLES,
+            *_OUTLIERS,
+            *_PROJECTIONS,
+            _ANNOTATIONS,
+            *_LABELLED,
+            _AUDITS,
+            *_INTERPRETED,
+        ),
+    }
+)
 
 #: What one row of a view is, and what its columns mean.
-VIEW_ROWS: dict[str, str] = {
+VIEW_ROWS: Mapping[str, str] = {
     "assignments": "One row per image and model: `labels` with the image's path and vehicle, the model and the title.",
     "leaderboard": "One row per model that can be ranked, best first, with its scores from `models`.",
     "labelled_images": "One row per image, with three columns for every labelled attribute: for `type` these are "
     "`type` (the value), `type_probability` and `type_accepted`, as in `image_labels`.",
 }
-VIEW_COMMENTS: dict[str, dict[str, str]] = {
-    "assignments": {
-        "model_id": _MODEL_ID,
-        "features": _FEATURES,
-        "algorithm": "The model's algorithm, or `consensus`.",
-        "n_clusters": "Clusters of the model.",
-        "image_id": _IMAGE_ID,
-        "path": _PATH,
-        "vehicle_id": _VEHICLE_ID,
-        "cluster": "Number of the cluster, from 0 on; -1 is noise.",
-        "distance": TABLES["labels"].comments["distance"],
-        "strength": TABLES["labels"].comments["strength"],
-        "title": "The cluster's title; null for models that were not interpreted.",
-    },
-    "leaderboard": {
+
+
+def _leaderboard_comments() -> dict[str, str]:
+    models = TABLES["models"].comments
+    titles = [score.title for score in ranked()]
+    return {
         "rank": "Place among all models, from 1 on.",
         "rank_in_features": "Place among the models of its feature set, from 1 on.",
-        "score": "Mean of its relative ranks by three scores, 0 (first) to 1 (last).",
-        **{
-            name: TABLES["models"].comments[name]
-            for name in (
-                "model_id", "features", "algorithm", "params", "n_clusters", "n_noise", "calinski_harabasz",
-                "davies_bouldin", "silhouette", "vehicle_agreement", "agreement_vehicles", "vehicle_part", "inertia",
-            )
+        "score": f"Mean of its relative ranks by {listed(titles)}, 0 (first) to 1 (last).",
+        **{name: models[name] for name in ranking.columns()},
+    }
+
+
+VIEW_COMMENTS: Mapping[str, Mapping[str, str]] = _Lookup[Mapping[str, str]](
+    {
+        "assignments": {
+            "model_id": _MODEL_ID,
+            "features": _FEATURES,
+            "algorithm": "The model's algorithm, or `consensus`.",
+            "n_clusters": "Clusters of the model.",
+            "image_id": _IMAGE_ID,
+            "path": _PATH,
+            "vehicle_id": _VEHICLE_ID,
+            "cluster": "Number of the cluster, from 0 on; -1 is noise.",
+            "distance": TABLES["labels"].comments["distance"],
+            "strength": TABLES["labels"].comments["strength"],
+            "title": "The cluster's title; null for models that were not interpreted.",
         },
-    },
-    "labelled_images": {"image_id": _IMAGE_ID, "path": _PATH, "vehicle_id": _VEHICLE_ID},
-}  # fmt: skip
+        "labelled_images": {"image_id": _IMAGE_ID, "path": _PATH, "vehicle_id": _VEHICLE_ID},
+        "leaderboard": _leaderboard_comments,
+    }
+)
 
 #: Views over the tables; ``{images}`` and the like stand for the table's quoted name, and ``{attributes}`` for the
 #: columns of the labelled attributes, which differ from lake to lake (`lake.views`).
-VIEWS: dict[str, str] = {
-    "assignments": """
+VIEWS: Mapping[str, str] = _Lookup[str](
+    {
+        "assignments": """
         SELECT l.model_id, m.features, m.algorithm, m.n_clusters, l.image_id, i.path, i.vehicle_id,
                l.cluster, l.distance, l.strength, c.title
         FROM {labels} AS l
@@ -563,62 +619,16 @@ VIEWS: dict[str, str] = {
         INNER JOIN {images} AS i ON l.image_id = i.image_id
         LEFT JOIN {clusters} AS c ON l.model_id = c.model_id AND l.cluster = c.cluster
     """,
-    # Rank aggregation (Borda): every score becomes a fractional rank in (0, 1), 0.5 for a lone model, and the three
-    # ranks are averaged. If a score is not defined for a model, the model gets the middle rank for it, 0.5: were it
-    # left out, a model that is good by its one score would beat those that are good by all three. A model with no score
-    # at all cannot be ranked.
-    # Calinski-Harabasz and Davies-Bouldin depend on a feature set's width and scale, so they are only ever ranked
-    # within it; vehicle agreement is ranked over all models. There a consensus takes its place among the others but
-    # moves none of them: it is made of the best, which must stay the best. Clusters of what differs within vehicles are
-    # views: the photos of a vehicle ought to fall apart there, so agreement is shown but is no criterion. As nothing
-    # else compares feature sets, these models are ranked within theirs and come behind all others. Rounding keeps ties
-    # that sums in another order would break.
-    "leaderboard": """
-        WITH ok AS (
-            SELECT *, features <> 'consensus' AS ordinary, coalesce(vehicle_part, 'whole') = 'within' AS of_views,
-                   IF(coalesce(vehicle_part, 'whole') = 'within', NULL, vehicle_agreement) AS kept_together
-            FROM {models} WHERE status = 'ok'
-        ), placed AS (
-            SELECT *,
-                   rank() OVER (PARTITION BY features ORDER BY calinski_harabasz DESC NULLS LAST) - 1 AS above_ch,
-                   count(calinski_harabasz) OVER (PARTITION BY features) AS n_ch,
-                   rank() OVER (PARTITION BY features ORDER BY davies_bouldin ASC NULLS LAST) - 1 AS above_db,
-                   count(davies_bouldin) OVER (PARTITION BY features) AS n_db,
-                   count_if(ordinary) OVER (
-                       ORDER BY kept_together DESC NULLS LAST RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
-                   ) - count_if(ordinary) OVER (PARTITION BY kept_together) AS above_va,
-                   count_if(ordinary AND kept_together IS NOT NULL) OVER () + IF(ordinary, 0, 1) AS n_va
-            FROM ok
-        ), criteria AS (
-            SELECT *,
-                   IF(calinski_harabasz IS NULL, NULL, (above_ch + 0.5D) / n_ch) AS by_ch,
-                   IF(davies_bouldin IS NULL, NULL, (above_db + 0.5D) / n_db) AS by_db,
-                   IF(kept_together IS NULL, NULL, (above_va + 0.5D) / n_va) AS by_va
-            FROM placed
-        ), merged AS (
-            SELECT *,
-                   round((coalesce(by_ch, 0.5D) + coalesce(by_db, 0.5D) + coalesce(by_va, 0.5D)) / 3, 12) AS score
-            FROM criteria
-            WHERE coalesce(by_ch, by_db, by_va) IS NOT NULL
-        )
-        SELECT CAST(row_number() OVER (ORDER BY of_views, score, features, n_clusters, model_id) AS INT) AS rank,
-               CAST(row_number() OVER (
-                   PARTITION BY features ORDER BY score, n_clusters, model_id
-               ) AS INT) AS rank_in_features,
-               CAST(round(score, 4) AS DOUBLE) AS score, model_id, features, algorithm, params, n_clusters, n_noise,
-               calinski_harabasz, davies_bouldin, silhouette, vehicle_agreement, agreement_vehicles, vehicle_part,
-               inertia
-        FROM merged
-        ORDER BY rank
-    """,
-    # Labels of attributes without a label set are not complete.
-    "labelled_images": """
-        SELECT i.image_id, i.path, i.vehicle_id{attributes}
-        FROM {images} AS i
-        LEFT JOIN (
-            SELECT labels.* FROM {image_labels} AS labels
-            INNER JOIN {label_sets} AS sets ON labels.attribute = sets.attribute
-        ) AS l ON i.image_id = l.image_id
-        GROUP BY i.image_id, i.path, i.vehicle_id
-    """,
-}
+        "leaderboard": ranking.leaderboard,
+        # Labels of attributes without a label set are not complete.
+        "labelled_images": """
+            SELECT i.image_id, i.path, i.vehicle_id{attributes}
+            FROM {images} AS i
+            LEFT JOIN (
+                SELECT labels.* FROM {image_labels} AS labels
+                INNER JOIN {label_sets} AS sets ON labels.attribute = sets.attribute
+            ) AS l ON i.image_id = l.image_id
+            GROUP BY i.image_id, i.path, i.vehicle_id
+        """,
+    }
+)

@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 
 def needed(view: str) -> set[str]:
     """The tables that a view is made of."""
-    return {t for t in TABLES if "{" + t + "}" in VIEWS[view]}
+    query = VIEWS[view]
+    return {t for t in TABLES if "{" + t + "}" in query}
 
 
 def attribute_columns(attributes: Iterable[str]) -> str:
@@ -31,7 +32,7 @@ def attribute_columns(attributes: Iterable[str]) -> str:
 
 
 def make_temporary(spark: SparkSession, wanted: Iterable[str], names: Mapping[str, str]) -> None:
-    """Temporary views of this session; ``names`` are the tables as SQL names them, and attributes' columns."""
+    """Temporary views of this session; ``names`` are tables as SQL selects from them, and attributes' columns."""
     for view in wanted:
         # Both sides are this package's own text and checked names.
         spark.sql(f"CREATE OR REPLACE TEMPORARY VIEW `{view}` AS {VIEWS[view].format(**names)}")

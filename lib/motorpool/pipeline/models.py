@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 
 from motorpool.cluster.models import Facts, ModelSpec
 from motorpool.config.run import ClusterConfig
-from motorpool.kernels.scores import Scores
+from motorpool.kernels.scores import SCORES, Scores, measured
 from motorpool.pipeline.context import Context
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def judge(
         limit = f"cluster.max_noise_share = {rules.max_noise_share:.1%}"
         return f"it leaves {n_noise / n:.1%} of the images as noise, above {limit}"
     if sizes is None:
-        if scores is None or scores.calinski_harabasz is None:
+        if scores is None or not scores.defined:
             return "its scores are not defined: as many clusters as images"
         sizes = scores.sizes
     held = np.sort(sizes[sizes > 0])
@@ -69,9 +69,8 @@ def judge(
 
 def not_finite(facts: Facts | None, scores: Scores | None) -> list[str]:
     """Names of a model's numbers that are infinite or NaN; ``models`` has nulls for them."""
-    numbers = {name: getattr(facts, name) for name in ("inertia", "bic", "aic")} if facts else {}
-    names = ("calinski_harabasz", "davies_bouldin", "silhouette")
-    numbers |= {name: getattr(scores, name) for name in names} if scores else {}
+    numbers = {name: getattr(facts, name, None) for name in measured("fit")} if facts else {}
+    numbers |= scores.values if scores else {}
     return [name for name, value in numbers.items() if value is not None and not math.isfinite(value)]
 
 
@@ -79,13 +78,11 @@ def model_row(
     spec: ModelSpec, status: str, reason: str | None, facts: Facts | None = None, **values: Any
 ) -> dict[str, Any]:
     """A row of ``models``; what is not given is null, and so are numbers that are not finite."""
-    names = (
-        "n_clusters", "n_noise", "calinski_harabasz", "davies_bouldin", "silhouette", "vehicle_agreement",
-        "agreement_vehicles", "inertia", "bic", "aic", "n_iter", "seconds",
-    )  # fmt: skip
+    names = ("n_clusters", "n_noise", *SCORES, "agreement_vehicles", "n_iter", "seconds")
     row: dict[str, Any] = dict.fromkeys(names)
     if facts is not None:
-        row |= {name: getattr(facts, name) for name in ("inertia", "bic", "aic", "n_iter", "seconds")}
+        row |= {name: getattr(facts, name, None) for name in measured("fit")}
+        row |= {"n_iter": facts.n_iter, "seconds": facts.seconds}
     row = {
         **row,
         "model_id": spec.model_id,

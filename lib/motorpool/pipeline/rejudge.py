@@ -11,14 +11,12 @@ import numpy as np
 from motorpool.cluster.models import Facts
 from motorpool.cluster.registry import ALGORITHMS
 from motorpool.config.run import CONSENSUS, ClusterConfig
+from motorpool.kernels.scores import measured
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.models import NOT_COMPUTED, judge
 from motorpool.pipeline.study import forget
 
 log = logging.getLogger(__name__)
-
-#: Columns that models with more clusters than cluster.max_clusters have no values in.
-_SCORES = ("calinski_harabasz", "davies_bouldin", "silhouette")
 
 
 def rejudge(ctx: Context) -> set[str]:
@@ -31,7 +29,8 @@ def rejudge(ctx: Context) -> set[str]:
     held = ctx.lake.fetch("clusters", ["model_id", "size"]).group_by("model_id").aggregate([("size", "list")])
     sizes = dict(zip(held.column("model_id").to_pylist(), held.column("size_list").to_pylist(), strict=True))
     columns = (
-        "model_id", "features", "algorithm", "params", "n_clusters", "n_noise", "calinski_harabasz", "status", "reason",
+        "model_id", "features", "algorithm", "params", "n_clusters", "n_noise", "status", "reason",
+        *measured("clusters"),
     )  # fmt: skip
     rows = [row for row in ctx.lake.rows("models", columns) if row["status"] != "failed"]
     rules = ctx.config.cluster
@@ -46,7 +45,7 @@ def rejudge(ctx: Context) -> set[str]:
         if reason != row["reason"]:
             values: dict[str, Any] = {"status": "degenerate" if reason else "ok", "reason": reason}
             if n_clusters > rules.max_clusters and row["features"] != CONSENSUS:
-                values |= {"n_clusters": n_clusters, **dict.fromkeys(_SCORES)}
+                values |= {"n_clusters": n_clusters, **dict.fromkeys(measured("clusters"))}
             changed[row["model_id"]] = values
     if changed:
         log.info("cluster: %d models in the lake are judged anew by cluster's thresholds", len(changed))
@@ -68,7 +67,7 @@ def _judge(row: Mapping[str, Any], rules: ClusterConfig) -> tuple[str | None, in
             # Fitted by an extension that this run has not registered: only it knows how many clusters were asked for.
             return row["reason"], n_clusters
         facts = Facts(0.0, by_density=algorithm.by_density, asked=algorithm.grid.asked(row["params"]))
-    defined = row["features"] == CONSENSUS or row["calinski_harabasz"] is not None
+    defined = row["features"] == CONSENSUS or any(row[name] is not None for name in measured("clusters"))
     n = int(row["n_noise"] + sizes.sum())
     return judge(n_clusters, row["n_noise"], None, facts, n, rules, sizes=sizes if defined else None), n_clusters
 

@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from motorpool.report.palette import ALARM, COLOURS, GREY, colour_of
-from motorpool.report.wording import algorithm_name, is_missing, number, records, share, title_of
+from motorpool.report.scoring import table_scores
+from motorpool.report.wording import algorithm_name, capital, is_missing, number, records, share, title_of
 
 SECTIONS = (
     ("verdict", "Verdict"),
@@ -26,31 +27,26 @@ SECTIONS = (
     ("about", "About"),
 )
 
-BOARD_COLUMNS = (
-    ("rank", "Rank", "number"),
-    ("score", "Mean rank", "number"),
-    ("features", "Feature set", "text"),
-    ("algorithm", "Algorithm", "text"),
-    ("n_clusters", "Clusters", "number"),
-    ("noise", "Noise", "number"),
-    ("vehicle_agreement", "Vehicle agreement", "number"),
-    ("calinski_harabasz", "Calinski-Harabasz †", "number"),
-    ("davies_bouldin", "Davies-Bouldin †", "number"),
-    ("silhouette", "Silhouette †", "number"),
-    ("params", "Parameters", "text"),
-    ("reason", "Why not ranked", "text"),
-)
+
+def board_columns() -> list[tuple[str, str, str]]:
+    """Key, heading and kind of the columns of the table of models."""
+    # The dagger's note says that these scores do not compare between feature sets.
+    scores = [(s.name, capital(s.title) + ("" if s.comparable else " †"), "number") for s in table_scores()]
+    return [
+        ("rank", "Rank", "number"),
+        ("score", "Mean rank", "number"),
+        ("features", "Feature set", "text"),
+        ("algorithm", "Algorithm", "text"),
+        ("n_clusters", "Clusters", "number"),
+        ("noise", "Noise", "number"),
+        *scores,
+        ("params", "Parameters", "text"),
+        ("reason", "Why not ranked", "text"),
+    ]
+
 
 #: Parameters that are lists of ids, of no use to a reader.
 _HIDDEN = frozenset({"members", "tree_of", "micro_clusters_of"})
-
-HOW = {
-    "vehicle_agreement": "Higher is better: 0 is chance, 1 keeps every vehicle together. The panels share their axis; "
-    "hollow points are models that are not ranked.",
-    "silhouette": "Higher is better, 1 at most. Every panel has its own axis.",
-    "calinski_harabasz": "Higher is better, within one panel only: every feature set has its own scale.",
-    "davies_bouldin": "Lower is better, within one panel only: every feature set has its own scale.",
-}
 
 
 @dataclass(frozen=True)
@@ -101,10 +97,7 @@ def board(models: pd.DataFrame, n_images: int) -> list[dict[str, Any]]:
             _text(algorithm_name(model["algorithm"])),
             _cell(model["n_clusters"], 0),
             {"number": True, "v": noise, "text": "–" if noise is None else share(noise)},
-            *(
-                _cell(model[c], 1 if c == "calinski_harabasz" else 3)
-                for c in ("vehicle_agreement", "calinski_harabasz", "davies_bouldin", "silhouette")
-            ),
+            *(_cell(model[s.name], s.decimals) for s in table_scores()),
             _text(", ".join(f"{k} {v}" for k, v in params.items())),
             _text("" if not is_missing(model["rank"]) else model["reason"] or model["status"]),
         ]
@@ -176,7 +169,7 @@ def render(folder: Path, context: Mapping[str, Any]) -> None:
         loader=PackageLoader("motorpool.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    text = env.get_template("index.html.j2").render(**context, sections=SECTIONS, board_columns=BOARD_COLUMNS)
+    text = env.get_template("index.html.j2").render(**context, sections=SECTIONS, board_columns=board_columns())
     (folder / "index.html").write_text(text, encoding="utf-8")
     assets = folder / "assets"
     assets.mkdir()

@@ -8,6 +8,8 @@ from typing import Any
 import pandas as pd
 
 from motorpool.config.run import CONSENSUS
+from motorpool.kernels.scores import Score
+from motorpool.kernels.scores import ranked as ranked_scores
 from motorpool.report.wording import algorithm_noun, is_missing, number
 
 #: Two models whose mean ranks (0 is best, 1 worst) are nearer than this are called a close call.
@@ -54,28 +56,30 @@ def _why(best: pd.Series, ranked: pd.DataFrame) -> list[str]:
     mean = number(best["score"])
     lines = [f"It has the best mean rank, {mean} (0 is best, 1 worst), of {len(ranked):,} ranked models."]
     peers = ranked[ranked["features"] == best["features"]]
-    for column, name, ascending in (
-        ("calinski_harabasz", "Calinski-Harabasz", False),
-        ("davies_bouldin", "Davies-Bouldin", True),
-    ):
-        if not is_missing(best[column]):
-            lines.append(
-                f"By {name} it is {_place(best, peers, column, ascending)} of the {peers[column].notna().sum():,} "
-                f"models on {best['features']} (this score does not compare between feature sets)."
-            )
-    if not is_missing(best["vehicle_agreement"]):
-        # Clusters of what differs within vehicles are views, which agreement says nothing about.
-        asked = ranked[ranked["vehicle_part"] != "within"] if "vehicle_part" in ranked else ranked
-        measured = asked["vehicle_agreement"].notna().sum()
-        lines.append(
-            f"By vehicle agreement it is {_place(best, asked, 'vehicle_agreement', False)} of all {measured:,} models "
-            "that it ranks."
-        )
+    for score in ranked_scores():
+        if not is_missing(best[score.name]):
+            lines.append(_comparable_place(best, ranked, score) if score.comparable else _place(best, peers, score))
     return lines
 
 
-def _place(model: pd.Series, peers: pd.DataFrame, column: str, ascending: bool) -> str:
-    better = peers[column] < model[column] if ascending else peers[column] > model[column]
+def _place(best: pd.Series, peers: pd.DataFrame, score: Score) -> str:
+    return (
+        f"By {score.title} it is {_number_of(best, peers, score)} of the {peers[score.name].notna().sum():,} "
+        f"models on {best['features']} (this score does not compare between feature sets)."
+    )
+
+
+def _comparable_place(best: pd.Series, ranked: pd.DataFrame, score: Score) -> str:
+    # Clusters of what differs within vehicles are views, which scores that are measured on vehicles say nothing about.
+    of_views = score.measured == "vehicles" and "vehicle_part" in ranked
+    asked = ranked[ranked["vehicle_part"] != "within"] if of_views else ranked
+    measured = asked[score.name].notna().sum()
+    return f"By {score.title} it is {_number_of(best, asked, score)} of all {measured:,} models that it ranks."
+
+
+def _number_of(model: pd.Series, peers: pd.DataFrame, score: Score) -> str:
+    column, own = peers[score.name], model[score.name]
+    better = column > own if score.better == "higher" else column < own
     return f"number {int(better.sum()) + 1:,}"
 
 

@@ -58,6 +58,11 @@ def share(value: Any) -> str:
     return "–" if is_missing(value) else percent(float(value))
 
 
+def capital(text: str) -> str:
+    """With a capital first letter, the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def label_of(title: Any, cluster: int) -> str:
     """A cluster's number and its title, the number alone where nobody has named it."""
     return f"{cluster}  {title}" if isinstance(title, str) and title.strip() else f"cluster {cluster}"

@@ -11,8 +11,8 @@ from pyspark.sql import DataFrame
 
 from motorpool.cluster.centroids.bisecting_growth import Growth
 from motorpool.cluster.labelled import Labelled, LabelledBlock
-from motorpool.kernels import scores
 from motorpool.kernels.centroids.group_sums import GroupSums
+from motorpool.kernels.distances import distance_factors, squared_distances
 from motorpool.kernels.trees.bisecting_tree import BisectingTree, Planes
 from motorpool.spark import blocks, coreset
 from motorpool.spark.coreset import coreset_size, draw_coresets, spread
@@ -116,7 +116,7 @@ def by_tree(block_df: DataFrame, tree: BisectingTree, ks: Sequence[int]) -> Labe
     origin = tree.centroids[0].astype(np.float64)
     centres = tree.centroids - origin
     planes = Planes.of(tree.left, centres)
-    factors = scores.distance_factors(centres)
+    factors = distance_factors(centres)
     leaves = [tree.leaves(k) for k in ks]
     clusters = tree.clusters(ks)
 
@@ -125,7 +125,7 @@ def by_tree(block_df: DataFrame, tree: BisectingTree, ks: Sequence[int]) -> Labe
             x = raw - origin
             labels = clusters[planes.descend(x)]
             nodes = np.stack([leaf[labels[:, i]] for i, leaf in enumerate(leaves)], axis=1)
-            squared = np.take_along_axis(scores.squared_distances(x, factors), nodes, axis=1)
+            squared = np.take_along_axis(squared_distances(x, factors), nodes, axis=1)
             distances = np.sqrt(np.maximum(squared, 0.0)).astype(np.float32)
             yield LabelledBlock(ids, raw, labels, distances)
 

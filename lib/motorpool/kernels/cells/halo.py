@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from motorpool.kernels import scores
+from motorpool.kernels.distances import distance_factors, squared_distances
 from motorpool.kernels.nearest import NearestPoint
 from motorpool.kernels.pairs.geometry import Metric
 
@@ -49,7 +49,7 @@ class VoronoiCells:
         self.centres, self.metric = centres, metric
         self._nearest = NearestPoint(centres)
         points = centres - self._nearest.shift
-        self._factors = scores.distance_factors(points)
+        self._factors = distance_factors(points)
         self._twice_between = 2.0 * cdist(points, points)
         self._farthest = float(np.sqrt(np.square(points).sum(axis=1).max()))
 
@@ -74,7 +74,7 @@ class VoronoiCells:
 
     def _first_needed(self, x: np.ndarray, own: np.ndarray, reaches: list[float]) -> np.ndarray:
         points = positions(x, self.metric) - self._nearest.shift
-        squared = scores.squared_distances(points, self._factors)
+        squared = squared_distances(points, self._factors)
         behind = squared - squared[np.arange(len(x)), own][:, None]
         between = self._twice_between[own]
         length = np.sqrt(np.einsum("ij,ij->i", points, points))[:, None]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from motorpool.kernels import scores
+from motorpool.kernels.distances import distance_factors, squared_distances
 
 
 class NearestCentroids:
@@ -20,7 +20,7 @@ class NearestCentroids:
         stacked = np.concatenate(models).astype(np.float64)
         self.shift = stacked.mean(axis=0)
         self.edges = np.cumsum([0, *(len(m) for m in models)])
-        self.factors = scores.distance_factors(stacked - self.shift)
+        self.factors = distance_factors(stacked - self.shift)
 
     @property
     def spans(self) -> list[tuple[int, int]]:
@@ -28,7 +28,7 @@ class NearestCentroids:
 
     def label(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """int32[n, models] cluster numbers and float32[n, models] distances of float32[n, d] rows."""
-        squared = scores.squared_distances(x - self.shift, self.factors)
+        squared = squared_distances(x - self.shift, self.factors)
         clusters = np.stack([squared[:, a:b].argmin(axis=1) for a, b in self.spans], axis=1)
         found = np.take_along_axis(squared, clusters + self.edges[:-1], axis=1)
         return clusters.astype(np.int32), np.sqrt(np.maximum(found, 0.0)).astype(np.float32)

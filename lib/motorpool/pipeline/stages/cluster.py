@@ -244,9 +244,7 @@ def _row(ctx: Context, model: _Judged, n: int) -> dict[str, object]:
         facts,
         n_clusters=model.n_clusters if scores is None else int((scores.sizes > 0).sum()),
         n_noise=model.n_noise,
-        calinski_harabasz=scores.calinski_harabasz if scores else None,
-        davies_bouldin=scores.davies_bouldin if scores else None,
-        silhouette=scores.silhouette if scores else None,
+        **(scores.values if scores else {}),
         **model.agreement,
     )
 

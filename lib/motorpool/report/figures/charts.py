@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from motorpool.report.wording import algorithm_name, label_of, records
+from motorpool.kernels.scores import Score
+from motorpool.report.scoring import table_scores
+from motorpool.report.wording import algorithm_name, capital, label_of, records
 
 #: Small multiples that a person compares on one page.
 MAX_PANELS = 24
@@ -72,34 +74,18 @@ class Chart:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class _Score:
-    column: str
-    name: str
-    title: str
-    share_y: bool
-
-
-SCORES = (
-    _Score("vehicle_agreement", "vehicle agreement", "Vehicle agreement over the number of clusters", True),
-    _Score("silhouette", "silhouette", "Simplified silhouette over the number of clusters", False),
-    _Score("calinski_harabasz", "Calinski-Harabasz", "Calinski-Harabasz over the number of clusters", False),
-    _Score("davies_bouldin", "Davies-Bouldin", "Davies-Bouldin over the number of clusters", False),
-)
-
-
 def score_charts(models: pd.DataFrame) -> Iterator[Chart]:
     """A chart for every score, with a panel for every feature set: the best feature sets first, 24 at most.
 
-    Only vehicle agreement shares its axis: the other scores depend on a feature set's width and scale. Lines join
+    Only comparable scores share their axis: the others depend on a feature set's width and scale. Lines join
     models that were asked for a number of clusters; density-based ones are points, left out far beyond the lines.
     """
     scored = models.assign(line=_line_names(models), asked=[_asked(p) for p in models["params"]])
     order = list(dict.fromkeys(scored["features"]))
     colours = {name: i for i, name in enumerate(sorted(set(scored["line"])))}
     reach = max(30.0, 1.5 * float(scored["asked"].max()) if scored["asked"].notna().any() else 0.0)
-    for score in SCORES:
-        known = scored[scored[score.column].notna()]
+    for score in table_scores():
+        known = scored[scored[score.name].notna()]
         inside = known[known["n_clusters"] <= reach]
         panels = [
             _score_panel(name, part, score, colours)
@@ -112,9 +98,12 @@ def score_charts(models: pd.DataFrame) -> Iterator[Chart]:
                 notes.append(f"{len(known) - len(inside):,} models with more than {reach:.0f} clusters are not drawn.")
             if len(panels) > MAX_PANELS:
                 notes.append(f"The first {MAX_PANELS} of {len(panels)} feature sets.")
-            yield Chart(
-                f"scores-{score.column}", score.title, tuple(panels[:MAX_PANELS]), score.share_y, " ".join(notes)
-            )
+            title = f"{capital(score.long_title or score.title)} over the number of clusters"
+            yield Chart(score_chart_name(score), title, tuple(panels[:MAX_PANELS]), score.comparable, " ".join(notes))
+
+
+def score_chart_name(score: Score) -> str:
+    return f"scores-{score.name}"
 
 
 def _asked(params: dict[str, str]) -> float:
@@ -137,7 +126,7 @@ def _line_names(models: pd.DataFrame) -> list[str]:
     ]
 
 
-def _score_panel(name: str, part: pd.DataFrame, score: _Score, colours: dict[str, int]) -> Panel:
+def _score_panel(name: str, part: pd.DataFrame, score: Score, colours: dict[str, int]) -> Panel:
     series = []
     for line, rows in part.groupby("line", sort=True):
         rows = rows.sort_values(["n_clusters", "model_id"])
@@ -145,14 +134,14 @@ def _score_panel(name: str, part: pd.DataFrame, score: _Score, colours: dict[str
             Series(
                 str(line),
                 rows["n_clusters"].astype(float).tolist(),
-                rows[score.column].astype(float).tolist(),
+                rows[score.name].astype(float).tolist(),
                 "line" if rows["asked"].notna().all() else "points",
                 colours[str(line)],
                 rows["model_id"].tolist(),
                 (rows["status"] != "ok").tolist(),
             )
         )
-    return Panel(name, "clusters", score.name, tuple(series))
+    return Panel(name, "clusters", score.title, tuple(series))
 
 
 def variance_chart(feature_sets: pd.DataFrame) -> Chart | None:

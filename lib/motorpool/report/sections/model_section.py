@@ -12,8 +12,9 @@ from motorpool.cluster.registry import ALGORITHMS
 from motorpool.lake import Lake
 from motorpool.report import page, queries
 from motorpool.report.figures import charts, dendrogram, drawing
+from motorpool.report.scoring import ranking_words, table_scores
 from motorpool.report.verdict import headline
-from motorpool.report.wording import label_of, records
+from motorpool.report.wording import capital, label_of, records
 
 
 class ModelSection:
@@ -47,15 +48,16 @@ class ModelSection:
 
     def context(self) -> dict[str, Any]:
         drawn = {chart.name: chart for chart in self.charts}
-        scores = [(s, drawn[f"scores-{s.column}"]) for s in charts.SCORES if f"scores-{s.column}" in drawn]
+        scores = [(s, drawn[name]) for s in table_scores() if (name := charts.score_chart_name(s)) in drawn]
         rows = page.board(self._models, self._overview.n_images)
         return {
             "board": rows,
+            "ranking_words": ranking_words(),
             "board_cut": len(rows) < self._overview.n_models,
             "board_features": sorted({r["features"] for r in rows}),
             "board_algorithms": sorted({r["algorithm"] for r in rows}),
             "score_charts": [
-                {"name": c.name, "title": c.title, "note": c.note, "short": s.name, "how": page.HOW[s.column]}
+                {"name": c.name, "title": c.title, "note": c.note, "short": s.title, "how": s.reading}
                 for s, c in scores
             ],
             "variance_chart": drawn.get("explained_variance"),
@@ -89,7 +91,7 @@ class ModelSection:
         names = {r["cluster"]: label_of(r["title"], r["cluster"]) for r in records(named)}
         drawn = dendrogram.branches(found)
         name = headline(model)
-        title = f"{name[0].upper()}{name[1:]}, {model['params'].get('linkage', 'unknown')} linkage"
+        title = f"{capital(name)}, {model['params'].get('linkage', 'unknown')} linkage"
         drawing.draw_dendrogram(drawn, title, names, self._figures / "dendrogram.png")
         return {
             "title": title,
