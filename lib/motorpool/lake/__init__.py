@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
@@ -281,10 +281,12 @@ def conform(df: DataFrame, table: Table) -> DataFrame:
     missing = [f.name for f in table.schema if f.name not in df.columns]
     if missing:
         raise LakeError(f"table {table.name!r}: the rows to write lack the columns {', '.join(missing)}")
-    if not table.open_ended:
-        return df.to(table.schema)
-    columns: list[Column] = [F.col(f"`{f.name}`").cast(f.dataType).alias(f.name) for f in table.schema]
-    return df.select(*columns, *(F.col(f"`{c}`") for c in df.columns if c not in table.schema.fieldNames()))
+    # As text, since each column object is several calls of the JVM. Names of further columns are users' own.
+    columns = [f"CAST(`{f.name}` AS {f.dataType.simpleString()}) AS `{f.name}`" for f in table.schema]
+    if table.open_ended:
+        further = (c for c in df.columns if c not in table.schema.fieldNames())
+        columns += ["`" + c.replace("`", "``") + "`" for c in further]
+    return df.selectExpr(*columns)
 
 
 def _check_writable(folder: Path) -> None:
