@@ -180,10 +180,8 @@ def _typical(
     sample = free.orderBy("round", shuffled(seed + 1), "image_id").limit(most)
     vectors = lake.read("features", features=features).select("image_id", "vector")
     rows = _fetched(sample, vectors)
-    seen = looked_at(lake, attribute).where("trained").select("image_id").orderBy(shuffled(seed), "image_id")
-    known = _fetched(seen.limit(_KNOWN), vectors)
     x = to_matrix(rows.column("vector").combine_chunks())
-    y = to_matrix(known.column("vector").combine_chunks()) if known.num_rows else None
+    y = _learned(lake, attribute, vectors, seed) if lake.exists("annotations") else None
     turn = rows.column("round").to_numpy()
     looks: list[Look] = []
     vehicles: set[str] = set()
@@ -197,6 +195,13 @@ def _typical(
         if len(looks) >= n:
             break
     return looks, vehicles
+
+
+def _learned(lake: Lake, attribute: str, vectors: DataFrame, seed: int) -> np.ndarray | None:
+    """Vectors float32[k, d] of photos that labels are learned from, a random part of very many; None without any."""
+    seen = looked_at(lake, attribute).where("trained").select("image_id").orderBy(shuffled(seed), "image_id")
+    rows = _fetched(seen.limit(_KNOWN), vectors)
+    return to_matrix(rows.column("vector").combine_chunks()) if rows.num_rows else None
 
 
 def _fetched(some: DataFrame, vectors: DataFrame) -> pa.Table:
