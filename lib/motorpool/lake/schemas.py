@@ -602,8 +602,8 @@ VIEW_COMMENTS: Mapping[str, Mapping[str, str]] = _Lookup[Mapping[str, str]](
             "strength": TABLES["labels"].comments["strength"],
             "title": "The cluster's title; null for models that were not interpreted.",
         },
-        "labelled_images": {"image_id": _IMAGE_ID, "path": _PATH, "vehicle_id": _VEHICLE_ID},
         "leaderboard": _leaderboard_comments,
+        "labelled_images": {"image_id": _IMAGE_ID, "path": _PATH, "vehicle_id": _VEHICLE_ID},
     }
 )
 
