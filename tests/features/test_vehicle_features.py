@@ -687,17 +687,20 @@ def test_vehicles_tell_type_and_colour_from_view_on_the_sample_case(
 ) -> None:
     """Photos of vehicles that the steps have not seen, in as many clusters as there are types and colours."""
     truth, vehicles, fresh = drawn
-    for name, column, gain in (("vdc_type", "body_type", 0.1), ("vdc_color", "color", -0.1)):
+    for name, column, of_white, of_mean in (("vdc_type", "body_type", 0.15, 0.3), ("vdc_color", "color", -0.1, 0.08)):
         x = descriptor_of(drawn_case, name)
         sets = [chain({"pca": 50}), chain({"pca": 50}, {"vehicle_whiten": 20}), chain({"pca": 50}, "vehicle_mean")]
         labels = truth[column][fresh]
         with Fitter(wide(2, a=x), sets, 1, vehicles) as fitter:
             found = [rows_of(fitter.transform(item))[1][fresh] for item in fitter.fit()]
-        models = [KMeans(labels.nunique(), n_init=5, random_state=0).fit_predict(y) for y in found]
-        plain, white, mean = (adjusted_rand_score(labels, model) for model in models)
-        # Three starts of KMeans gave 0.39, 0.67, 0.79 for types and 0.65, 0.65, 0.96 for colours.
-        assert white > plain + gain
-        assert mean > plain + 0.15
+        # One start is luck: 0.64 to 0.84 for the same vectors. The means are 0.42, 0.65, 0.82 for types and 0.70, 0.65,
+        # 0.83 for colours.
+        starts = [KMeans(labels.nunique(), n_init=2, random_state=seed) for seed in range(6)]
+        plain, white, mean = (
+            np.mean([adjusted_rand_score(labels, start.fit_predict(y)) for start in starts]) for y in found
+        )
+        assert white > plain + of_white
+        assert mean > plain + of_mean
 
 
 def test_the_within_part_finds_the_view_where_colour_and_identity_lie_beside_it(
