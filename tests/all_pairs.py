@@ -58,13 +58,13 @@ def by_pairs(
         forest = dbscan._Forest.start([shard], [None], columns, least, levels)
         forest.sweep(cosine, same=True, backend=backend)
         roots = forest.roots()
-        near.append(forest.near_gap)
+        near.append(forest.joined.near_gap)
         parts.append(parts_of(shard.index, shard.rows.ids, roots))
         found[shard.index]["roots"].append(np.ascontiguousarray(roots.T))
         found[shard.index]["border"] += [border for _, _, border in forest.borders([shard], roots)]
     known = [np.ascontiguousarray(f["roots"][0].T) for f in found]
     forest = dbscan._Forest.start(shards, list(known), columns, least, levels)
-    np.concatenate(near, out=forest.near_gap)
+    np.concatenate(near, out=forest.joined.near_gap)
     forest.sweep(cosine, same=False, backend=backend)
     links = dbscan._links(forest, *shards, known).view(LINK_DTYPE)
     for index, _, border in forest.borders(shards, np.concatenate(known)):

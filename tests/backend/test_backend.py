@@ -497,11 +497,11 @@ def joined(backend: Backend, x: np.ndarray, metric: Metric, radii: tuple[float, 
         forest = _Forest.start([shard], [None], [0, 1], least, levels)
         forest.sweep(cosine, same=True, backend=backend)
         known.append(forest.roots())
-        near.append(forest.near_gap)
+        near.append(forest.joined.near_gap)
     forest = _Forest.start(two, known, [0, 1], least, levels)
-    np.concatenate(near, out=forest.near_gap)
+    np.concatenate(near, out=forest.joined.near_gap)
     forest.sweep(cosine, same=False, backend=backend)
-    found += [*known, forest.roots(), forest.near_gap, forest.near_row]
+    found += [*known, forest.roots(), forest.joined.near_gap, forest.joined.near_row]
     # Every row a part of its own: each finds its nearest in the other shard.
     core = [side.gaps[:, 2] for side in sides]
     for shard, part in zip(two, (np.arange(cut), np.arange(cut, len(x))), strict=True):

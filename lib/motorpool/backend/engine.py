@@ -15,8 +15,8 @@ import numpy as np
 
 from motorpool.backend.device import open_device
 from motorpool.backend.gaps import EQUAL, Tile, about_mean, as_float32, tiles
-from motorpool.kernels.pairs import loops
 from motorpool.kernels.pairs.geometry import Metric, as_shorts, exact_gaps, to_gap
+from motorpool.kernels.pairs.joining import join_pairs, roots_of
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ArrayEngine:
         roots = np.full((n, columns), -1, np.int32)
         for column in range(columns):
             marked = np.flatnonzero(core[:, column])
-            found = loops.roots_of(parents, marked.astype(np.int32), column)
+            found = roots_of(parents, marked.astype(np.int32), column)
             roots[marked, column] = np.unique(found, return_inverse=True)[1]
         return roots
 
@@ -98,7 +98,7 @@ class ArrayEngine:
 def _open(parents: np.ndarray, core: np.ndarray, tile: Tile, column: int) -> bool:
     """Whether a tile's marked rows and columns are of more than one component so far."""
     roots = [
-        loops.roots_of(parents, (span.start + np.flatnonzero(core[span, column])).astype(np.int32), column)
+        roots_of(parents, (span.start + np.flatnonzero(core[span, column])).astype(np.int32), column)
         for span in (tile.rows, tile.columns)
     ]
     if not len(roots[0]) or not len(roots[1]):
@@ -117,14 +117,14 @@ def _join(parents: np.ndarray, core: np.ndarray, tile: Tile, near: Any, column: 
     both = near & marked[0][:, None] & marked[1]
     everyone = [np.arange(span.start, span.stop, dtype=np.int32) for span in spans]
     while True:
-        roots = [device.put(loops.roots_of(parents, rows, column)) for rows in everyone]
+        roots = [device.put(roots_of(parents, rows, column)) for rows in everyone]
         apart = both & (roots[0][:, None] != roots[1])
         lonely = True
         for axis, (rows, others) in ((1, everyone), (0, everyone[::-1])):
             some = np.flatnonzero(device.take(apart.any(axis=axis)))
             if len(some):
                 first = device.take(apart.argmax(axis=axis))[some]
-                loops.join_pairs(parents, rows[some], others[first], column)
+                join_pairs(parents, rows[some], others[first], column)
                 lonely = False
         if lonely:
             return

@@ -12,12 +12,11 @@ import numpy as np
 
 from motorpool.backend.device import Device, open_device
 from motorpool.backend.gaps import EQUAL, Operand, Tile, tiles
-from motorpool.kernels.pairs import loops
-from motorpool.kernels.pairs.geometry import FLOOR, Rows, exact_gaps
+from motorpool.kernels.pairs.counting import nearest_pairs
+from motorpool.kernels.pairs.geometry import Rows, exact_gaps
+from motorpool.kernels.pairs.loops import FLOOR32, points_of, precision_of
 from motorpool.kernels.pairs.sweep import Side, Wanted
 from motorpool.kernels.pairs.tiles import Multiply
-
-_FLOOR32 = np.float32(FLOOR)
 
 
 def array_sweep(module: str, a: Side, b: Side, levels: np.ndarray, wanted: Wanted, cosine: bool) -> None:
@@ -30,8 +29,9 @@ def array_sweep(module: str, a: Side, b: Side, levels: np.ndarray, wanted: Wante
 
 def _one_way(device: Device, a: Side, b: Side, levels: np.ndarray, wanted: Wanted, cosine: bool) -> None:
     """What the rows of ``a`` that still look for something find among those of ``b``."""
-    looking = np.flatnonzero((a.top >= 0) | (a.near_reach > -np.inf))
+    looking = np.flatnonzero((a.top >= 0) | (a.near_limit > -np.inf))
     rows = a.rows if len(looking) == len(a.rows) else a.rows.take(looking)
+    precision = precision_of(a.rows, cosine)
     more = np.zeros((len(looking), len(levels)), np.int64)
     for tile in tiles(device, rows, b.rows):
         own = looking[tile.rows]
@@ -39,11 +39,9 @@ def _one_way(device: Device, a: Side, b: Side, levels: np.ndarray, wanted: Wante
         if len(levels):
             _count(tile, itself, rows, b.rows, levels, cosine, more)
         if wanted.k:
-            candidates = _candidates(tile, itself, a.near_reach[own], wanted.k)
+            candidates = _candidates(tile, itself, a.near_limit[own], wanted.k)
             i, j = tile.pairs(candidates)
-            loops.nearest_pairs(
-                looking[i], j, a.rows.raw, b.rows.raw, a.rows.scale, cosine, b.rows.ids, a.gaps, a.ids, a.near_reach
-            )
+            nearest_pairs(looking[i], j, precision, points_of(a.rows), points_of(b.rows), a.listed)
     before = a.counts[looking].astype(np.int64)
     full = np.minimum(before + more, np.maximum(before, wanted.enough))
     a.counts[looking] = full.astype(np.int32)
@@ -69,12 +67,12 @@ def _count(
         more[:, e] += np.bincount(i[gaps <= level], minlength=len(more))
 
 
-def _candidates(tile: Tile, itself: np.ndarray, reach: np.ndarray, k: int) -> Any:
-    """bool[R, C]: which pairs may be among the k nearest of their row, whose k-th so far is at ``reach`` float32[R]."""
+def _candidates(tile: Tile, itself: np.ndarray, limit: np.ndarray, k: int) -> Any:
+    """bool[R, C]: which pairs may be among the k nearest of their row, whose k-th so far is at ``limit`` float32[R]."""
     xp = tile.device.xp
-    bound = tile.device.put(reach)
+    bound = tile.device.put(limit)
     columns = tile.columns.stop - tile.columns.start
-    if not np.isfinite(reach).all() and columns > k:
+    if not np.isfinite(limit).all() and columns > k:
         high = xp.where(xp.isnan(tile.high), xp.inf, tile.high)
         # One more than k, lest the row itself be one of them.
         with np.errstate(over="ignore"):
@@ -85,7 +83,7 @@ def _candidates(tile: Tile, itself: np.ndarray, reach: np.ndarray, k: int) -> An
 
 
 def multiplier(module: str, a: Rows, b: Rows) -> Multiply:
-    """Products for `Tiling.products` from the device; of tiles without a pair within reach it brings none back."""
+    """Products for `Tiling.products` from the device; of tiles without a pair within the limit it brings none back."""
     device = open_device(module)
     left = Operand(device, a)
     right = left if b is a else Operand(device, b)
@@ -94,7 +92,7 @@ def multiplier(module: str, a: Rows, b: Rows) -> Multiply:
     def multiply(rows: slice, columns: slice, widest: float, out: np.ndarray) -> np.ndarray | None:
         (x, half_x), (y, half_y) = left.part(rows), right.part(columns)
         products = x @ y.T
-        low = (half_x * shrink - _FLOOR32)[:, None] + half_y * shrink - products
+        low = (half_x * shrink - FLOOR32)[:, None] + half_y * shrink - products
         # Rows too large for products have no number here, and are brought back too.
         if not bool((~(low > np.float32(widest))).any()):
             return None

@@ -10,8 +10,9 @@ import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from motorpool.kernels.pairs import loops
+from motorpool.kernels.pairs.counting import Listed, nearest_tile
 from motorpool.kernels.pairs.geometry import Rows, to_gap
+from motorpool.kernels.pairs.loops import UP, Tile, points_of, precision_of
 from motorpool.kernels.pairs.tiles import tiles_of
 from motorpool.neighbours.search import FOUND, GAPS, IDS
 from motorpool.neighbours.shards import Arranged, Shard, arrange, over_pairs, over_shards
@@ -77,21 +78,21 @@ def nearest_rows(
 def _nearest(queries: Rows, rows: Rows, k: int, limit: float, cosine: bool) -> tuple[np.ndarray, np.ndarray]:
     """gaps float64[n, k] ascending and found int64[n, k] of the nearest ``rows``; _NONE where there are fewer."""
     gaps, found = np.full((len(queries), k), limit), np.full((len(queries), k), _NONE)
-    # What is beyond float32 becomes infinite, and a reach is never too short: rounded up.
+    # Gaps beyond float32 become infinite, and a limit is rounded up: it is never too small.
     with np.errstate(over="ignore"):
-        reach = np.full(len(queries), limit * rows.scale).astype(np.float32) * np.float32(1.0000002)
+        limits = np.full(len(queries), limit * rows.scale).astype(np.float32) * UP
+    listed = Listed(gaps, found, limits)
     # The other side keeps no lists: nothing is nearer than minus infinity.
-    no_gaps, no_ids = np.full((len(rows), 1), -np.inf), np.zeros((len(rows), 1), np.int64)
-    no_reach = np.full(len(rows), -np.inf, np.float32)
+    unlisted = Listed(
+        np.full((len(rows), 1), -np.inf), np.zeros((len(rows), 1), np.int64), np.full(len(rows), -np.inf, np.float32)
+    )
+    x, y, precision = points_of(queries), points_of(rows), precision_of(rows, cosine)
 
     def widest(i: slice, _: slice) -> float:
-        return float(reach[i].max())
+        return float(limits[i].max())
 
     for i0, j0, products in tiles_of(queries).products(tiles_of(rows), widest, same=False):
-        loops.nearest_tile(
-            products, i0, j0, False, queries.raw, rows.raw, queries.half, rows.half, rows.slack, rows.scale,
-            cosine, queries.ids, rows.ids, gaps, no_gaps, found, no_ids, reach, no_reach,
-        )  # fmt: skip
+        nearest_tile(Tile(products, i0, j0, False), precision, x, y, listed, unlisted)
     return gaps, found
 
 

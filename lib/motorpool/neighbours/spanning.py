@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from motorpool.backend.protocol import CPU, Backend
-from motorpool.kernels.pairs import loops
-from motorpool.kernels.pairs.geometry import to_distance
+from motorpool.kernels.pairs.geometry import Rows, to_distance
+from motorpool.kernels.pairs.lightest import Lightest, Members, outgoing_tile
+from motorpool.kernels.pairs.loops import Tile, jit, points_of, precision_of
 from motorpool.kernels.pairs.tiles import tiles_of
 from motorpool.kernels.trees import union_find
 from motorpool.neighbours.search import FOUND, GAPS, IDS
@@ -31,8 +31,6 @@ _BEST_DTYPE = np.dtype([("part", "i4"), ("gap", "f8"), ("from", "i8"), ("to", "i
 #: A search starts from at most one row in so many (and always for half of the components): from more, it would
 #: cost more than a pass over all pairs.
 _SHARE = 2
-
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ def _best_listed(part: np.ndarray, gaps: np.ndarray, found: np.ndarray, core: np
     return best
 
 
-@_jit
+@jit
 def _scan_lists(
     part: np.ndarray,
     gaps: np.ndarray,
@@ -250,28 +248,31 @@ def _outgoing(a: Shard, b: Shard, cosine: bool, backend: Backend) -> np.ndarray:
     parts, local = np.unique(a.state[_PART][active], return_inverse=True)
     best_gap = np.full(len(parts), np.inf)
     best_gap[local] = a.state[_BOUND][active]
-    best_from, best_to = np.full(len(parts), -1), np.full(len(parts), -1)
+    best = Lightest(best_gap, np.full(len(parts), -1), np.full(len(parts), -1))
     # The other side's parts in the same numbers; -1 for parts that do not search from here.
     at = np.minimum(np.searchsorted(parts, b.state[_PART]), len(parts) - 1)
     there = np.where(parts[at] == b.state[_PART], at, -1)
-    core = b.state[_CORE]
-    with np.errstate(over="ignore"):
-        low_core = np.nextafter((core * y.scale).astype(np.float32), np.float32(-np.inf))
+    of_x = _members(x, a.state[_CORE][active], local)
+    of_y = _members(y, b.state[_CORE], there)
+    precision, points = precision_of(x, cosine), (points_of(x), points_of(y))
 
     def widest(i: slice, _: slice) -> float:
         return float(best_gap[local[i]].max()) * x.scale
 
     multiply = backend.multiplier(x, y)
     for i0, j0, products in tiles_of(x).products(tiles_of(y), widest, same=False, multiply=multiply):
-        loops.outgoing_tile(
-            products, i0, j0, x.raw, y.raw, x.half, y.half, x.slack, x.scale, cosine, a.state[_CORE][active], core,
-            local, there, x.ids, y.ids, best_gap, best_from, best_to, low_core,
-        )  # fmt: skip
-    held = np.flatnonzero(best_from >= 0)
-    found = np.empty(len(held), _BEST_DTYPE)
-    found["part"], found["gap"] = parts[held], best_gap[held]
-    found["from"], found["to"] = best_from[held], best_to[held]
+        outgoing_tile(Tile(products, i0, j0, False), precision, *points, of_x, of_y, best)
+    lighter = np.flatnonzero(best.start >= 0)
+    found = np.empty(len(lighter), _BEST_DTYPE)
+    found["part"], found["gap"] = parts[lighter], best_gap[lighter]
+    found["from"], found["to"] = best.start[lighter], best.end[lighter]
     return found
+
+
+def _members(rows: Rows, core: np.ndarray, part: np.ndarray) -> Members:
+    with np.errstate(over="ignore"):
+        low_core = np.nextafter((core * rows.scale).astype(np.float32), np.float32(-np.inf))
+    return Members(core, part, low_core)
 
 
 def send(arranged: Arranged, order: dict[int, np.ndarray], arrays: dict[str, np.ndarray]) -> DataFrame:

@@ -16,8 +16,9 @@ from pyspark.sql import functions as F
 
 from motorpool.backend.protocol import CPU, Backend
 from motorpool.cluster.labelled import LABELLED_SCHEMA, Labelled, LabelledBlock, packed, stored_labels
-from motorpool.kernels.pairs import loops
 from motorpool.kernels.pairs.geometry import Metric, Rows, gap_type, to_distance, to_gap
+from motorpool.kernels.pairs.joining import Joined, Models, all_roots, join_tile, representatives, roots_of, set_limit
+from motorpool.kernels.pairs.loops import Tile, points_of, precision_of
 from motorpool.kernels.pairs.tiles import tiles_of
 from motorpool.kernels.trees.components import LINK_DTYPE, MAX_MODELS, PART_DTYPE, ClusterNumbers, number, parts_of
 from motorpool.neighbours.search import COUNTS, WHERE, shard_bit
@@ -28,9 +29,9 @@ from motorpool.spark import blocks
 _POSITION = np.int16
 _ROOTS, _NEAR, _BORDER, _PARTS, _LINKS = "roots", "near", "border", "parts", "links"
 
-#: A row that is not core, a cell, and the nearest core row that one task has seen.
+#: A row that is not core in a model, and the nearest core row that one task has found.
 _BORDER_DTYPE = np.dtype(
-    [("row", "i4"), ("cell", "i2"), ("gap", "f8"), ("core_id", "i8"), ("shard", "i4"), ("root", "i4")]
+    [("row", "i4"), ("model", "i2"), ("gap", "f8"), ("core_id", "i8"), ("shard", "i4"), ("root", "i4")]
 )
 
 
@@ -88,7 +89,7 @@ def fit_dbscan(
         forest.sweep(cosine, same=True, backend=backend)
         roots = forest.roots()
         yield a.index, _ROOTS, np.ascontiguousarray(roots.T)
-        yield a.index, _NEAR, np.ascontiguousarray(forest.near_gap.T)
+        yield a.index, _NEAR, np.ascontiguousarray(forest.joined.near_gap.T)
         yield a.index, _PARTS, parts_of(a.index, a.rows.ids, roots).view(np.uint8)
         yield from forest.borders([a], roots)
 
@@ -98,7 +99,7 @@ def fit_dbscan(
         near = [s.state[_NEAR].T for s in (a, b)]
         forest = _Forest.start([a, b], known, columns, least, levels)
         # Only nearer core rows than a shard's own are of interest.
-        np.concatenate(near, out=forest.near_gap)
+        np.concatenate(near, out=forest.joined.near_gap)
         forest.sweep(cosine, same=False, backend=backend)
         yield a.index, _LINKS, _links(forest, a, b, known)
         yield from forest.borders([a, b], np.concatenate(known))
@@ -128,18 +129,12 @@ def fit_dbscan(
 
 @dataclass
 class _Forest:
-    """One task's rows, stacked, and what it knows of them (see `kernels.join_tile`)."""
+    """One task's rows, those of its shards one behind the other (``edges``), and how far they are joined."""
 
     rows: Rows
     edges: list[int]
-    ranks: np.ndarray
-    may: np.ndarray
-    open_top: np.ndarray
-    parents: np.ndarray
-    near_gap: np.ndarray
-    near_row: np.ndarray
-    levels: np.ndarray
-    n_ranks: int
+    models: Models
+    joined: Joined
 
     @classmethod
     def start(
@@ -157,8 +152,8 @@ class _Forest:
         others = [shard_bit(s.index) for s in reversed(shards)]
         where = np.concatenate([s.state[WHERE][:, columns] & bit for s, bit in zip(shards, others, strict=True)])
         may = (ranks == n_ranks) | (where != 0)
-        n, cells = len(rows), len(levels) * n_ranks
-        parents = np.repeat(np.arange(n, dtype=np.int32)[:, None], cells, axis=1)
+        n, n_models = len(rows), len(levels) * n_ranks
+        parents = np.repeat(np.arange(n, dtype=np.int32)[:, None], n_models, axis=1)
         edges, at = [0], 0
         for shard, known in zip(shards, roots, strict=True):
             if known is not None:
@@ -168,14 +163,14 @@ class _Forest:
             edges.append(at)
         open_ = (ranks < n_ranks) & may
         open_top = np.where(open_, np.arange(len(levels)), -1).max(axis=1).astype(_POSITION)
-        near_gap, near_row = np.full((n, cells), np.inf, gap_type(levels)), np.full((n, cells), -1, np.int32)
-        return cls(rows, edges, ranks, may, open_top, parents, near_gap, near_row, levels, n_ranks)
+        near_gap, near_row = np.full((n, n_models), np.inf, gap_type(levels)), np.full((n, n_models), -1, np.int32)
+        # Limits are set for the rows and columns of every tile before it is looked at.
+        joined = Joined(ranks, may, open_top, parents, near_gap, near_row, np.empty(n, np.float32))
+        return cls(rows, edges, Models(levels, n_ranks), joined)
 
     def sweep(self, cosine: bool, *, same: bool, backend: Backend) -> None:
         """Look at all pairs within the one shard, or between the two."""
-        rows, n_ranks = self.rows, self.n_ranks
-        # Set for the rows and columns of every tile before it is looked at.
-        reach = np.empty(len(rows), np.float32)
+        rows, models, joined = self.rows, self.models, self.joined
         low = rows.take(slice(0, self.edges[1]))
         high = low if same else rows.take(slice(self.edges[1], self.edges[2]))
         offset = 0 if same else self.edges[1]
@@ -184,48 +179,33 @@ class _Forest:
         def widest(i: slice, j: slice) -> float:
             nonlocal chosen
             columns = slice(j.start + offset, j.stop + offset)
-            joined = (self.parents, self.ranks)
-            chosen = loops.representatives(*joined, columns.start, columns.stop, n_ranks)
+            chosen = representatives(joined, models.n_ranks, columns.start, columns.stop)
             for span in (i, columns):
-                loops.set_reach(
-                    *joined,
-                    self.may,
-                    self.open_top,
-                    chosen,
-                    n_ranks,
-                    self.levels,
-                    rows.scale,
-                    reach,
-                    span.start,
-                    span.stop,
-                )
-            return max(float(reach[i].max()), float(reach[columns].max()))
+                set_limit(joined, models, rows.scale, chosen, span.start, span.stop)
+            return max(float(joined.limit[i].max()), float(joined.limit[columns].max()))
 
-        multiply = backend.multiplier(low, high)
+        points, precision, multiply = points_of(rows), precision_of(rows, cosine), backend.multiplier(low, high)
         for i0, j0, products in tiles_of(low).products(tiles_of(high), widest, same, multiply):
-            loops.join_tile(
-                products, i0, j0 + offset, same and i0 == j0, rows.raw, rows.half, rows.slack, rows.scale, cosine,
-                rows.ids, self.levels, n_ranks, self.ranks, self.may, self.open_top, self.parents, self.near_gap,
-                self.near_row, reach, chosen,
-            )  # fmt: skip
+            join_tile(Tile(products, i0, j0 + offset, same and i0 == j0), precision, points, models, joined, chosen)
 
     def roots(self) -> np.ndarray:
-        """int32[n, cells]: the root of every core row's component, -1 for rows that are not core."""
-        result: np.ndarray = loops.all_roots(self.parents, self.ranks, self.n_ranks)
+        """int32[n, models]: the root of every core row's component, -1 for rows that are not core."""
+        result: np.ndarray = all_roots(self.joined.parents, self.joined.ranks, self.models.n_ranks)
         return result
 
     def borders(self, shards: Sequence[Shard], roots: np.ndarray) -> Iterator[tuple[int, str, np.ndarray]]:
         """The nearest core rows found; ``roots`` are those of the core rows within their own shards."""
         for index, shard in enumerate(shards):
             start, stop = self.edges[index], self.edges[index + 1]
-            row, cell = np.nonzero(self.near_row[start:stop] >= 0)
-            core = self.near_row[start:stop][row, cell]
+            near_row = self.joined.near_row[start:stop]
+            row, model = np.nonzero(near_row >= 0)
+            core = near_row[row, model]
             found = np.empty(len(row), _BORDER_DTYPE)
-            found["row"], found["cell"] = row, cell
-            found["gap"] = self.near_gap[start:stop][row, cell]
+            found["row"], found["model"] = row, model
+            found["gap"] = self.joined.near_gap[start:stop][row, model]
             found["core_id"] = self.rows.ids[core]
             found["shard"] = np.array([s.index for s in shards])[np.searchsorted(self.edges, core, side="right") - 1]
-            found["root"] = roots[core, cell]
+            found["root"] = roots[core, model]
             yield shard.index, _BORDER, found.view(np.uint8)
 
 
@@ -242,16 +222,16 @@ def _links(forest: _Forest, a: Shard, b: Shard, known: Sequence[np.ndarray]) -> 
     """Which components of the two shards have become one: for each, the first of those it is joined with."""
     found = []
     shards, offsets = np.array([a.index, b.index]), np.array([0, len(a.rows)])
-    for cell in range(known[0].shape[1]):
-        roots = [np.unique(k[k[:, cell] >= 0, cell]) for k in known]
+    for model in range(known[0].shape[1]):
+        roots = [np.unique(k[k[:, model] >= 0, model]) for k in known]
         side = np.repeat([0, 1], [len(r) for r in roots])
         local = np.concatenate(roots)
-        final = loops.roots_of(forest.parents, (local + offsets[side]).astype(np.int32), cell)
+        final = roots_of(forest.joined.parents, (local + offsets[side]).astype(np.int32), model)
         _, first, where = np.unique(final, return_index=True, return_inverse=True)
         lead = first[where]
         joined = np.flatnonzero(lead != np.arange(len(local)))
         link = np.empty(len(joined), LINK_DTYPE)
-        link["model"] = cell
+        link["model"] = model
         link["place_a"], link["root_a"] = shards[side[lead[joined]]], local[lead[joined]]
         link["place_b"], link["root_b"] = shards[side[joined]], local[joined]
         found.append(link)
@@ -268,22 +248,22 @@ def _labeller(
 ) -> Callable[[Shard, dict[str, list[np.ndarray]]], Iterator[pa.RecordBatch]]:
     def work(shard: Shard, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
         (roots,) = found[_ROOTS]
-        cells, n = roots.shape
-        labels = np.full((n, cells), -1, np.int32)
-        distances = np.full((n, cells), np.nan, np.float32)
+        n_models, n = roots.shape
+        labels = np.full((n, n_models), -1, np.int32)
+        distances = np.full((n, n_models), np.nan, np.float32)
         # One model at a time: positions of all of them at once would take eight times the labels.
-        for cell in range(cells):
-            core = np.flatnonzero(roots[cell] >= 0)
-            labels[core, cell] = numbers.of(cell, shard.index, roots[cell, core])
-            distances[core, cell] = 0.0
+        for model in range(n_models):
+            core = np.flatnonzero(roots[model] >= 0)
+            labels[core, model] = numbers.of(model, shard.index, roots[model, core])
+            distances[core, model] = 0.0
         border = np.concatenate([f.view(_BORDER_DTYPE) for f in found[_BORDER]])
         # The nearest of what several tasks have found, ties to the lower image_id.
-        border = border[np.lexsort((border["core_id"], border["gap"], border["cell"], border["row"]))]
+        border = border[np.lexsort((border["core_id"], border["gap"], border["model"], border["row"]))]
         new = np.ones(len(border), bool)
-        new[1:] = (border["row"][1:] != border["row"][:-1]) | (border["cell"][1:] != border["cell"][:-1])
+        new[1:] = (border["row"][1:] != border["row"][:-1]) | (border["model"][1:] != border["model"][:-1])
         border = border[new]
-        labels[border["row"], border["cell"]] = numbers.of(border["cell"], border["shard"], border["root"])
-        distances[border["row"], border["cell"]] = to_distance(border["gap"], metric)
+        labels[border["row"], border["model"]] = numbers.of(border["model"], border["shard"], border["root"])
+        distances[border["row"], border["model"]] = to_distance(border["gap"], metric)
         yield from packed(LabelledBlock(shard.rows.ids, shard.rows.raw, labels, distances))
 
     return work

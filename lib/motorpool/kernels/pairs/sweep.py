@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from motorpool.kernels.pairs import loops
+from motorpool.kernels.pairs.counting import Counted, Listed, count_tile, nearest_tile
 from motorpool.kernels.pairs.geometry import Rows
+from motorpool.kernels.pairs.loops import UP, Tile, points_of, precision_of
 from motorpool.kernels.pairs.tiles import Tiling, tiles_of
 
 
@@ -22,20 +23,20 @@ class Wanted:
 
 @dataclass
 class Side:
-    """Rows of one shard with what is known of them, and how far their pairs still matter.
+    """Rows of one shard, the neighbours found so far, and the limits of the gaps that can still change them.
 
     counts int32[n, radii]; gaps float64[n, k] ascending and ids int64[n, k] of the nearest other rows. ``top`` and the
-    reaches are what the kernels know of them (see `kernels.count_tile`).
+    limits are those of `counting.Counted` and `counting.Listed`.
     """
 
     rows: Rows
     tiling: Tiling
     counts: np.ndarray
     top: np.ndarray
-    count_reach: np.ndarray
+    count_limit: np.ndarray
     gaps: np.ndarray
     ids: np.ndarray
-    near_reach: np.ndarray
+    near_limit: np.ndarray
 
     @classmethod
     def of(
@@ -45,10 +46,10 @@ class Side:
         scale = rows.scale
         top = (counts < wanted.enough).sum(axis=1).astype(np.int32) - 1
         last = gaps[:, -1] if wanted.k else np.full(len(counts), -np.inf)
-        # What is beyond float32 becomes infinite, and a reach is never too short: rounded up.
+        # Gaps beyond float32 become infinite, and a limit is rounded up: it is never too small.
         with np.errstate(over="ignore"):
             far = (np.append(levels, -np.inf) * scale).astype(np.float32)
-            near = (last * scale).astype(np.float32) * np.float32(1.0000002)
+            near = (last * scale).astype(np.float32) * UP
         return cls(rows, tiles_of(rows), counts, top, far[top], gaps, ids.astype(np.int64), near)
 
     @classmethod
@@ -60,7 +61,15 @@ class Side:
         return cls.of(rows, levels, wanted, counts, np.full((n, wanted.k), np.inf), np.full((n, wanted.k), -1))
 
     def widest(self, rows: slice) -> float:
-        return max(float(self.count_reach[rows].max()), float(self.near_reach[rows].max()))
+        return max(float(self.count_limit[rows].max()), float(self.near_limit[rows].max()))
+
+    @property
+    def counted(self) -> Counted:
+        return Counted(self.counts, self.top, self.count_limit)
+
+    @property
+    def listed(self) -> Listed:
+        return Listed(self.gaps, self.ids, self.near_limit)
 
 
 def sweep(a: Side, b: Side, levels: np.ndarray, wanted: Wanted, cosine: bool) -> None:
@@ -68,12 +77,11 @@ def sweep(a: Side, b: Side, levels: np.ndarray, wanted: Wanted, cosine: bool) ->
 
     Counts are exact below ``wanted.enough``, and otherwise at least that.
     """
-    x, y, same = a.rows, b.rows, a is b
+    same, precision = a is b, precision_of(a.rows, cosine)
+    x, y = points_of(a.rows), points_of(b.rows)
     for i0, j0, products in a.tiling.products(b.tiling, lambda i, j: max(a.widest(i), b.widest(j)), same):
-        place = (products, i0, j0, same and i0 == j0, x.raw, y.raw, x.half, y.half, x.slack, x.scale, cosine)
+        tile = Tile(products, i0, j0, same and i0 == j0)
         if len(levels):
-            loops.count_tile(
-                *place, levels, wanted.enough, a.counts, b.counts, a.top, b.top, a.count_reach, b.count_reach
-            )
+            count_tile(tile, precision, x, y, levels, wanted.enough, a.counted, b.counted)
         if wanted.k:
-            loops.nearest_tile(*place, x.ids, y.ids, a.gaps, b.gaps, a.ids, b.ids, a.near_reach, b.near_reach)
+            nearest_tile(tile, precision, x, y, a.listed, b.listed)

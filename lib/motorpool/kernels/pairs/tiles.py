@@ -16,7 +16,7 @@ TILE_ROWS, TILE_COLUMNS = 512, 1024
 _ROUNDED, _SMALLEST = 2.0**-22, 2.0**-100
 
 #: Products float32[R, C] of some rows and columns, put into the last argument; or None where no gap among them is
-#: within the widest reach, the third. Off from the exact products by no more than `Rows.slack` allows.
+#: within the widest limit, the third. Off from the exact products by no more than `Rows.slack` allows.
 Multiply = Callable[[slice, slice, float, np.ndarray], np.ndarray | None]
 
 
@@ -36,8 +36,8 @@ class Tiling:
     ) -> Iterator[tuple[int, int, np.ndarray]]:
         """Tiles as (first row, first column, float32[R, C] of x_i.y_j), nearest first for each row tile.
 
-        ``widest`` gives the largest reach (a gap) of some rows and columns as it stands; a tile none of whose
-        pairs can be within it is left out, by the triangle inequality. Where both sides are the ``same``
+        ``widest`` gives the largest limit (a gap, see `loops`) of some rows and columns as it stands; a tile whose
+        pairs are all beyond it is left out, by the triangle inequality. Where both sides are the ``same``
         rows, tiles below the diagonal are left out and those on it start at the same row and column. ``multiply``
         makes the products elsewhere.
         """
@@ -52,21 +52,21 @@ class Tiling:
             for at in np.argsort(least, kind="stable"):
                 j0 = int(starts[at]) * TILE_ROWS
                 columns = slice(j0, min(j0 + per * TILE_ROWS, len(y)))
-                reach = widest(rows, columns)
-                if least[at] > reach:
+                limit = widest(rows, columns)
+                if least[at] > limit:
                     continue
                 shape = rows.stop - i0, columns.stop - j0
                 view = out[: shape[0] * shape[1]].reshape(shape)
                 if multiply is None:
                     yield i0, j0, np.matmul(x[rows], y[columns].T, out=view)
-                elif (products := multiply(rows, columns, reach, view)) is not None:
+                elif (products := multiply(rows, columns, limit, view)) is not None:
                     yield i0, j0, products
 
     def _least_gaps(self, tile: int, other: Tiling) -> np.ndarray:
         """Lower bounds float64[tiles] of the gaps between the rows of one tile and those of each other tile."""
         apart = np.sqrt(np.square(other.centres - self.centres[tile]).sum(axis=1))
         least: np.ndarray = 0.5 * np.square(np.maximum(apart - other.radii - self.radii[tile], 0.0))
-        # A reach is rounded to float32, down perhaps.
+        # A limit is rounded to float32, down perhaps.
         least *= 1.0 - self.rows.slack
         return least
 
