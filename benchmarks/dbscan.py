@@ -3,10 +3,10 @@
     python benchmarks/dbscan.py [--images 416314] [--sizes 10000 30000] [--growth 100000 416314] [--curve 100000]
 
 The rows are 100 standardised principal components of vdc_type. Two grids: the published study's (eps 0.25 to 512
-by powers of two: most cells are all noise or one cluster) and one between the 1 % and 60 % quantiles of the
-distances to the 64th neighbour, where every cell has work to do. scikit-learn runs the study's grid cell by cell on the
-first rows (30,000 are about what it survives: it holds all neighbour lists); clusters and noise are compared. For the
-growth over eps, each eps runs alone on --curve rows.
+by powers of two: most models are all noise or one cluster) and one between the 1 % and 60 % quantiles of the
+distances to the 64th neighbour, where every model has work to do. scikit-learn runs the study's grid model by model on
+the first rows (30,000 are about what it survives: it holds all neighbour lists); clusters and noise are compared. For
+the growth over eps, each eps runs alone on --curve rows.
 """
 
 from __future__ import annotations
@@ -82,16 +82,16 @@ def sklearn(args: argparse.Namespace) -> dict[str, Any]:
 
     eps = _eps(args)
     x = read_components(SOURCE, args.rows)
-    clusters, noise, cells = [], [], []
+    clusters, noise, seconds = [], [], []
     with step("work"):
         for e in eps:
             for m in MIN_SAMPLES:
                 began = time.perf_counter()
                 labels = DBSCAN(eps=e, min_samples=m, algorithm="brute", n_jobs=-1).fit(x).labels_
-                cells.append(time.perf_counter() - began)
+                seconds.append(time.perf_counter() - began)
                 clusters.append(int(labels.max()) + 1)
                 noise.append(int((labels < 0).sum()))
-    return {"clusters": clusters, "noise": noise, "slowest cell": max(cells)}
+    return {"clusters": clusters, "noise": noise, "slowest model": max(seconds)}
 
 
 CONTENDERS = {"prepare": prepare, "motorpool": motorpool, "sklearn": sklearn}
@@ -151,7 +151,7 @@ def main() -> None:
     shutil.rmtree(SOURCE, ignore_errors=True)
     header = [
         "rows", "eps", "contender", "seconds", "ratio to motorpool", "peak memory (GiB)",
-        "cells of 84 with equal clusters and noise", "steps (s)", "failed",
+        "models of 84 with equal clusters and noise", "steps (s)", "failed",
     ]  # fmt: skip
     write_report(
         "dbscan",

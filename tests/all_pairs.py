@@ -91,8 +91,8 @@ def by_cells(
     routed = cell_tasks.route(cells, grid.eps)([block])
     pieces = _each_cell(routed, cell_tasks.find_core(cells, grid, engine))
     found = list(_each_cell(pieces, cell_tasks.join(grid, metric, engine)))
-    seen = [b for b in found if b.column("kind")[0].as_py() == cell_tasks.SEEN]
-    links = [np.frombuffer(b.column("data")[0].as_py(), LINK_DTYPE) for b in cell_tasks.link(grid.n_models)(seen)]
+    members = [b for b in found if b.column("kind")[0].as_py() == cell_tasks.MEMBERS]
+    links = [np.frombuffer(b.column("data")[0].as_py(), LINK_DTYPE) for b in cell_tasks.link(grid.n_models)(members)]
     parts = [
         np.frombuffer(b.column("data")[0].as_py(), PART_DTYPE)
         for b in found

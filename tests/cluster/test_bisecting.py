@@ -16,7 +16,7 @@ from motorpool.cluster.labelled import LabelledBlock
 from motorpool.kernels.centroids.group_sums import GroupSums
 from motorpool.kernels.trees.bisecting_tree import BisectingTree, Planes
 from motorpool.spark import coreset
-from motorpool.spark.coreset import draw_coreset, spread
+from motorpool.spark.coreset import draw_coreset, measure_spread
 
 KS = [2, 3, 5, 8, 12]
 
@@ -94,7 +94,7 @@ def test_more_rows_than_the_coreset(blocked: Callable[..., DataFrame], monkeypat
     monkeypatch.setattr("motorpool.cluster.centroids.bisecting._CORESET_ROWS_PER_CLUSTER", 20)
     x = blobs(3000, seed=3)
     df = blocked(x)
-    assert len(draw_coreset(df, spread(df), 0, 120).rows) < 160
+    assert len(draw_coreset(df, measure_spread(df), 0, 120).rows) < 160
     # What the coreset alone says is off: passes over all rows put it right.
     check_as_good(df, x, [3, 6])
 

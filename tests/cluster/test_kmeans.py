@@ -15,7 +15,7 @@ from cases import inertia, uneven_blobs
 from motorpool.cluster.centroids import kmeans
 from motorpool.cluster.centroids.kmeans import KMeansModel, fit_kmeans
 from motorpool.spark import coreset
-from motorpool.spark.coreset import draw_coreset, spread
+from motorpool.spark.coreset import draw_coreset, measure_spread
 
 KS = range(2, 9)
 
@@ -70,7 +70,7 @@ def test_a_few_extreme_rows_and_more_rows_than_the_coreset(
 def test_the_coreset_stands_for_all_rows(blocked: Callable[..., DataFrame], monkeypatch: pytest.MonkeyPatch) -> None:
     x = with_extremes(3000)
     df = blocked(x)
-    known = spread(df)
+    known = measure_spread(df)
     assert known.n == len(x)
     assert np.allclose(known.mean, x.mean(axis=0, dtype=np.float64))
     assert np.isclose(known.total, np.square(x - x.mean(axis=0, dtype=np.float64)).sum())

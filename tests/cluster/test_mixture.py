@@ -29,7 +29,7 @@ from motorpool.kernels.centroids.gaussians import (
     covariance_shape,
     responsibilities,
 )
-from motorpool.spark.coreset import spread
+from motorpool.spark.coreset import measure_spread
 
 QUIET = lambda text: None  # noqa: E731
 
@@ -173,7 +173,7 @@ def test_starts_are_the_moments_of_the_clusters_of_kmeans(blocked: Callable[...,
     centres = np.array([[0, 0, 0], [90, 0, 0], [0, 90, 0]])
     x = (centres[which] + rng.normal(size=(600, 3)) * [1, 2, 3] + 50).astype(np.float32)
     df = blocked(x)
-    mean, wide = spread(df).mean, x.astype(np.float64)
+    mean, wide = measure_spread(df).mean, x.astype(np.float64)
     grid: list[tuple[int, CovarianceType]] = [(3, kind) for kind in COVARIANCE_TYPES]
     total = passes.total_scatter(df, mean)
     assert np.allclose(total, (wide - mean).T @ (wide - mean))

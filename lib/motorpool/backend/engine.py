@@ -1,7 +1,7 @@
-"""DBSCAN's three steps in an array module, exact (see `cluster.engines.LocalEngine`).
+"""DBSCAN's three steps in an array module, exact (see `kernels.cells.engines.LocalEngine`).
 
 cuML's own DBSCAN is not used for them: it compares float32 distances with eps, so a pair at eps within rounding may
-fall either way, in two cells differently, and what cells have found could not be merged exactly; and it fits one
+fall either way, in two cells differently, and components of two cells could not be merged exactly; and it fits one
 min_samples a call.
 """
 
@@ -40,8 +40,8 @@ class ArrayEngine:
             tile.clear(unsure, itself)
             counts[tile.rows] += device.take(sure.sum(axis=1))
             i, j = tile.pairs(unsure)
-            held = exact_gaps(x, x, i, j, metric == "cosine") <= level
-            counts += np.bincount(i[held], minlength=own)
+            within = exact_gaps(x, x, i, j, metric == "cosine") <= level
+            counts += np.bincount(i[within], minlength=own)
         return counts[:, None] >= np.asarray(min_samples)
 
     def components(self, x: np.ndarray, metric: Metric, eps: float, core: np.ndarray) -> np.ndarray:
@@ -55,8 +55,8 @@ class ArrayEngine:
                 continue
             near, unsure = tile.within(level)
             i, j = tile.pairs(unsure)
-            held = exact_gaps(x, x, i, j, metric == "cosine") <= level
-            near[device.put(i[held] - tile.rows.start), device.put(j[held] - tile.columns.start)] = True
+            within = exact_gaps(x, x, i, j, metric == "cosine") <= level
+            near[device.put(i[within] - tile.rows.start), device.put(j[within] - tile.columns.start)] = True
             for column in open_columns:
                 _join(parents, core, tile, near, column)
         roots = np.full((n, columns), -1, np.int32)
@@ -84,9 +84,9 @@ class ArrayEngine:
         for tile in tiles(device, asked, rows):
             i, j = tile.pairs(~(tile.low > bound[tile.rows][:, None]))
             gap = exact_gaps(queries, x, i, j, metric == "cosine")
-            held = gap <= level
-            i, j = i[held], j[held]
-            near = as_shorts(gap[held])
+            within = gap <= level
+            i, j = i[within], j[within]
+            near = as_shorts(gap[within])
             order = np.lexsort((j, near, i))
             best = order[np.diff(i[order], prepend=-1) > 0]
             # Rows come in their order: an equal one of an earlier tile was first.

@@ -1,6 +1,6 @@
 """Gaps between rows, tile by tile, in an array module: float32 bounds, and what they leave open decided on the host.
 
-A float32 gap (see `neighbours.geometry`) is off by at most a *band*, so most pairs are surely within a level or surely
+A float32 gap (see `pairs.geometry`) is off by at most a *band*, so most pairs are surely within a level or surely
 beyond it. Those in between, ties among them, are taken again from the given vectors by `geometry.exact_gap`. That is
 why products must be float32's own (`device.check_products`), and why the answers are exact all the same.
 """

@@ -55,7 +55,7 @@ class Backend(Protocol):
         """DBSCAN of rows in one task's memory."""
 
     def sweep(self, a: Side, b: Side, levels: np.ndarray, wanted: Wanted, cosine: bool) -> None:
-        """Neighbours of two shards' rows (see `neighbours.sweep.sweep`)."""
+        """Neighbours of two shards' rows (see `kernels.pairs.sweep.sweep`)."""
 
     def multiplier(self, a: Rows, b: Rows) -> Multiply | None:
         """What makes the products of `Tiling.products`; None where NumPy does."""

@@ -1,4 +1,4 @@
-"""`neighbours.sweep` in an array module: counts and nearest rows of two shards, exact.
+"""`kernels.pairs.sweep` in an array module: counts and nearest rows of two shards, exact.
 
 Every pair's bounds are compared with all radii at once; a GPU does that faster than it could leave pairs out. Pairs
 that a bound leaves open, and those that may be among the nearest, are decided on the host.
@@ -20,7 +20,7 @@ from motorpool.kernels.pairs.tiles import Multiply
 
 
 def array_sweep(module: str, a: Side, b: Side, levels: np.ndarray, wanted: Wanted, cosine: bool) -> None:
-    """As `neighbours.sweep.sweep`, from the rows of each side to those of the other: 2 n m products of d numbers."""
+    """As `kernels.pairs.sweep.sweep`, from the rows of each side to those of the other: 2 n m products of d numbers."""
     device = open_device(module)
     _one_way(device, a, b, levels, wanted, cosine)
     if a is not b:
@@ -28,7 +28,7 @@ def array_sweep(module: str, a: Side, b: Side, levels: np.ndarray, wanted: Wante
 
 
 def _one_way(device: Device, a: Side, b: Side, levels: np.ndarray, wanted: Wanted, cosine: bool) -> None:
-    """What the rows of ``a`` that still look for something find among those of ``b``."""
+    """The neighbours among the rows of ``b``, for those rows of ``a`` that still look for some."""
     looking = np.flatnonzero((a.top >= 0) | (a.near_limit > -np.inf))
     rows = a.rows if len(looking) == len(a.rows) else a.rows.take(looking)
     precision = precision_of(a.rows, cosine)

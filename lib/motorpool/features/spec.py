@@ -170,8 +170,8 @@ def check_vehicle_steps(parts: tuple[Part, ...], steps: tuple[Step, ...]) -> Non
 class FeatureSet:
     """One vector per image: the parts side by side, then the common steps.
 
-    ``fit_share`` is the share of vehicles that vehicle steps are fitted on (see `holdout.seen`). It is part of what a
-    feature set is only where it has such a step.
+    ``fit_share`` is the share of vehicles that vehicle steps are fitted on (see `holdout.fitted_on`). It
+    belongs to the key of a feature set only where there is such a step.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The nearest rows of one table for every row of another: what labels new rows by old ones."""
+"""The nearest rows of one table for every row of another; they give new rows the labels of old ones."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _nearest(queries: Rows, rows: Rows, k: int, limit: float, cosine: bool) -> t
 
 
 def _pack(ids: np.ndarray, gaps: np.ndarray, found: np.ndarray) -> pa.RecordBatch:
-    held = found != _NONE
-    offsets = pa.array(np.cumsum([0, *held.sum(axis=1)]).astype(np.int32))
-    lists = [pa.ListArray.from_arrays(offsets, pa.array(values[held])) for values in (found, gaps)]
+    filled = found != _NONE
+    offsets = pa.array(np.cumsum([0, *filled.sum(axis=1)]).astype(np.int32))
+    lists = [pa.ListArray.from_arrays(offsets, pa.array(values[filled])) for values in (found, gaps)]
     return pa.RecordBatch.from_arrays([pa.array(ids), *lists], names=["image_id", "neighbours", "gaps"])

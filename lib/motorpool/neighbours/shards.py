@@ -1,7 +1,7 @@
 """All pairs of rows as Spark tasks: rows arranged in shards, one task for each pair of shards.
 
-A *shard* is a bounded share of the rows, near ones together. A task holds two shards and what is known of
-their rows, so it works for as long as the product of their lengths while only their sum was sent to it.
+A *shard* is a bounded share of the rows, near ones together. A task holds two shards and the arrays found
+for their rows so far, so it works for as long as the product of their lengths while only their sum was sent to it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from motorpool.kernels.pairs.geometry import Metric, Rows, prepare, unit_of, wor
 from motorpool.kernels.sampling import uniform_hash
 from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
-from motorpool.spark.coreset import draw_coreset, spread
+from motorpool.spark.coreset import draw_coreset, measure_spread
 from motorpool.spark.placement import place
 
 #: A shard holds at most this many rows and bytes of vectors: a task has two of them, and arrays over their rows.
 SHARD_ROWS = 65_536
 SHARD_BYTES = 64 * 2**20
 _FEWEST_ROWS = 8192
-#: Rows near each other lie side by side: one cell for about this many rows, and never more cells than ...
-_ROWS_PER_CELL = 1024
-_MAX_CELLS = 256
+#: Rows near each other lie side by side, in groups of about this many rows, and never in more groups than ...
+_ROWS_PER_GROUP = 1024
+_MAX_GROUPS = 256
 
-#: What travels: a chunk of a shard's rows (``ids``, ``data``), or an array that is known of a shard (``state``).
+#: What travels: a chunk of a shard's rows (``ids``, ``data``), or an array found for a shard so far (``state``).
 _PIECE = "shard INT, kind STRING, chunk INT, ids BINARY, data BINARY"
 STATE = "shard INT, kind STRING, data BINARY"
 
@@ -76,33 +76,33 @@ class Shard:
 def arrange(block_df: DataFrame, metric: Metric, seed: int) -> Arranged:
     """Rows in shards of near ones: four passes over the blocks, one of them a shuffle of all vectors.
 
-    Cells come from KMeans on a coreset (see `draw_coreset`), so the same rows share a shard however the blocks
-    are partitioned. Cells that are too large for a shard are dealt out by the hash of the image's id.
+    Groups of near rows come from KMeans on a coreset (see `draw_coreset`), so the same rows share a shard however the
+    blocks are partitioned. A group too large for a shard is spread over several by the hash of the image's id.
     """
-    known = spread(block_df)
-    if known.n == 0:
+    spread = measure_spread(block_df)
+    if spread.n == 0:
         raise ValueError("there are no rows to compare")
-    width = len(known.mean)
-    shift = worthwhile_shift(known.mean, known.total / known.n) if metric == "euclidean" else None
-    n_cells = max(1, min(_MAX_CELLS, known.n // _ROWS_PER_CELL))
-    coreset = draw_coreset(block_df, known, seed).rows
+    width = len(spread.mean)
+    shift = worthwhile_shift(spread.mean, spread.total / spread.n) if metric == "euclidean" else None
+    n_groups = max(1, min(_MAX_GROUPS, spread.n // _ROWS_PER_GROUP))
+    coreset = draw_coreset(block_df, spread, seed).rows
     unit = unit_of(coreset, shift) if metric == "euclidean" else 1.0
-    centres = rough_cells(coreset, metric, n_cells, seed)
+    centres = rough_centres(coreset, metric, n_groups, seed)
     nearest = NearestPoint(centres)
-    sizes = _cell_sizes(block_df, nearest, len(centres), metric)
-    first_shard, parts, n_shards = _plan(sizes, _shard_rows(known.n, width, blocks.parallelism(block_df.sparkSession)))
+    sizes = _group_sizes(block_df, nearest, len(centres), metric)
+    first_shard, parts, n_shards = _plan(sizes, _shard_rows(spread.n, width, blocks.parallelism(block_df.sparkSession)))
 
     def split(batches: Batches) -> Batches:
         for batch in batches:
             for ids, x in blocks.block_arrays(batch):
-                cell = _find_cell(nearest, x, metric)
-                part = (uniform_hash(ids, seed) * parts[cell]).astype(np.int64)
-                shard = first_shard[cell] + part
-                order = np.lexsort((cell, shard))
+                group = _find_group(nearest, x, metric)
+                part = (uniform_hash(ids, seed) * parts[group]).astype(np.int64)
+                shard = first_shard[group] + part
+                order = np.lexsort((group, shard))
                 edges = np.flatnonzero(np.diff(shard[order], prepend=-1, append=-1))
                 for start, stop in pairwise(edges):
                     rows = order[start:stop]
-                    packed = np.stack([cell[rows].astype(np.int64), ids[rows]])
+                    packed = np.stack([group[rows].astype(np.int64), ids[rows]])
                     yield _piece(int(shard[rows[0]]), "split", 0, packed.tobytes(), x[rows].tobytes())
 
     def collect(batches: Batches) -> Batches:
@@ -111,15 +111,15 @@ def arrange(block_df: DataFrame, metric: Metric, seed: int) -> Arranged:
             rows = np.frombuffer(data, np.float32).reshape(-1, width)
             held.setdefault(shard, []).append((np.frombuffer(packed, np.int64).reshape(2, -1), rows))
         for shard, found in held.items():
-            cell, ids = np.concatenate([f[0] for f in found], axis=1)
+            group, ids = np.concatenate([f[0] for f in found], axis=1)
             x = np.concatenate([f[1] for f in found])
-            order = np.lexsort((ids, cell))
+            order = np.lexsort((ids, group))
             for chunk, start in enumerate(range(0, len(order), blocks.BLOCK_ROWS)):
                 rows = order[start : start + blocks.BLOCK_ROWS]
                 yield _piece(shard, "rows", chunk, ids[rows].tobytes(), x[rows].tobytes())
 
     pieces = place(block_df.mapInArrow(split, _PIECE), "shard", n_shards).mapInArrow(collect, _PIECE)
-    return Arranged(blocks.persist(pieces), known.n, width, n_shards, metric, known.mean, shift, unit)
+    return Arranged(blocks.persist(pieces), spread.n, width, n_shards, metric, spread.mean, shift, unit)
 
 
 def _shard_rows(n: int, width: int, slots: int) -> int:
@@ -129,52 +129,52 @@ def _shard_rows(n: int, width: int, slots: int) -> int:
     return min(most, max(_FEWEST_ROWS, math.ceil(n / math.ceil(math.sqrt(16 * slots)))))
 
 
-def rough_cells(rows: np.ndarray, metric: Metric, n_cells: int, seed: int) -> np.ndarray:
-    """float64[cells, d] centres from float32[n, d] rows, near ones side by side: n_cells, or n where that is less."""
+def rough_centres(rows: np.ndarray, metric: Metric, k: int, seed: int) -> np.ndarray:
+    """float64[k, d] centres of groups of float32[n, d] rows, near ones side by side; n of them where n is below k."""
     from scipy.cluster import hierarchy
     from sklearn.cluster import KMeans
 
-    n_cells = min(n_cells, len(rows))
+    k = min(k, len(rows))
     unit = unit_of(rows) if metric == "euclidean" else 1.0
     points = prepare(np.arange(len(rows)), rows, metric, unit=unit).x
-    if n_cells == 1:
+    if k == 1:
         result: np.ndarray = points.mean(axis=0, keepdims=True, dtype=np.float64) / unit
         return result
-    # Rough cells do: they only decide which rows travel together.
-    model = KMeans(n_cells, init="random", n_init=1, max_iter=8, random_state=seed).fit(points)
+    # Rough centres do: they only decide which rows travel together.
+    model = KMeans(k, init="random", n_init=1, max_iter=8, random_state=seed).fit(points)
     centres = np.asarray(model.cluster_centers_, np.float64)
     order = hierarchy.leaves_list(hierarchy.linkage(centres, "average"))
     ordered: np.ndarray = centres[order] / unit
     return ordered
 
 
-def _find_cell(nearest: NearestPoint, x: np.ndarray, metric: Metric) -> np.ndarray:
-    """int64[n]: the nearest cell of float32[n, d] vectors."""
+def _find_group(nearest: NearestPoint, x: np.ndarray, metric: Metric) -> np.ndarray:
+    """int64[n]: the group of the nearest centre of float32[n, d] vectors."""
     return nearest.find(x if metric == "euclidean" else prepare(np.arange(len(x)), x, metric).x)[0]
 
 
-def _cell_sizes(block_df: DataFrame, nearest: NearestPoint, n_cells: int, metric: Metric) -> np.ndarray:
+def _group_sizes(block_df: DataFrame, nearest: NearestPoint, n_groups: int, metric: Metric) -> np.ndarray:
     def add(state: blocks.Tally, batch: pa.RecordBatch) -> None:
         for _, x in blocks.block_arrays(batch):
-            state.total += np.bincount(_find_cell(nearest, x, metric), minlength=n_cells)
+            state.total += np.bincount(_find_group(nearest, x, metric), minlength=n_groups)
 
-    return blocks.fold(block_df, lambda: blocks.Tally(np.zeros(n_cells, np.int64)), add).total
+    return blocks.fold(block_df, lambda: blocks.Tally(np.zeros(n_groups, np.int64)), add).total
 
 
 def _plan(sizes: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """For each cell its first shard and the number of shards that share it, and the number of shards."""
+    """For each group its first shard and the number of shards that share it, and the number of shards."""
     first, parts = np.zeros(len(sizes), np.int64), np.ones(len(sizes), np.int64)
     shard, room = -1, 0
-    for cell, size in enumerate(sizes.tolist()):
+    for group, size in enumerate(sizes.tolist()):
         if size <= room:
-            first[cell] = shard
+            first[group] = shard
             room -= size
             continue
-        # Half a shard more than needed would travel half empty: large cells share evenly.
-        parts[cell] = max(1, math.ceil(size / most))
-        first[cell] = shard + 1
-        shard += int(parts[cell])
-        room = most - size if parts[cell] == 1 else 0
+        # Half a shard more than needed would travel half empty: large groups are split evenly.
+        parts[group] = max(1, math.ceil(size / most))
+        first[group] = shard + 1
+        shard += int(parts[group])
+        room = most - size if parts[group] == 1 else 0
     return first, parts, shard + 1
 
 
@@ -193,7 +193,7 @@ def over_pairs(
 ) -> DataFrame:
     """Run ``work(a, b)`` in one task for each pair of shards (``b`` is None where a shard meets itself).
 
-    ``state`` (columns STATE) is what is known of the shards: it reaches ``work`` in ``Shard.state``. The
+    ``state`` (columns STATE) are the arrays found for the shards so far: ``work`` has them in ``Shard.state``. The
     result has the same columns: what ``work`` yields, as (shard, kind, array).
     """
     spark = arranged.spark

@@ -70,7 +70,7 @@ class Spread:
             )
 
 
-def spread(block_df: DataFrame) -> Spread:
+def measure_spread(block_df: DataFrame) -> Spread:
     """One pass over blocks."""
 
     def add(state: Spread, batch: pa.RecordBatch) -> None:
@@ -117,13 +117,13 @@ def coreset_size(width: int, at_least: int = 1, clusters: int = 0) -> int:
     return max(1, min(max(CORESET_ROWS, at_least), CORESET_VALUES // max(1, width)), 4 * clusters)
 
 
-def draw_coreset(block_df: DataFrame, known: Spread, seed: int, at_least: int = 1) -> Coreset:
+def draw_coreset(block_df: DataFrame, spread: Spread, seed: int, at_least: int = 1) -> Coreset:
     """One coreset (see `draw_coresets`) of `coreset_size` rows."""
-    size = coreset_size(len(known.mean), at_least)
-    return draw_coresets(block_df, known, seed, size).of(size)
+    size = coreset_size(len(spread.mean), at_least)
+    return draw_coresets(block_df, spread, seed, size).of(size)
 
 
-def draw_coresets(block_df: DataFrame, known: Spread, seed: int, size: int) -> Draws:
+def draw_coresets(block_df: DataFrame, spread: Spread, seed: int, size: int) -> Draws:
     """Lightweight coresets (Bachem, Lucic & Krause 2018, algorithm 1) up to ``size`` rows in one pass over blocks.
 
     Of m rows, row x is drawn with probability min(1, m q(x)), q(x) = 1/2n + |x - mean|^2 / (2 total), and weighs its
@@ -131,7 +131,7 @@ def draw_coresets(block_df: DataFrame, known: Spread, seed: int, size: int) -> D
     image's hash: the same rows however the data are partitioned. All rows, weighing 1, when n <= m. Between half of m
     and m rows are expected.
     """
-    n, total, mean = known.n, known.total, known.mean.astype(np.float32)
+    n, total, mean = spread.n, spread.total, spread.mean.astype(np.float32)
 
     def add(state: _Drawn, batch: pa.RecordBatch) -> None:
         for ids, x in blocks.block_arrays(batch):

@@ -1,4 +1,4 @@
-"""A question to every machine of a cluster."""
+"""A function run on every machine of a cluster."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from motorpool.spark.blocks import Batches
 
 
 def ask_hosts(spark: SparkSession, ask: Callable[[], Sequence[str]]) -> dict[str, list[str]]:
-    """What ``ask`` says in tasks of each executor's host, every word once, by the host's name.
+    """The strings that ``ask`` returns in tasks on each executor's host, every string once, by the host's name.
 
-    Asks the executors that are there, two tasks for each slot, but none that joins later.
+    The executors of now are asked, with two tasks for each slot, and none that joins later.
     """
 
     def run(batches: Batches) -> Batches:
@@ -22,13 +22,13 @@ def ask_hosts(spark: SparkSession, ask: Callable[[], Sequence[str]]) -> dict[str
 
         for batch in batches:
             if len(batch):
-                said = pa.array([list(ask())], pa.list_(pa.string()))
-                yield pa.RecordBatch.from_arrays([pa.array([socket.gethostname()]), said], names=["host", "said"])
+                answers = pa.array([list(ask())], pa.list_(pa.string()))
+                yield pa.RecordBatch.from_arrays([pa.array([socket.gethostname()]), answers], names=["host", "answers"])
 
     n = 2 * blocks.parallelism(spark)
-    rows = spark.range(0, n, 1, n).mapInArrow(run, "host STRING, said ARRAY<STRING>").distinct().collect()
-    answers: dict[str, list[str]] = {}
+    rows = spark.range(0, n, 1, n).mapInArrow(run, "host STRING, answers ARRAY<STRING>").distinct().collect()
+    by_host: dict[str, list[str]] = {}
     for row in sorted(rows, key=lambda r: str(r["host"])):
-        known = answers.setdefault(row["host"], [])
-        known += [word for word in row["said"] if word not in known]
-    return answers
+        answers = by_host.setdefault(row["host"], [])
+        answers += [answer for answer in row["answers"] if answer not in answers]
+    return by_host

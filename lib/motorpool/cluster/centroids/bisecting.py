@@ -15,7 +15,7 @@ from motorpool.kernels.centroids.group_sums import GroupSums
 from motorpool.kernels.distances import distance_factors, squared_distances
 from motorpool.kernels.trees.bisecting_tree import BisectingTree, Planes
 from motorpool.spark import blocks, coreset
-from motorpool.spark.coreset import coreset_size, draw_coresets, spread
+from motorpool.spark.coreset import coreset_size, draw_coresets, measure_spread
 
 #: A cluster still has this many rows of the coreset to be divided by.
 _CORESET_ROWS_PER_CLUSTER = 128
@@ -71,26 +71,26 @@ def fit_bisecting(
         raise ValueError(f"max_iter = {max_iter}, n_init = {n_init}: must be at least 1")
     began = time.monotonic()
     largest = max(ks)
-    known = spread(block_df)
-    if largest > known.n:
-        raise ValueError(f"k = {largest} asks for more clusters than there are rows ({known.n})")
-    known.check()
+    spread = measure_spread(block_df)
+    if largest > spread.n:
+        raise ValueError(f"k = {largest} asks for more clusters than there are rows ({spread.n})")
+    spread.check()
     most = tree_for(largest)
-    size = coreset_size(len(known.mean), _CORESET_ROWS_PER_CLUSTER * most, most)
-    drawn = draw_coresets(block_df, known, seed, size).of(size)
-    start = Growth(drawn, known, seed, n_init, tol)
+    size = coreset_size(len(spread.mean), _CORESET_ROWS_PER_CLUSTER * most, most)
+    drawn = draw_coresets(block_df, spread, seed, size).of(size)
+    start = Growth(drawn, spread, seed, n_init, tol)
     n_splits = len(start.grow(largest))
-    progress(f"{n_splits} splits on {len(drawn.rows):,} of {known.n:,} rows")
+    progress(f"{n_splits} splits on {len(drawn.rows):,} of {spread.n:,} rows")
     start.grow(largest + 1 + largest // _SPARE_SPLITS)
     while True:
         growth = start.copy()
         order, lacking, moving = growth.order(largest)
         while moving and growth.passes < max_iter:
-            growth.move(_pass(block_df, growth, known.mean))
+            growth.move(_pass(block_df, growth, spread.mean))
             order, lacking, moving = growth.order(largest)
             progress(f"pass {growth.passes}: {len(moving)} of {len(order)} splits still moving")
         if not start.divide_all(lacking):
-            return growth.tree(order, known.mean, time.monotonic() - began)
+            return growth.tree(order, spread.mean, time.monotonic() - began)
 
 
 def _pass(block_df: DataFrame, growth: Growth, mean: np.ndarray) -> GroupSums:

@@ -24,11 +24,11 @@ class Growth:
     makes them: so a node's number, which is also the seed of its division, does not depend on how far the tree goes.
     """
 
-    def __init__(self, coreset: Coreset, known: Spread, seed: int, n_init: int, tol: float) -> None:
-        self._rows, self._weights = coreset.rows - known.mean, coreset.weights
+    def __init__(self, coreset: Coreset, spread: Spread, seed: int, n_init: int, tol: float) -> None:
+        self._rows, self._weights = coreset.rows - spread.mean, coreset.weights
         self._seed, self._n_init, self._tol = seed, n_init, tol
-        self.parent, self.left, self.centres = [-1], [-1], [np.zeros(len(known.mean))]
-        self.counts, self.inertia = [float(known.n)], [known.total]
+        self.parent, self.left, self.centres = [-1], [-1], [np.zeros(len(spread.mean))]
+        self.counts, self.inertia = [float(spread.n)], [spread.total]
         self.settled: dict[int, int] = {}
         self.passes = 0
         self._equal: set[int] = set()

@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from motorpool.backend.protocol import CPU, Backend
 from motorpool.kernels.centroids.lloyd import LloydSums
 from motorpool.spark import blocks
-from motorpool.spark.coreset import Draws, Spread, coreset_size, draw_coresets, spread
+from motorpool.spark.coreset import Draws, Spread, coreset_size, draw_coresets, measure_spread
 from motorpool.spark.tasks import run_tasks
 
 log = logging.getLogger(__name__)
@@ -80,37 +80,37 @@ def fit_kmeans(
     Driver memory: the coreset (at most 128 MiB, or four rows for each cluster) and the centroids of all runs.
     UnfitError as `Spread.check` raises it.
     """
-    known = spread(block_df)
-    too_large = [k for k in ks if k > known.n]
+    spread = measure_spread(block_df)
+    too_large = [k for k in ks if k > spread.n]
     if too_large:
-        raise ValueError(f"k = {too_large[0]} asks for more clusters than there are rows ({known.n})")
-    known.check()
-    sizes = {k: coreset_size(len(known.mean), _CORESET_ROWS_PER_CLUSTER * k, k) for k in ks}
-    draws = draw_coresets(block_df, known, seed, max(sizes.values()))
-    runs = _starts(block_df.sparkSession, draws, known, sizes, n_init, seed)
-    progress(f"{len(runs)} starts on {len(draws.rows):,} of {known.n:,} rows")
+        raise ValueError(f"k = {too_large[0]} asks for more clusters than there are rows ({spread.n})")
+    spread.check()
+    sizes = {k: coreset_size(len(spread.mean), _CORESET_ROWS_PER_CLUSTER * k, k) for k in ks}
+    draws = draw_coresets(block_df, spread, seed, max(sizes.values()))
+    runs = _starts(block_df.sparkSession, draws, spread, sizes, n_init, seed)
+    progress(f"{len(runs)} starts on {len(draws.rows):,} of {spread.n:,} rows")
     for iteration in range(max_iter):
         active = [r for r in runs if r.active]
         if not active:
             break
         began = time.monotonic()
-        state = _lloyd_pass(block_df, active, known, backend)
+        state = _lloyd_pass(block_df, active, spread, backend)
         _move(active, state, tol)
         for run in active:
             run.seconds += (time.monotonic() - began) / len(active)
         progress(f"pass {iteration + 1}: {sum(r.active for r in runs)} of {len(runs)} runs still moving")
-    return [_best([r for r in runs if r.k == k], known) for k in ks]
+    return [_best([r for r in runs if r.k == k], spread) for k in ks]
 
 
 def _starts(
-    spark: SparkSession, draws: Draws, known: Spread, sizes: Mapping[int, int], n_init: int, seed: int
+    spark: SparkSession, draws: Draws, spread: Spread, sizes: Mapping[int, int], n_init: int, seed: int
 ) -> list[_Run]:
     """k-means++ and Lloyd on the coreset of its k's size for every run, as Spark tasks of one core each.
 
     A task holds the coreset once or twice more, and scikit-learn's working memory for it.
     """
     # Centred on the mean of all rows: float32 distances lose nothing to a far-off origin.
-    centred = replace(draws, rows=draws.rows - known.mean.astype(np.float32))
+    centred = replace(draws, rows=draws.rows - spread.mean.astype(np.float32))
     runs = [(k, start) for k in sizes for start in range(n_init)]
 
     def run(index: int) -> _Run:
@@ -140,16 +140,16 @@ def _fit_coreset(rows: np.ndarray, weights: np.ndarray, k: int, state: int) -> n
     return result
 
 
-def _best(runs: list[_Run], known: Spread) -> KMeansModel:
+def _best(runs: list[_Run], spread: Spread) -> KMeansModel:
     best = min(runs, key=lambda r: (r.inertia, r.start))
-    centroids = (best.centroids + known.mean).astype(np.float32)
+    centroids = (best.centroids + spread.mean).astype(np.float32)
     seconds = sum(r.seconds for r in runs)
     return KMeansModel(best.k, centroids, best.inertia, best.n_iter, best.converged, seconds)
 
 
-def _lloyd_pass(block_df: DataFrame, runs: Sequence[_Run], known: Spread, backend: Backend) -> LloydSums:
+def _lloyd_pass(block_df: DataFrame, runs: Sequence[_Run], spread: Spread, backend: Backend) -> LloydSums:
     """Assign every row to its nearest centroid of every run, and sum the rows by centroid."""
-    lloyd = backend.lloyd([r.centroids for r in runs], known.mean)
+    lloyd = backend.lloyd([r.centroids for r in runs], spread.mean)
 
     def add(state: LloydSums, batch: pa.RecordBatch) -> None:
         for ids, raw in blocks.block_arrays(batch):

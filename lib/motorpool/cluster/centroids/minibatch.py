@@ -96,10 +96,10 @@ def fit_minibatch_kmeans(
     rows = drawn.sample.rows()
     if max(ks) > drawn.n:
         raise ValueError(f"k = {max(ks)} asks for more clusters than there are rows ({drawn.n})")
-    known = Spread()
+    spread = Spread()
     for start in range(0, len(rows), blocks.BLOCK_ROWS):
-        known.update(rows[start : start + blocks.BLOCK_ROWS])
-    known.check()
+        spread.update(rows[start : start + blocks.BLOCK_ROWS])
+    spread.check()
     at_most = _SAMPLE_VALUES // max(1, rows.shape[1])
     # Rows are in the order of their hashes, so the sample of a smaller k comes first in that of a larger one.
     sizes = {k: max(min(size, at_most), _FEWEST_PER_CLUSTER * k) for k, size in sizes.items()}

@@ -1,7 +1,8 @@
 """The tasks of DBSCAN by cells: send rows to cells, find core rows, join clusters (see `cells`).
 
-Each function makes the work of one step for `mapInArrow`. A partition holds the rows of one cell and its *halo*: the
-rows of other cells that are within eps of it. The owner of a row is the cell that the row itself lies in.
+Each function makes the work of one step for `mapInArrow`. A task has one Voronoi cell: its own rows, and its *halo*,
+which are the rows of other cells within eps of it. A row is its own cell's in one task, and may be in the halo of
+others. The owner of a row is the cell that it lies in: only that cell has all of the row's neighbours.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ PIECE_SCHEMA = "cell INT, kind STRING, facts BINARY, data BINARY"
 _ROWS, _CORE = "rows", "core"
 #: Results of a cell: labelled blocks of its own rows, and arrays in ``data``.
 FOUND_SCHEMA = f"kind STRING, cell INT, {LABELLED_SCHEMA}"
-BLOCK, PARTS, SEEN, LINKS = "block", "parts", "seen", "links"
+BLOCK, PARTS, MEMBERS, LINKS = "block", "parts", "members", "links"
 
 
 @dataclass
 class _Cell:
     """The rows of one cell and of its halo, in a task.
 
-    owner, level and ids int64[n], x float32[n, d]. core bool[n, models]: rows of the halo are core where the cell that
-    owns them has found so. The level of a row is the position of the smallest eps that has the row in the halo. Rows
-    are in order of their level, so the rows that an eps needs are the first ones; the cell's own rows come before all.
+    owner, level and ids int64[n], x float32[n, d]; core bool[n, models], found by the owners. The level of a row is the
+    position of the smallest eps that takes the row into the halo. The cell's own rows come first, then those of the
+    halo by level, so the rows that an eps needs are the first ones.
     """
 
     index: int
@@ -74,7 +75,7 @@ def route(cells: VoronoiCells, eps: tuple[float, ...]) -> Callable[[Batches], Ba
 
 
 def find_core(cells: VoronoiCells, grid: DbscanParameters, engine: LocalEngine) -> Callable[[Batches], Batches]:
-    """Finds each cell's own core rows, and tells the cells that need them."""
+    """Finds each cell's own core rows, and sends them to the cells that have them in their halo."""
 
     def run(batches: Batches) -> Batches:
         for cell in _assemble(batches, n_models=0):
@@ -90,12 +91,12 @@ def find_core(cells: VoronoiCells, grid: DbscanParameters, engine: LocalEngine) 
                 ],
                 axis=1,
             )
-            told = np.flatnonzero(core.any(axis=1))
-            # Sums in another order may take another view of rows that no cell needs but for their rounding: a row
-            # that is told and was not sent is dropped by its id, one that was sent and is not told is beyond eps.
-            first = cells.first_needed(cell.x[told], cell.owner[told], grid.eps)
+            marked = np.flatnonzero(core.any(axis=1))
+            # Sums in another order may decide otherwise about a row that a cell needs for the sake of rounding alone.
+            # A row that the cell has not got is dropped there by its id; one that is not sent now is beyond eps.
+            first = cells.first_needed(cell.x[marked], cell.owner[marked], grid.eps)
             for other in range(len(cells)):
-                rows = told[first[:, other] < len(grid.eps)]
+                rows = marked[first[:, other] < len(grid.eps)]
                 if len(rows):
                     yield _piece(other, _CORE, cell.ids[rows], np.packbits(core[rows], axis=1))
 
@@ -103,18 +104,18 @@ def find_core(cells: VoronoiCells, grid: DbscanParameters, engine: LocalEngine) 
 
 
 def join(grid: DbscanParameters, metric: Metric, engine: LocalEngine) -> Callable[[Batches], Batches]:
-    """Labels each cell's own rows with the components that it sees, and says what it has seen of other cells'."""
+    """Labels each cell's own rows with its components, and sends the components of core rows to the rows' owners."""
 
     def run(batches: Batches) -> Batches:
         for cell in _assemble(batches, grid.n_models):
             roots = _components(cell, grid, metric, engine)
             yield _array(PARTS, cell.index, parts_of(cell.index, cell.ids, roots))
-            known = np.flatnonzero((roots >= 0).any(axis=1))
-            for owner in np.unique(cell.owner[known]).tolist():
-                rows = known[cell.owner[known] == owner]
-                seen = np.empty(len(rows), _seen_dtype(grid.n_models))
-                seen["cell"], seen["id"], seen["roots"] = cell.index, cell.ids[rows], roots[rows]
-                yield _array(SEEN, owner, seen)
+            core = np.flatnonzero((roots >= 0).any(axis=1))
+            for owner in np.unique(cell.owner[core]).tolist():
+                rows = core[cell.owner[core] == owner]
+                members = np.empty(len(rows), _member_dtype(grid.n_models))
+                members["cell"], members["id"], members["roots"] = cell.index, cell.ids[rows], roots[rows]
+                yield _array(MEMBERS, owner, members)
             labels, distances = _labels(cell, roots, grid, metric, engine)
             own = slice(0, cell.own)
             for batch in packed(LabelledBlock(cell.ids[own], cell.x[own], labels, distances)):
@@ -154,14 +155,14 @@ def _labels(
 
 
 def link(n_models: int) -> Callable[[Batches], Batches]:
-    """Pairs each cell's components with those that other cells have seen of the same rows: every pair once."""
+    """Pairs each cell's components with those of other cells that have a core row in common: every pair once."""
 
     def run(batches: Batches) -> Batches:
-        held: dict[int, list[np.ndarray]] = {}
+        of_cell: dict[int, list[np.ndarray]] = {}
         for batch in batches:
             for cell, data in zip(batch.column("cell").to_pylist(), batch.column("data"), strict=True):
-                held.setdefault(cell, []).append(np.frombuffer(data.as_buffer(), _seen_dtype(n_models)))
-        for cell, parts in held.items():
+                of_cell.setdefault(cell, []).append(np.frombuffer(data.as_buffer(), _member_dtype(n_models)))
+        for cell, parts in of_cell.items():
             (mine,) = (p for p in parts if p["cell"][0] == cell)
             mine = mine[np.argsort(mine["id"])]
             found = [_links(mine, theirs) for theirs in parts if theirs["cell"][0] != cell]
@@ -173,7 +174,7 @@ def link(n_models: int) -> Callable[[Batches], Batches]:
 
 def _links(mine: np.ndarray, theirs: np.ndarray) -> np.ndarray:
     roots = mine["roots"][np.searchsorted(mine["id"], theirs["id"])]
-    # At an eps below its level a row is not in this halo, so none of its components is known here.
+    # At an eps below its level a row is not in their halo: it has no component there.
     row, model = np.nonzero(theirs["roots"] >= 0)
     pairs = np.stack([model, roots[row, model], theirs["roots"][row, model]])
     pairs = np.unique(pairs, axis=1)
@@ -209,7 +210,7 @@ def _names(schema: str) -> list[str]:
     return [column.split()[0] for column in schema.split(", ")]
 
 
-def _seen_dtype(n_models: int) -> np.dtype:
+def _member_dtype(n_models: int) -> np.dtype:
     """A core row in a cell, and its component there in every model."""
     return np.dtype([("cell", "i4"), ("id", "i8"), ("roots", "i4", (n_models,))])
 
@@ -235,31 +236,31 @@ def _found(kind: str, cell: int, block: pa.RecordBatch) -> pa.RecordBatch:
 
 def _assemble(batches: Batches, n_models: int) -> Iterator[_Cell]:
     """The cells of a partition (one in each), with flags for ``n_models`` where the owners have sent them."""
-    held: dict[int, list[tuple[str, np.ndarray, memoryview]]] = {}
+    of_cell: dict[int, list[tuple[str, np.ndarray, memoryview]]] = {}
     for batch in batches:
         columns = [batch.column(name) for name in ("cell", "kind", "facts", "data")]
         for row in range(len(batch)):
             cell, kind = columns[0][row].as_py(), columns[1][row].as_py()
             facts = np.frombuffer(columns[2][row].as_buffer(), np.int64)
-            held.setdefault(cell, []).append((kind, facts, memoryview(columns[3][row].as_buffer())))
-    for index, pieces in held.items():
+            of_cell.setdefault(cell, []).append((kind, facts, memoryview(columns[3][row].as_buffer())))
+    for index, pieces in of_cell.items():
         sent = [(facts.reshape(3, -1), data) for kind, facts, data in pieces if kind == _ROWS]
         if not sent:
             continue
         owner, level, ids = np.concatenate([facts for facts, _ in sent], axis=1)
         x = np.concatenate([np.frombuffer(d, np.float32).reshape(f.shape[1], -1) for f, d in sent])
         order = np.lexsort((ids, level, owner != index))
-        told = [(facts, data) for kind, facts, data in pieces if kind == _CORE]
-        yield _Cell(index, owner[order], level[order], ids[order], x[order], _marked(ids[order], told, n_models))
+        flags = [(facts, data) for kind, facts, data in pieces if kind == _CORE]
+        yield _Cell(index, owner[order], level[order], ids[order], x[order], _core(ids[order], flags, n_models))
 
 
-def _marked(ids: np.ndarray, told: list[tuple[np.ndarray, memoryview]], n_models: int) -> np.ndarray:
-    """bool[n, models]: what the owners say of the rows."""
+def _core(ids: np.ndarray, flags: list[tuple[np.ndarray, memoryview]], n_models: int) -> np.ndarray:
+    """bool[n, models]: whether the owners have found the rows to be core."""
     core = np.zeros((len(ids), n_models), bool)
     order = np.argsort(ids)
-    for known, data in told:
-        bits = np.frombuffer(data, np.uint8).reshape(len(known), -1)
-        at = order[np.minimum(np.searchsorted(ids, known, sorter=order), len(ids) - 1)]
-        here = ids[at] == known
+    for sent, data in flags:
+        bits = np.frombuffer(data, np.uint8).reshape(len(sent), -1)
+        at = order[np.minimum(np.searchsorted(ids, sent, sorter=order), len(ids) - 1)]
+        here = ids[at] == sent
         core[at[here]] = np.unpackbits(bits[here], axis=1, count=n_models)
     return core

@@ -1,6 +1,6 @@
 """DBSCAN, exact, by an engine that clusters one partition at a time: Voronoi cells with a halo.
 
-The other way to the labels of `cluster.dbscan`, for engines whose algorithms take a partition whole.
+The labels are those of `cluster.density.dbscan`. This way is for engines whose algorithms take a partition whole.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pyspark.sql import functions as F
 from motorpool.cluster.density.cell_tasks import (
     BLOCK,
     FOUND_SCHEMA,
+    MEMBERS,
     PARTS,
     PIECE_SCHEMA,
-    SEEN,
     find_core,
     join,
     link,
@@ -32,9 +32,9 @@ from motorpool.kernels.cells.engines import LocalEngine
 from motorpool.kernels.cells.halo import VoronoiCells
 from motorpool.kernels.pairs.geometry import Metric
 from motorpool.kernels.trees.components import LINK_DTYPE, PART_DTYPE, number
-from motorpool.neighbours.shards import rough_cells
+from motorpool.neighbours.shards import rough_centres
 from motorpool.spark import blocks
-from motorpool.spark.coreset import draw_coreset, spread
+from motorpool.spark.coreset import draw_coreset, measure_spread
 from motorpool.spark.placement import place
 
 #: A cell and its halo hold at most this many rows and bytes of vectors: one task has them all.
@@ -64,7 +64,7 @@ def fit_dbscan_cells(
     (see `halo`). The result is exact, given an exact engine:
 
     1. A cell with its halo holds all rows within eps of the cell's own rows, so it counts these rows' neighbours.
-    2. It is then told which rows of its halo are core. Two core rows within eps are both known in the cell of
+    2. The cells that own the halo's rows send which of them are core. Two core rows within eps are both in the cell of
        either, so no link is missed; and two core rows that a cell links are within eps, so none is made up.
     3. Components of two cells that share a core row are one.
     4. All core rows within eps of a border row lie in its cell or the halo, the nearest among them.
@@ -81,33 +81,33 @@ def fit_dbscan_cells(
 
     Raises MotorpoolError where a cell and its halo are too large for one task, ValueError where there are no rows.
     """
-    known = spread(block_df)
-    if known.n == 0:
+    spread = measure_spread(block_df)
+    if spread.n == 0:
         raise ValueError("there are no rows to compare")
-    wanted = n_cells or _count_cells(known.n, blocks.parallelism(block_df.sparkSession))
-    coreset = draw_coreset(block_df, known, seed, _CORESET_ROWS_PER_CELL * wanted)
-    cells = VoronoiCells(rough_cells(coreset.rows, metric, wanted, seed), metric)
+    wanted = n_cells or _count_cells(spread.n, blocks.parallelism(block_df.sparkSession))
+    coreset = draw_coreset(block_df, spread, seed, _CORESET_ROWS_PER_CELL * wanted)
+    cells = VoronoiCells(rough_centres(coreset.rows, metric, wanted, seed), metric)
     owned, needed = _sizes(block_df, cells, grid.eps)
-    _refuse_large(needed, grid.eps, known.n, len(known.mean))
+    _refuse_large(needed, grid.eps, spread.n, len(spread.mean))
     # Among equal rows several centres may have met.
     cells = VoronoiCells(cells.centres[owned > 0], metric)
-    progress(f"{len(cells)} cells, at most {needed.max():,} of {known.n:,} rows in one and its halo")
+    progress(f"{len(cells)} cells, at most {needed.max():,} of {spread.n:,} rows in one and its halo")
 
     routed = place(block_df.mapInArrow(route(cells, grid.eps), PIECE_SCHEMA), "cell", len(cells))
     pieces = blocks.persist(routed.mapInArrow(find_core(cells, grid, engine), PIECE_SCHEMA))
     found = None
     try:
         pieces.count()
-        progress(f"core rows known in {len(cells)} cells")
+        progress(f"core rows found in {len(cells)} cells")
         joined = place(pieces, "cell", len(cells)).mapInArrow(join(grid, metric, engine), FOUND_SCHEMA)
         found = blocks.persist(joined)
-        seen = place(found.where(F.col("kind") == SEEN), "cell", len(cells))
-        links = _fetch(seen.mapInArrow(link(grid.n_models), FOUND_SCHEMA), LINK_DTYPE)
+        members = place(found.where(F.col("kind") == MEMBERS), "cell", len(cells))
+        links = _fetch(members.mapInArrow(link(grid.n_models), FOUND_SCHEMA), LINK_DTYPE)
         numbers = number(_fetch(found.where(F.col("kind") == PARTS), PART_DTYPE), links)
         progress("clusters merged over all cells")
         labelled = found.where(F.col("kind") == BLOCK).mapInArrow(renumber(numbers), LABELLED_SCHEMA)
         labelled = blocks.computed(labelled)
-        return stored_labels(labelled, numbers.sizes(grid.n_models), known.mean)
+        return stored_labels(labelled, numbers.sizes(grid.n_models), spread.mean)
     finally:
         pieces.unpersist()
         if found is not None:

@@ -95,14 +95,14 @@ def fit_dbscan(
 
     def between(a: Shard, b: Shard | None) -> Iterable[tuple[int, str, np.ndarray]]:
         assert b is not None
-        known = [np.ascontiguousarray(s.state[_ROOTS].T) for s in (a, b)]
+        own_roots = [np.ascontiguousarray(s.state[_ROOTS].T) for s in (a, b)]
         near = [s.state[_NEAR].T for s in (a, b)]
-        forest = _Forest.start([a, b], known, columns, least, levels)
+        forest = _Forest.start([a, b], own_roots, columns, least, levels)
         # Only nearer core rows than a shard's own are of interest.
         np.concatenate(near, out=forest.joined.near_gap)
         forest.sweep(cosine, same=False, backend=backend)
-        yield a.index, _LINKS, _links(forest, a, b, known)
-        yield from forest.borders([a, b], np.concatenate(known))
+        yield a.index, _LINKS, _links(forest, a, b, own_roots)
+        yield from forest.borders([a, b], np.concatenate(own_roots))
 
     progress(f"joining core rows within {arranged.n_shards} shards")
     own = blocks.persist(over_pairs(arranged, [(s, s) for s in range(arranged.n_shards)], within, counted))
@@ -155,10 +155,10 @@ class _Forest:
         n, n_models = len(rows), len(levels) * n_ranks
         parents = np.repeat(np.arange(n, dtype=np.int32)[:, None], n_models, axis=1)
         edges, at = [0], 0
-        for shard, known in zip(shards, roots, strict=True):
-            if known is not None:
+        for shard, own_roots in zip(shards, roots, strict=True):
+            if own_roots is not None:
                 span = parents[at : at + len(shard.rows)]
-                np.copyto(span, known + np.int32(at), where=known >= 0)
+                np.copyto(span, own_roots + np.int32(at), where=own_roots >= 0)
             at += len(shard.rows)
             edges.append(at)
         open_ = (ranks < n_ranks) & may
@@ -218,12 +218,12 @@ def _stack(rows: Sequence[Rows]) -> Rows:
     return Rows(np.concatenate([r.ids for r in rows]), raw, x, half, rows[0].slack, rows[0].scale)
 
 
-def _links(forest: _Forest, a: Shard, b: Shard, known: Sequence[np.ndarray]) -> np.ndarray:
+def _links(forest: _Forest, a: Shard, b: Shard, own_roots: Sequence[np.ndarray]) -> np.ndarray:
     """Which components of the two shards have become one: for each, the first of those it is joined with."""
     found = []
     shards, offsets = np.array([a.index, b.index]), np.array([0, len(a.rows)])
-    for model in range(known[0].shape[1]):
-        roots = [np.unique(k[k[:, model] >= 0, model]) for k in known]
+    for model in range(own_roots[0].shape[1]):
+        roots = [np.unique(r[r[:, model] >= 0, model]) for r in own_roots]
         side = np.repeat([0, 1], [len(r) for r in roots])
         local = np.concatenate(roots)
         final = roots_of(forest.joined.parents, (local + offsets[side]).astype(np.int32), model)

@@ -1,4 +1,4 @@
-"""Labels of new rows by density: what is near enough to a cluster's rows belongs to it, anything else is noise."""
+"""Labels of new rows by density: rows near enough to a cluster's rows belong to it, all others are noise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from motorpool.neighbours.shards import Arranged, arrange
 from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
 
-#: What is known of new rows; null where the algorithm knows none.
+#: The labels of new rows; distance and strength are null where the algorithm has none.
 ASSIGNED = "image_id BIGINT, cluster INT, distance FLOAT, strength FLOAT"
 
 Say = Callable[[str], None]
@@ -80,7 +80,7 @@ def by_reachability(
     the one nearest by mutual reachability, then by distance, then by id, decides: the new row joins its cluster
     where lambda = 1 / mutual reachability is above the cluster's birth, and is noise otherwise, as in the hdbscan
     library's approximate_predict. Its strength is lambda over the cluster's death, but no more than that row's own:
-    it leaves with the row that holds it.
+    it leaves the cluster together with that row.
 
     A new row's core distance is that to its min_samples-th nearest row. A row of the study, which finds itself
     first, has the core distance that it had, is its own nearest, and gets its label and its strength again (but for
@@ -109,12 +109,12 @@ def by_reachability(
             met = vectors.join(pairs.select(F.col("neighbour").alias("image_id")).distinct(), "image_id", "left_semi")
             cores = _core_gaps(study, met, min_samples, seed, progress)
             held.callback(cores.unpersist)
-        known = cores.join(labels.select("image_id", "cluster", "strength"), "image_id", "inner")
-        joined = pairs.join(known.withColumnRenamed("image_id", "neighbour"), "neighbour", "left")
+        clustered = cores.join(labels.select("image_id", "cluster", "strength"), "image_id", "inner")
+        joined = pairs.join(clustered.withColumnRenamed("image_id", "neighbour"), "neighbour", "left")
         # Structs compare field by field. No neighbour at all means noise.
-        reach = F.coalesce(F.greatest("gap", "own_core", "core"), F.lit(float("inf"))).alias("reach")
+        mutual = F.coalesce(F.greatest("gap", "own_core", "core"), F.lit(float("inf"))).alias("mutual_reachability")
         cluster = F.coalesce("cluster", F.lit(-1)).cast("int").alias("cluster")
-        nearest = F.min(F.struct(reach, "gap", "neighbour", cluster, "strength")).alias("nearest")
+        nearest = F.min(F.struct(mutual, "gap", "neighbour", cluster, "strength")).alias("nearest")
         found = joined.groupBy("image_id").agg(nearest).select("image_id", "nearest.*")
 
         def run(batches: Batches) -> Batches:
@@ -146,11 +146,11 @@ def _core_gaps(study: Arranged, met: DataFrame, min_samples: int, seed: int, pro
 
 
 def _joined(batch: pa.RecordBatch, births: np.ndarray, deaths: np.ndarray, metric: Metric) -> pa.RecordBatch:
-    """ASSIGNED rows from those of the nearest: reach (a gap), its cluster and its strength."""
+    """ASSIGNED rows from the nearest row's mutual_reachability (a gap), cluster and strength."""
     cluster = batch.column("cluster").to_numpy(zero_copy_only=False)
     theirs = batch.column("strength").to_numpy(zero_copy_only=False)
     with np.errstate(divide="ignore"):
-        level = 1.0 / to_distance(batch.column("reach").to_numpy(zero_copy_only=False), metric)
+        level = 1.0 / to_distance(batch.column("mutual_reachability").to_numpy(zero_copy_only=False), metric)
     inside = cluster >= 0
     inside[inside] = level[inside] > births[cluster[inside]]
     death = deaths[cluster[inside]]

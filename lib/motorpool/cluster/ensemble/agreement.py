@@ -14,15 +14,16 @@ from scipy.special import entr
 
 from motorpool.spark.blocks import Batches
 
-_CELLS = "pair INT, a INT, b INT, n BIGINT"
+_ENTRIES = "pair INT, a INT, b INT, n BIGINT"
 
 
 @dataclass(frozen=True)
 class Contingency:
-    """How many images ``n`` int64[cells] have label ``a`` in one model and ``b`` in another, int64[cells] each.
+    """A contingency table, its entries above zero, each once.
 
-    Only cells with images are held, each once. Noise, -1, is a label as any other: it counts as a cluster of its own,
-    so a model that leaves half of all images as noise agrees with one that puts that half into one cluster.
+    ``n`` images have the label ``a`` in one model and ``b`` in another; all are int64[entries]. Noise, -1, is a label
+    as any other: it counts as a cluster of its own, so a model that leaves half of all images as noise agrees with one
+    that puts that half into one cluster.
     """
 
     a: np.ndarray
@@ -92,8 +93,8 @@ def side_by_side(labels: DataFrame, model_ids: Sequence[str]) -> DataFrame:
 def contingency(labels: DataFrame, pairs: Sequence[tuple[int, int]]) -> list[Contingency]:
     """The counts of every pair of positions in ``clusters``, an ARRAY<INT> of equal length in every row.
 
-    Exact, in one pass: a task counts its batches, one shuffle of the cells adds them up. The driver holds the cells
-    with images, for each pair at most the product of both numbers of labels.
+    Exact, in one pass: a task counts its batches, one shuffle of the entries adds them up. The driver holds the entries
+    above zero, for each pair at most the product of both numbers of labels.
     """
     wanted = list(pairs)
 
@@ -101,8 +102,8 @@ def contingency(labels: DataFrame, pairs: Sequence[tuple[int, int]]) -> list[Con
         for batch in batches:
             if not len(batch):
                 continue
-            held = label_matrix(batch, "clusters").astype(np.int64)
-            counted = [_cells(held[:, a], held[:, b]) for a, b in wanted]
+            clusters = label_matrix(batch, "clusters").astype(np.int64)
+            counted = [_entries(clusters[:, a], clusters[:, b]) for a, b in wanted]
             pair = np.repeat(np.arange(len(wanted)), [len(n) for _, _, n in counted])
             a, b, n = (np.concatenate(column) for column in zip(*counted, strict=True))
             yield pa.RecordBatch.from_arrays(
@@ -112,17 +113,17 @@ def contingency(labels: DataFrame, pairs: Sequence[tuple[int, int]]) -> list[Con
 
     if not wanted:
         return []
-    cells = labels.select("clusters").mapInArrow(count, _CELLS).groupBy("pair", "a", "b").agg(F.sum("n").alias("n"))
-    table = cells.toArrow()
+    entries = labels.select("clusters").mapInArrow(count, _ENTRIES).groupBy("pair", "a", "b").agg(F.sum("n").alias("n"))
+    table = entries.toArrow()
     pair, a, b, n = (table.column(c).to_numpy().astype(np.int64) for c in ("pair", "a", "b", "n"))
-    # The order of cells, which a shuffle leaves open, would decide the last bit of a sum of logarithms.
+    # The order of entries, which a shuffle leaves open, would decide the last bit of a sum of logarithms.
     order = np.lexsort((b, a, pair))
     pair, a, b, n = (column[order] for column in (pair, a, b, n))
     ends = np.searchsorted(pair, np.arange(len(wanted) + 1))
     return [Contingency(a[i:j], b[i:j], n[i:j]) for i, j in pairwise(ends)]
 
 
-def _cells(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _entries(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The distinct pairs of two int64[n] of -1 or more, and how often each occurs."""
     width = int(b.max()) + 2
     keys, counts = np.unique((a + 1) * width + b + 1, return_counts=True)

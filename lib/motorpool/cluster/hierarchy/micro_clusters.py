@@ -12,7 +12,7 @@ from pyspark.sql import DataFrame
 from motorpool.kernels.centroids.group_sums import GroupSums
 from motorpool.kernels.nearest import NearestPoint
 from motorpool.spark import blocks
-from motorpool.spark.coreset import draw_coreset, spread
+from motorpool.spark.coreset import draw_coreset, measure_spread
 
 #: Lloyd passes over all rows. Every further one wins little, and micro-clusters need not be the best ones.
 _PASSES = 3
@@ -51,14 +51,14 @@ def fit_micro_clusters(
     """
     if at_most < 1:
         raise ValueError(f"at_most = {at_most}: must be at least 1")
-    known = spread(block_df)
-    if known.n == 0:
+    spread = measure_spread(block_df)
+    if spread.n == 0:
         raise ValueError("there are no rows to cluster")
-    coreset = draw_coreset(block_df, known, seed, at_most)
+    coreset = draw_coreset(block_df, spread, seed, at_most)
     # Rows are in the order of their ids, and so are the distinct ones by their first.
     _, first, repeats = np.unique(coreset.rows, axis=0, return_index=True, return_counts=True)
     order = np.argsort(first)
-    if len(coreset.rows) == known.n and len(first) <= at_most:
+    if len(coreset.rows) == spread.n and len(first) <= at_most:
         return MicroClusters(coreset.rows[first[order]], repeats[order].astype(np.int64), 0.0, exact=True)
     chosen = first[order]
     if len(chosen) > at_most:
@@ -69,7 +69,7 @@ def fit_micro_clusters(
     del coreset
     for number in range(1, _PASSES + 1):
         centroids, sums = _lloyd(block_df, centroids)
-        progress(f"micro-clusters: pass {number} of {_PASSES}, {len(centroids):,} hold {known.n:,} rows")
+        progress(f"micro-clusters: pass {number} of {_PASSES}, {len(centroids):,} hold {spread.n:,} rows")
     held = sums.counts > 0
     return MicroClusters(centroids, sums.counts[held], float(sums.inertia.sum()), exact=False)
 

@@ -21,7 +21,7 @@ from motorpool.kernels.centroids.gaussians import (
     Sums,
     n_parameters,
 )
-from motorpool.spark.coreset import spread
+from motorpool.spark.coreset import measure_spread
 
 __all__ = ["Mixture", "Start", "fit_mixtures"]
 
@@ -145,30 +145,30 @@ def fit_mixtures(
     KMeans as `Spread.check` does.
     """
     _check(grid, n_init, max_iter, reg_covar)
-    known = spread(block_df)
-    too_large = [k for k, _ in grid if k > known.n]
+    spread = measure_spread(block_df)
+    too_large = [k for k, _ in grid if k > spread.n]
     if too_large:
-        raise ValueError(f"n_components = {too_large[0]} asks for more components than there are rows ({known.n})")
+        raise ValueError(f"n_components = {too_large[0]} asks for more components than there are rows ({spread.n})")
     tied = any(kind == "tied" for _, kind in grid)
-    rules = _Rules(max_iter, tol, reg_covar, total_scatter(block_df, known.mean) if tied else None)
+    rules = _Rules(max_iter, tol, reg_covar, total_scatter(block_df, spread.mean) if tied else None)
     if starts is not None:
-        beginnings = given_starts(grid, starts, known.mean)
+        beginnings = given_starts(grid, starts, spread.mean)
     else:
         beginnings = kmeans_starts(
-            block_df, grid, known.mean, rules.total, seed=seed, n_init=n_init, reg_covar=reg_covar, progress=progress
+            block_df, grid, spread.mean, rules.total, seed=seed, n_init=n_init, reg_covar=reg_covar, progress=progress
         )
     runs = [_Run(beginning, rules) for beginning in beginnings]
     passes = 0
     while live := [r for r in runs if r.live]:
         began = time.monotonic()
-        state = em_pass(block_df, [r.density for r in live], [r.moving for r in live], known.mean)
-        for run, log_likelihood, sums in zip(live, state.log_likelihood / known.n, state.sums, strict=True):
+        state = em_pass(block_df, [r.density for r in live], [r.moving for r in live], spread.mean)
+        for run, log_likelihood, sums in zip(live, state.log_likelihood / spread.n, state.sums, strict=True):
             run.step(float(log_likelihood), sums)
         for run in live:
             run.seconds += (time.monotonic() - began) / len(live)
         passes += 1
         progress(f"pass {passes}: {sum(r.moving for r in runs)} of {len(runs)} mixtures still moving")
-    return [_best([r for r in runs if r.entry == i], known.n, known.mean) for i in range(len(grid))]
+    return [_best([r for r in runs if r.entry == i], spread.n, spread.mean) for i in range(len(grid))]
 
 
 def _check(grid: Grid, n_init: int, max_iter: int, reg_covar: float) -> None:

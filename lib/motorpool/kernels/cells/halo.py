@@ -1,4 +1,7 @@
-"""Voronoi cells and their halos: the rows that a cell must know beside its own, so that it can stand alone."""
+"""Voronoi cells and their halos: the rows of other cells that are so near that a cell is clustered together with them.
+
+A row of the cell itself then has all of its neighbours in the same task.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ def positions(x: np.ndarray, metric: Metric) -> np.ndarray:
     """float64[n, d] points of float32[n, d] vectors whose Euclidean distances stand for the metric.
 
     For cosine these are the rows at length one, |x - y|^2 = 2 (1 - cos). A zero vector stays at the origin, where it
-    is nearer to all others than the sqrt(2) that stands for its cosine of 0: no row within reach is overlooked.
+    is nearer to all others than the sqrt(2) that stands for its cosine of 0: no row within a radius is overlooked.
     """
     points = x.astype(np.float64)
     if metric == "cosine":
@@ -27,7 +30,7 @@ def positions(x: np.ndarray, metric: Metric) -> np.ndarray:
     return points
 
 
-def reach_of(eps: float, metric: Metric, width: int) -> float:
+def halo_radius(eps: float, metric: Metric, width: int) -> float:
     """The Euclidean distance of `positions` that no two rows within ``eps`` of each other exceed.
 
     It is eps, or sqrt(2 eps) for cosine, and what the rounding of `geometry.exact_gap` over ``width`` terms may add.
@@ -65,23 +68,23 @@ class VoronoiCells:
 
         0 in the row's own cell, int[n], and len(eps) where no eps takes the row into the cell. Cost: n k d products.
         """
-        reaches = [reach_of(e, self.metric, x.shape[1]) for e in eps]
+        radii = [halo_radius(e, self.metric, x.shape[1]) for e in eps]
         needed = np.empty((len(x), len(self)), np.int16)
         for start in range(0, len(x), _ROWS):
             part = slice(start, start + _ROWS)
-            needed[part] = self._first_needed(x[part], own[part], reaches)
+            needed[part] = self._first_needed(x[part], own[part], radii)
         return needed
 
-    def _first_needed(self, x: np.ndarray, own: np.ndarray, reaches: list[float]) -> np.ndarray:
+    def _first_needed(self, x: np.ndarray, own: np.ndarray, radii: list[float]) -> np.ndarray:
         points = positions(x, self.metric) - self._nearest.shift
         squared = squared_distances(points, self._factors)
         behind = squared - squared[np.arange(len(x)), own][:, None]
         between = self._twice_between[own]
         length = np.sqrt(np.einsum("ij,ij->i", points, points))[:, None]
-        needed = np.full(behind.shape, len(reaches), np.int16)
-        for reach in reaches:
+        needed = np.full(behind.shape, len(radii), np.int16)
+        for radius in radii:
             # Each squared distance of d + 2 terms is off by at most d + 8 units of (|y| + |c|)^2 (Higham 2002,
-            # eq. 3.5). Two are compared here, and two chose the cell of a row x, no farther out than |y| + reach.
-            slack = 8.0 * (x.shape[1] + 32) * _UNIT * (length + reach + self._farthest) ** 2
-            needed -= behind <= between * reach + slack
+            # eq. 3.5). Two are compared here, and two chose the cell of a row x, no farther out than |y| + radius.
+            slack = 8.0 * (x.shape[1] + 32) * _UNIT * (length + radius + self._farthest) ** 2
+            needed -= behind <= between * radius + slack
         return needed

@@ -1,4 +1,4 @@
-"""What two shards' rows are to each other: neighbours counted and the nearest kept, over all their pairs."""
+"""All pairs of two shards' rows: neighbours counted, and the nearest kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from motorpool.kernels.pairs.tiles import Tiling, tiles_of
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to look for: neighbours within ``radii`` (ascending) counted up to ``enough``, and the ``k`` nearest."""
+    """Results of a search: neighbours within ``radii`` (ascending) counted up to ``enough``, and the ``k`` nearest."""
 
     radii: tuple[float, ...] = ()
     enough: int = 1
@@ -54,7 +54,7 @@ class Side:
 
     @classmethod
     def fresh(cls, rows: Rows, levels: np.ndarray, wanted: Wanted) -> Side:
-        """Rows of which nothing is known yet."""
+        """Rows whose neighbours have not been searched yet."""
         n = len(rows)
         # Every row is its own neighbour, as for scikit-learn.
         counts = np.ones((n, len(levels)), np.int32)

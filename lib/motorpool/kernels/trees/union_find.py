@@ -1,7 +1,7 @@
 """Disjoint sets of the numbers 0 to n - 1 (union-find), compiled.
 
 ``parents`` int[n] holds every number's parent, a root its own. `numpy.arange` is n sets of one number each. Sets for
-many settings side by side, int[n, settings], are in `neighbours.kernels`, where they are read row by row.
+many settings side by side, int[n, settings], are in `kernels.pairs.joining`, where they are read row by row.
 """
 
 from __future__ import annotations

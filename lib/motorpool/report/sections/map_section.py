@@ -58,7 +58,7 @@ class MapSection:
         ids = self._sample["image_id"].to_numpy(np.int64)
         self._outliers = queries.outlier_ids(lake, ids)
         self._models = self._labels(lake, mapped, ids)
-        self._told = queries.methods(lake, "projection_methods")
+        self._methods = queries.methods(lake, "projection_methods")
         drawn: list[maps.Map] = []
         for features in mapped:
             drawn += self._write_maps(lake, features, records(names[names["features"] == features]), ids)
@@ -116,8 +116,8 @@ class MapSection:
 
     def _facts(self, features: str, method: str) -> dict[str, Any]:
         """The map's row in ``projection_methods``, empty where there is none."""
-        told = records(self._told[(self._told["features"] == features) & (self._told["method"] == method)])
-        return told[0] if told else {}
+        rows = records(self._methods[(self._methods["features"] == features) & (self._methods["method"] == method)])
+        return rows[0] if rows else {}
 
     def _trust(self, features: str, method: str) -> float:
         value = self._facts(features, method).get("trustworthiness")

@@ -42,7 +42,7 @@ class PhotoSection:
         self._outliers = queries.outliers(lake, settings.outliers, min(PER_METHOD, settings.outliers))
         self._reasons = queries.reasons(lake, set(self._outliers["image_id"]))
         self._has_reasons = queries.has(lake, "outlier_reasons")
-        self._told = queries.methods(lake, "outlier_methods")
+        self._methods = queries.methods(lake, "outlier_methods")
         self._counts: dict[str, float] = {}
         self._vehicles = pd.DataFrame()
         if self._cards:
@@ -162,11 +162,11 @@ class PhotoSection:
         return groups
 
     def _method_text(self, method: str) -> str:
-        told = self._told[self._told["method"] == method]
+        rows = self._methods[self._methods["method"] == method]
         if method == CONSENSUS:
-            n = 0 if told.empty else int(told.iloc[0]["n_outliers"])
+            n = 0 if rows.empty else int(rows.iloc[0]["n_outliers"])
             return f"{n:,} images are outliers by all methods and feature sets together. The first of them:"
-        return f"The first in one of {len(told)} feature sets; scores of different sets do not compare."
+        return f"The first in one of {len(rows)} feature sets; scores of different sets do not compare."
 
 
 def _title(method: str) -> str:
