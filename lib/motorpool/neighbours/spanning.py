@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -129,8 +130,7 @@ class _Forest:
         return left, right, np.ascontiguousarray(gap).view(np.float64)
 
 
-@dataclass
-class _Best:
+class _Best(NamedTuple):
     """Per part its lightest outgoing edge so far, and how many of its rows might still find a lighter one.
 
     ``bound`` float64[n] of every row: edges that are not listed weigh at least that.
@@ -152,22 +152,12 @@ def _best_listed(part: np.ndarray, gaps: np.ndarray, found: np.ndarray, core: np
         np.zeros(n_parts, np.int64),
         np.maximum(core, gaps[:, -1]),
     )
-    _scan_lists(part, gaps, found, core, best.bound, best.gap, best.left, best.right, best.open)
+    _scan_lists(part, gaps, found, core, best)
     return best
 
 
 @jit
-def _scan_lists(
-    part: np.ndarray,
-    gaps: np.ndarray,
-    found: np.ndarray,
-    core: np.ndarray,
-    bound: np.ndarray,
-    best_gap: np.ndarray,
-    best_left: np.ndarray,
-    best_right: np.ndarray,
-    open_rows: np.ndarray,
-) -> None:
+def _scan_lists(part: np.ndarray, gaps: np.ndarray, found: np.ndarray, core: np.ndarray, best: _Best) -> None:
     n, k = found.shape
     for i in range(n):
         for t in range(k):
@@ -179,11 +169,11 @@ def _scan_lists(
             gap = max(gaps[i, t], core[i], core[j])
             low, high = min(i, j), max(i, j)
             for p in (part[i], part[j]):
-                if gap < best_gap[p] or (gap == best_gap[p] and (low, high) < (best_left[p], best_right[p])):
-                    best_gap[p], best_left[p], best_right[p] = gap, low, high
+                if gap < best.gap[p] or (gap == best.gap[p] and (low, high) < (best.left[p], best.right[p])):
+                    best.gap[p], best.left[p], best.right[p] = gap, low, high
     for i in range(n):
-        if bound[i] < best_gap[part[i]]:
-            open_rows[part[i]] += 1
+        if best.bound[i] < best.gap[part[i]]:
+            best.open[part[i]] += 1
 
 
 def _choose(forest: _Forest, best: _Best) -> np.ndarray:
