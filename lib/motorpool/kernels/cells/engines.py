@@ -1,4 +1,4 @@
-"""What clusters one partition of rows at a time, all of them in memory: the seam for libraries of such algorithms."""
+"""Engines: libraries that cluster the rows of one partition, all of them in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distances between rows as matrix products: what they are, how far off float32 may be, and the exact answer.
+"""Distances between rows by matrix products: their definition, their rounding in float32, and exact ones.
 
 Every kernel works with the *gap* of two rows: half the squared Euclidean distance, |x|^2/2 + |y|^2/2 - x.y, or
 one minus the cosine. Both are ``half_x + half_y - x.y`` for suitable rows, so a tile of gaps is one float32
@@ -6,8 +6,8 @@ matrix product. A gap within its rounding bound of a threshold is taken again in
 
 float32 holds the squares of numbers from 1e-19 to 1e19 alone. Three things make the answers right for every float32
 vector: rows whose median length is far from 1 are multiplied by a power of two for products (`unit_of`), which is
-exact; a row that is too large even so has no half but NaN, so that all of its pairs compare as undecided; and what
-numbers too small for float32 may lose, FLOOR, is part of every bound.
+exact; a row that is too large even so has NaN for a half, so that all of its pairs compare as undecided; and FLOOR, the
+most that numbers too small for float32 may lose, is part of every bound.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the compiled loops over tiles of products share: their arguments, and which pairs of a tile are looked at.
+"""Parts that the compiled loops over tiles of products share: their arguments, and the choice of pairs to look at.
 
 The loops of `counting`, `joining` and `lightest` have one shape. Every row carries a *limit*: the largest gap at which
 one of its pairs can still change the result (minus infinity: none can). A pair is looked at when its gap is within the
@@ -6,8 +6,8 @@ larger limit of its two rows. A vectorised comparison skips nearly all pairs, an
 one. Limits shrink as rows are done, so the work grows with the result and not with the number of pairs.
 
 Products, halves and limits (float32) are in the unit of the rows for products, where gaps are ``scale`` times as large;
-levels and gaps that are kept (float64) are those of the given vectors. Where a half is NaN (see `geometry.Rows`) the
-gap, its bounds and all comparisons follow from NaN; they are written so that such a pair is looked at, in float64.
+levels and gaps that are kept (float64) are those of the given vectors. Where a half is NaN (see `geometry.Rows`), gaps
+by products are NaN too. Comparisons are written so that such a pair is looked at, and its exact gap decides.
 """
 
 from __future__ import annotations
