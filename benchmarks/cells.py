@@ -182,9 +182,10 @@ def main() -> None:
     args = entry(CONTENDERS, parser)
     if args is None:
         return
+    rounds = "One round" if args.rounds == 1 else f"Medians of {args.rounds} rounds"
     notes = (
-        f"Medians of {args.rounds} rounds of both ways in turn, in one session; ratios are taken within each round. On "
-        f"{args.scale:g} of the rows. Seconds leave out starting Python and Spark."
+        f"{rounds} of both ways in turn, in one session; ratios are taken within each round. On {args.scale:g} of the "
+        "rows. Seconds leave out starting Python and Spark."
     )
     rows = _earlier(notes)
     for name, (n, d, every_eps) in CASES.items():
