@@ -61,9 +61,10 @@ class ClusterSpread:
     def update(self, ids: np.ndarray, x: np.ndarray, labels: np.ndarray) -> None:
         """Add int64[n] ids, float64[n, d] rows and int[n, models] labels, the same as in the first pass."""
         rows = (labels >= 0).any(axis=1)
+        kept = self.kept_squared, self.kept_ids
         score_loops.add_distances(
             ids[rows], labels[rows], squared_distances(x[rows], self._factors), self.edges, self.counts,
-            self.squared, self.distance, self.silhouette, self.kept_squared, self.kept_ids,
+            score_loops.DistanceSums(self.squared, self.distance, self.silhouette, *kept),
         )  # fmt: skip
 
     def merge(self, other: ClusterSpread) -> None:

@@ -6,7 +6,7 @@ Labels below zero are noise and count nowhere. Clusters of all models are stacke
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -15,6 +15,18 @@ import numpy as np
 Real = Any
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+
+class DistanceSums(NamedTuple):
+    """Sums over the rows of every cluster: ``squared`` and ``distance`` float64[K] to its mean, and ``silhouette``
+    float64[models] of the rows' simplified silhouettes. ``kept_squared`` float64[K, E] and ``kept_ids`` int64[K, E] are
+    the rows nearest to the mean."""
+
+    squared: np.ndarray
+    distance: np.ndarray
+    silhouette: np.ndarray
+    kept_squared: np.ndarray
+    kept_ids: np.ndarray
 
 
 @_jit
@@ -60,27 +72,19 @@ def add_distances(
     d2: np.ndarray,
     edges: np.ndarray,
     counts: np.ndarray,
-    squared: np.ndarray,
-    distance: np.ndarray,
-    silhouette: np.ndarray,
-    kept_squared: np.ndarray,
-    kept_ids: np.ndarray,
+    sums: DistanceSums,
 ) -> None:
-    """Add int32[n, models] labels with float64[n, K] squared distances to all means; see `ClusterSpread`.
-
-    squared and distance float64[K] sum those of a cluster's rows to its mean, silhouette float64[models] the rows'
-    simplified silhouettes; kept float64[K, E] and int64[K, E] are the nearest rows.
-    """
+    """Add rows to ``sums`` by int32[n, models] labels and float64[n, K] squared distances to all means."""
     for i in range(len(ids)):
         for m in range(labels.shape[1]):
             if labels[i, m] < 0:
                 continue
             at = edges[m] + labels[i, m]
             own = max(d2[i, at], 0.0)
-            squared[at] += own
+            sums.squared[at] += own
             a = np.sqrt(own)
-            distance[at] += a
-            offer(own, ids[i], kept_squared[at], kept_ids[at])
+            sums.distance[at] += a
+            offer(own, ids[i], sums.kept_squared[at], sums.kept_ids[at])
             nearest = np.inf
             for other in range(edges[m], edges[m + 1]):
                 if other != at and counts[other] > 0 and d2[i, other] < nearest:
@@ -88,7 +92,7 @@ def add_distances(
             b = np.sqrt(max(nearest, 0.0))
             # As for the silhouette itself, a row alone in its cluster scores 0.
             if counts[at] > 1 and np.isfinite(b) and max(a, b) > 0:
-                silhouette[m] += (b - a) / max(a, b)
+                sums.silhouette[m] += (b - a) / max(a, b)
 
 
 @_jit
