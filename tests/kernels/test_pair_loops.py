@@ -13,7 +13,7 @@ from numba.core.dispatcher import Dispatcher
 
 import motorpool
 from motorpool.kernels.pairs.geometry import prepare
-from motorpool.kernels.pairs.loops import bounds, level_of
+from motorpool.kernels.pairs.loops import EXACT, bounds, level_of
 
 #: More arrays than this in a row are mixed up unnoticed.
 MOST_ARRAYS = 8
@@ -42,28 +42,23 @@ def test_compiled_loops_take_named_tuples_and_say_their_types() -> None:
         assert sum(t == "np.ndarray" for t in types) <= MOST_ARRAYS, name
 
 
-X = np.array([[0.0, 0.0], [3.0, 4.0]], np.float32)
-
-
 @pytest.mark.parametrize(
-    ("by_product", "band", "level", "gap", "exact"),
+    ("gap", "band", "level"),
     [
-        (12.4, 0.05, 1, 12.4, False),  # surely between the levels 10 and 20
-        (10.02, 0.05, 1, 12.5, True),  # within the band of 10: the exact gap, 5^2 / 2, is above it
-        (19.97, 0.05, 1, 12.5, True),
-        (9.0, 0.05, 0, 9.0, False),
-        (21.0, 0.05, 2, 21.0, False),  # beyond the largest level
-        (np.nan, np.nan, 1, 12.5, True),  # rows too large for products
+        (12.4, 0.05, 1),  # surely between the levels 10 and 20
+        (10.02, 0.05, -1),  # within the band of 10: the exact gap may be below it
+        (19.97, 0.05, -1),
+        (9.0, 0.05, 0),
+        (21.0, 0.05, 2),  # beyond the largest level
+        (np.nan, np.nan, -1),  # rows too large for products
+        (10.0, EXACT, 0),  # exactly at a level is within it
+        (np.nextafter(10.0, 11.0), EXACT, 1),
+        (20.0, EXACT, 1),
+        (np.inf, EXACT, 2),
     ],
 )
-def test_a_pair_near_a_level_is_decided_by_its_exact_gap(
-    by_product: float, band: float, level: int, gap: float, exact: bool
-) -> None:
-    assert level_of(by_product, band, np.array([10.0, 20.0]), 1, X, 0, X, 1, False) == (level, gap, exact)
-
-
-def test_a_gap_exactly_at_a_level_is_within_it() -> None:
-    assert level_of(12.5, 1e-6, np.array([12.5]), 0, X, 0, X, 1, False) == (0, 12.5, True)
+def test_a_level_within_rounding_of_a_gap_is_left_to_the_exact_gap(gap: float, band: float, level: int) -> None:
+    assert level_of(gap, band, np.array([10.0, 20.0, 30.0]), 1) == level
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])

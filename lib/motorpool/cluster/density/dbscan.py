@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 from motorpool.backend.protocol import CPU, Backend
 from motorpool.cluster.labelled import LABELLED_SCHEMA, Labelled, LabelledBlock, packed, stored_labels
 from motorpool.kernels.pairs.geometry import Metric, Rows, gap_type, to_distance, to_gap
-from motorpool.kernels.pairs.joining import Joined, Models, all_roots, join_tile, representatives, roots_of, set_limit
+from motorpool.kernels.pairs.joining import Joined, Models, all_roots, join_tile, roots_of, set_limits
 from motorpool.kernels.pairs.loops import Tile, points_of, precision_of
 from motorpool.kernels.pairs.tiles import tiles_of
 from motorpool.kernels.trees.components import LINK_DTYPE, MAX_MODELS, PART_DTYPE, ClusterNumbers, number, parts_of
@@ -178,11 +178,9 @@ class _Forest:
 
         def widest(i: slice, j: slice) -> float:
             nonlocal chosen
-            columns = slice(j.start + offset, j.stop + offset)
-            chosen = representatives(joined, models.n_ranks, columns.start, columns.stop)
-            for span in (i, columns):
-                set_limit(joined, models, rows.scale, chosen, span.start, span.stop)
-            return max(float(joined.limit[i].max()), float(joined.limit[columns].max()))
+            columns = j.start + offset, j.stop + offset
+            chosen, largest = set_limits(joined, models, rows.scale, i.start, i.stop, *columns)
+            return float(largest)
 
         points, precision, multiply = points_of(rows), precision_of(rows, cosine), backend.multiplier(low, high)
         for i0, j0, products in tiles_of(low).products(tiles_of(high), widest, same, multiply):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from motorpool.kernels.pairs.geometry import as_short, exact_gap
-from motorpool.kernels.pairs.loops import FLOOR32, Points, Precision, Tile, bounds, jit, level_of, near_columns
+from motorpool.kernels.pairs.loops import EXACT, FLOOR32, Points, Precision, Tile, bounds, jit, level_of, near_columns
 
 
 class Models(NamedTuple):
@@ -31,7 +31,7 @@ class Joined(NamedTuple):
     - parents int32[n, models]: union-find.
     - near_gap float32[n, models], or float64 (see `geometry.gap_type`), and near_row int32[n, models] (-1: none here):
       the nearest core rows of rows that are not core.
-    - limit float32[n]: see `loops`; set by `set_limit`.
+    - limit float32[n]: see `loops`; set by `set_limits`.
     """
 
     ranks: np.ndarray
@@ -49,47 +49,52 @@ def join_tile(
 ) -> None:
     """Join core rows within each level, and remember every other row's nearest core row.
 
-    ``chosen`` int32[E]: see `representatives`, for the columns. One look at a level's strictest model often settles a
+    ``chosen`` int32[E]: see `set_limits`. One look at a level's strictest model often settles a
     pair.
     """
     products, i0, j0, same = tile
     slack, scale, cosine = precision
+    ids, raw, half = rows
+    levels, n_ranks = models
+    ranks, _, open_top, parents, near_gap, near_row, limit = joined
     n_rows, n_columns = products.shape
-    n_levels = models.levels.shape[0]
-    limit, open_top = joined.limit, joined.open_top
+    n_levels = levels.shape[0]
     shrink, back = np.float32(1.0 - slack), 1.0 / scale
-    low = rows.half[j0 : j0 + n_columns] * shrink
+    low = half[j0 : j0 + n_columns] * shrink
     limits = limit[j0 : j0 + n_columns]
     near = np.empty(n_columns, np.int32)
     for r in range(n_rows):
         i = i0 + r
-        low_i = rows.half[i] * shrink - FLOOR32
+        low_i = half[i] * shrink - FLOOR32
         first = max(0, i + 1 - j0) if same else 0
         for at in range(near_columns(products[r], low, limits, low_i, limit[i], first, near)):
             c = near[at]
             j = j0 + c
-            gap, band = bounds(rows.half[i], rows.half[j], products[r, c], slack)
+            gap, band = bounds(half[i], half[j], products[r, c], slack)
             if gap > np.float64(max(limit[i], limit[j])) + band:
                 continue
             gap, band = gap * back, band * back
-            level, gap, exact = level_of(gap, band, models.levels, n_levels - 1, rows.raw, i, rows.raw, j, cosine)
+            level = level_of(gap, band, levels, n_levels - 1)
+            exact = level < 0
+            if exact:
+                gap = exact_gap(raw[i], raw[j], cosine)
+                level = level_of(gap, EXACT, levels, n_levels - 1)
             if level == n_levels:
                 continue
-            if _join(joined, i, j, level, models.n_ranks):
-                set_limit(joined, models, scale, chosen, i, i + 1)
-                set_limit(joined, models, scale, chosen, j, j + 1)
+            if _join(parents, ranks, i, j, level, n_ranks):
+                _set_limit(joined, models, scale, chosen, i, i + 1)
+                _set_limit(joined, models, scale, chosen, j, j + 1)
             if level <= open_top[i] or level <= open_top[j]:
                 if not exact:
-                    if not _may_improve(joined, i, j, level, models.n_ranks, gap - band):
+                    if not _may_improve(ranks, near_gap, i, j, level, n_ranks, gap - band):
                         continue
-                    gap = exact_gap(rows.raw[i], rows.raw[j], cosine)
-                _offer(joined, rows.ids, i, j, level, models.n_ranks, gap)
-                _offer(joined, rows.ids, j, i, level, models.n_ranks, gap)
+                    gap = exact_gap(raw[i], raw[j], cosine)
+                _offer(ranks, near_gap, near_row, ids, i, j, level, n_ranks, gap)
+                _offer(ranks, near_gap, near_row, ids, j, i, level, n_ranks, gap)
 
 
 @jit
-def _join(joined: Joined, i: int, j: int, level: int, n_ranks: int) -> bool:
-    ranks, parents = joined.ranks, joined.parents
+def _join(parents: np.ndarray, ranks: np.ndarray, i: int, j: int, level: int, n_ranks: int) -> bool:
     changed = False
     for e in range(level, ranks.shape[1]):
         shared = min(ranks[i, e], ranks[j, e])
@@ -107,8 +112,9 @@ def _join(joined: Joined, i: int, j: int, level: int, n_ranks: int) -> bool:
 
 
 @jit
-def _may_improve(joined: Joined, i: int, j: int, level: int, n_ranks: int, least: float) -> bool:
-    ranks, near_gap = joined.ranks, joined.near_gap
+def _may_improve(
+    ranks: np.ndarray, near_gap: np.ndarray, i: int, j: int, level: int, n_ranks: int, least: float
+) -> bool:
     for e in range(level, ranks.shape[1]):
         for q in range(ranks[i, e], ranks[j, e]):
             if least <= near_gap[i, e * n_ranks + q]:
@@ -120,8 +126,17 @@ def _may_improve(joined: Joined, i: int, j: int, level: int, n_ranks: int, least
 
 
 @jit
-def _offer(joined: Joined, ids: np.ndarray, i: int, j: int, level: int, n_ranks: int, gap: float) -> None:
-    ranks, near_gap, near_row = joined.ranks, joined.near_gap, joined.near_row
+def _offer(
+    ranks: np.ndarray,
+    near_gap: np.ndarray,
+    near_row: np.ndarray,
+    ids: np.ndarray,
+    i: int,
+    j: int,
+    level: int,
+    n_ranks: int,
+    gap: float,
+) -> None:
     short = near_gap.dtype.type(as_short(gap))
     for e in range(level, ranks.shape[1]):
         for q in range(ranks[i, e], ranks[j, e]):
@@ -136,7 +151,19 @@ def _offer(joined: Joined, ids: np.ndarray, i: int, j: int, level: int, n_ranks:
 
 
 @jit
-def representatives(joined: Joined, n_ranks: int, start: int, stop: int) -> np.ndarray:
+def set_limits(
+    joined: Joined, models: Models, scale: float, i0: int, i1: int, j0: int, j1: int
+) -> tuple[np.ndarray, float]:
+    """Set the limits of a tile's rows [i0, i1) and [j0, j1); its ``chosen`` rows (see `_representatives`), and the
+    largest limit."""
+    chosen = _representatives(joined, models.n_ranks, j0, j1)
+    _set_limit(joined, models, scale, chosen, i0, i1)
+    _set_limit(joined, models, scale, chosen, j0, j1)
+    return chosen, max(joined.limit[i0:i1].max(), joined.limit[j0:j1].max())
+
+
+@jit
+def _representatives(joined: Joined, n_ranks: int, start: int, stop: int) -> np.ndarray:
     """For each level the row that stands for rows [start, stop), int32[E]: a core row of the largest component among
     those of the highest rank (Boyer & Moore's majority vote), or -1."""
     ranks, parents = joined.ranks, joined.parents
@@ -164,7 +191,7 @@ def representatives(joined: Joined, n_ranks: int, start: int, stop: int) -> np.n
 
 
 @jit
-def set_limit(joined: Joined, models: Models, scale: float, chosen: np.ndarray, start: int, stop: int) -> None:
+def _set_limit(joined: Joined, models: Models, scale: float, chosen: np.ndarray, start: int, stop: int) -> None:
     """Limits of rows [start, stop): the largest level at which a row is not core or not joined to the chosen rows."""
     for row in range(start, stop):
         top = max(_join_top(joined, row, chosen, models.n_ranks), joined.open_top[row])

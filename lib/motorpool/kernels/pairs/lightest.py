@@ -61,32 +61,35 @@ def outgoing_tile(
     """
     products, i0, j0, _ = tile
     slack, scale, cosine = precision
+    (a_ids, a_raw, a_half), (b_ids, b_raw, b_half) = a, b
+    (a_core, a_part, _), (b_core, b_part, b_low_core) = of_a, of_b
+    best_gap, best_start, best_end = best
     rows, columns = products.shape
     shrink = np.float32(1.0 - slack)
-    low = b.half[j0 : j0 + columns] * shrink
-    cores, parts = of_b.low_core[j0 : j0 + columns], of_b.part[j0 : j0 + columns]
+    low = b_half[j0 : j0 + columns] * shrink
+    cores, parts = b_low_core[j0 : j0 + columns], b_part[j0 : j0 + columns]
     for r in range(rows):
         i = i0 + r
-        part = of_a.part[i]
-        low_i = a.half[i] * shrink - FLOOR32
+        part = a_part[i]
+        low_i = a_half[i] * shrink - FLOOR32
         row = products[r]
-        if _n_leaving(row, low, cores, parts, low_i, np.float32(best.gap[part] * scale) * UP, part) == 0:
+        if _n_leaving(row, low, cores, parts, low_i, np.float32(best_gap[part] * scale) * UP, part) == 0:
             continue
         for start in range(0, columns, RUN):
             stop = min(start + RUN, columns)
-            limit = np.float32(best.gap[part] * scale) * UP
+            limit = np.float32(best_gap[part] * scale) * UP
             run = (row[start:stop], low[start:stop], cores[start:stop], parts[start:stop])
             if _n_leaving(*run, low_i, limit, part) == 0:
                 continue
             for c in range(start, stop):
                 j = j0 + c
-                if of_b.part[j] == part or of_b.core[j] > best.gap[part]:
+                if b_part[j] == part or b_core[j] > best_gap[part]:
                     continue
-                gap, band = bounds(a.half[i], b.half[j], products[r, c], slack)
-                if gap - band > best.gap[part] * scale:
+                gap, band = bounds(a_half[i], b_half[j], products[r, c], slack)
+                if gap - band > best_gap[part] * scale:
                     continue
-                gap = max(exact_gap(a.raw[i], b.raw[j], cosine), of_a.core[i], of_b.core[j])
-                if gap < best.gap[part]:
-                    best.gap[part] = gap
-                    best.start[part] = a.ids[i]
-                    best.end[part] = b.ids[j]
+                gap = max(exact_gap(a_raw[i], b_raw[j], cosine), a_core[i], b_core[j])
+                if gap < best_gap[part]:
+                    best_gap[part] = gap
+                    best_start[part] = a_ids[i]
+                    best_end[part] = b_ids[j]

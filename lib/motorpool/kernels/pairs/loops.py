@@ -17,13 +17,16 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from motorpool.kernels.pairs.geometry import FLOOR, Rows, exact_gap
+from motorpool.kernels.pairs.geometry import FLOOR, Rows
 
 #: Pairs are skipped by the dozen: a run of this many columns is compared before any of them is looked at.
 RUN = 64
 FLOOR32 = np.float32(FLOOR)
 #: A limit is rounded to float32 and then multiplied by this: it is never too small.
 UP = np.float32(1.0000002)
+
+#: The band of a gap that is exact: it decides at every level.
+EXACT = -1.0
 
 jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
@@ -117,21 +120,18 @@ def bounds(half_i: np.float32, half_j: np.float32, product: np.float32, slack: f
 
 
 @jit
-def level_of(
-    gap: float, band: float, levels: np.ndarray, top: int, a: np.ndarray, i: int, b: np.ndarray, j: int, cosine: bool
-) -> tuple[int, float, bool]:
-    """The lowest of float64[E] levels up to ``top`` that holds the pair (a[i], b[j]); top + 1 where none does.
+def level_of(gap: float, band: float, levels: np.ndarray, top: int) -> int:
+    """The lowest of float64[E] ascending levels up to ``top`` that holds a pair; top + 1 where none does.
 
-    The gap by its product decides as long as no level is within ``band`` of it; from there on the exact gap does.
-    Returns the gap too, and whether it is exact.
+    -1 where a level is within ``band`` of the gap, or the gap is NaN: then the exact gap has to decide, with the band
+    EXACT. Loops unpack their named tuples before the first pair and pass such functions few arrays: each array that a
+    call passes costs as much as the comparison.
     """
-    exact = False
     level = top + 1
     while level > 0:
-        if not exact and not abs(gap - levels[level - 1]) > band:
-            gap = exact_gap(a[i], b[j], cosine)
-            exact = True
+        if not abs(gap - levels[level - 1]) > band:
+            return -1
         if gap > levels[level - 1]:
             break
         level -= 1
-    return level, gap, exact
+    return level
