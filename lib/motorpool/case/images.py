@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from motorpool.case.files import redact
 from motorpool.case.folder import Case
-from motorpool.case.tables import attribute_columns, read_attributes
+from motorpool.case.tables import named_columns, read_attributes
 from motorpool.errors import CaseError, ConfigError
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def check_vehicle_column(case: Case, column: str | None) -> None:
             f"case.vehicle_column {column!r}: the case has no attributes file, where it would be: name one as "
             "case.attributes"
         )
-    named = attribute_columns(case.attributes)
+    named = named_columns(case.attributes)
     # The column of the paths is told as the file has it.
     names = ["paths" if name == "paths" else column for name, column in named.items()]
     if column not in names:

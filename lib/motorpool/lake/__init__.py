@@ -168,7 +168,8 @@ class Lake:
     ) -> None:
         """`replace` with rows of the driver, by column, or as `fetch` gives them.
 
-        ``created_at``, where the table has it, is the time of now. No Spark job runs where this process sees the files.
+        ``created_at``, where the table has it, is now in rows without one. No Spark job runs where this process
+        sees the files.
         """
         _check_keys(keys)
         ready = arrow_rows(TABLES[table], rows)

@@ -32,7 +32,7 @@ _CREATED_AT = "created_at"
 
 
 def arrow_rows(table: Table, rows: Iterable[Mapping[str, Any]] | pa.Table) -> pa.Table:
-    """Rows, by column or as Arrow has them, in a table's schema; ``created_at``, where it has that, is the time of now.
+    """Rows, by column or as Arrow has them, in a table's schema; ``created_at`` is now where a row has none.
 
     LakeError where a row lacks a column.
     """
@@ -42,8 +42,9 @@ def arrow_rows(table: Table, rows: Iterable[Mapping[str, Any]] | pa.Table) -> pa
     else:
         found = pa.Table.from_pylist(_without_maps(table, rows), schema)
     if _CREATED_AT in schema.names:
-        now = pa.repeat(pa.scalar(datetime.now(UTC), schema.field(_CREATED_AT).type), found.num_rows)
-        found = found.set_column(schema.get_field_index(_CREATED_AT), schema.field(_CREATED_AT), now)
+        now = pa.scalar(datetime.now(UTC), schema.field(_CREATED_AT).type)
+        at = schema.get_field_index(_CREATED_AT)
+        found = found.set_column(at, schema.field(_CREATED_AT), pc.fill_null(found.column(at), now))
     return found
 
 
