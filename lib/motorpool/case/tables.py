@@ -126,18 +126,26 @@ def attribute_columns(path: str) -> dict[str, str]:
     Raises CaseError without a column ``path`` (or ``paths``), or with names that tables cannot hold. Spark tells names
     apart by more than their case, so ``Path`` beside the paths is refused as well.
     """
-    columns, shown = named_columns(path), files.redact(path)
+    names, shown = read_header(path), files.redact(path)
+    columns = _columns_by_name(names, path)
     for name, column in columns.items():
         if not _COLUMN.fullmatch(column):
             raise CaseError(f"{shown}: column {name!r}: rename it without spaces, commas, brackets, '=' or quotes")
         if (column != "path" or list(columns.values()).count("path") > 1) and column.lower() in ("image_id", "path"):
             raise CaseError(f"{shown}: column {name!r} would hide the table's own {column.lower()!r}: rename it")
+    _refuse_twice(names, names, path)
     return columns
 
 
 def named_columns(path: str) -> dict[str, str]:
     """`attribute_columns`, whether tables can hold the names or not; CaseError where one stands twice."""
     names = read_header(path)
+    _refuse_twice(names, names, path)
+    return _columns_by_name(names, path)
+
+
+def _columns_by_name(names: Sequence[str], path: str) -> dict[str, str]:
+    """The tables' column for every name of a header; CaseError where none is that of the paths."""
     if is_vehicle_info(names):
         columns = {name: re.sub(r"\W+", "_", name.strip().lower()) for name in names}
         columns[names[0]] = "path"
@@ -146,7 +154,6 @@ def named_columns(path: str) -> dict[str, str]:
         if key is None:
             raise CaseError(f"{files.redact(path)}: needs a column `path`, found {', '.join(names)}")
         columns = {name: name for name in names} | {key: "path"}
-    _refuse_twice(names, names, path)
     return columns
 
 
