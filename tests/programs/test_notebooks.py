@@ -16,6 +16,7 @@ from test_sql_cookbook import build
 
 from cases import blobs, run_of, write_case
 from motorpool import notebook
+from motorpool.config.load import load_config
 from motorpool.errors import CaseError, ConfigError, LakeError
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.stages.ingest import run_ingest
@@ -70,6 +71,20 @@ class TestStored:
         for data in photos:
             # Placeholders and margins are flat; photos are not.
             assert np.asarray(Image.open(io.BytesIO(data))).std() > 30
+
+
+def test_the_second_run_asks_for_all_of_the_first() -> None:
+    """What a config does not ask for goes out of the lake: outliers, maps, and vehicles of the first run would."""
+    first, second = (
+        load_config(str(build.ROOT / name)).model_dump() for name in ("conf/sample.yaml", "notebooks/study.yaml")
+    )
+    *models, dbscan = second["cluster"]["models"]
+    assert dbscan["algorithm"] == "dbscan"
+    second["cluster"]["models"] = models
+    assert first["consensus"] is None
+    assert second.pop("consensus") is not None
+    del first["consensus"]
+    assert first == second
 
 
 class TestParameter:
