@@ -27,7 +27,7 @@ from motorpool.lake import Lake
 from motorpool.neighbours.search import search
 from motorpool.neighbours.shards import arrange
 from motorpool.outliers import odd_one_out as module
-from motorpool.outliers.consensus import consensus, fill_unknown, flag
+from motorpool.outliers.consensus import WEIGHTS, Weighted, consensus, fill_unknown, flag, weights_from
 from motorpool.outliers.local import knn_distance, local_outlier_factor
 from motorpool.outliers.odd_one_out import Compared, most_typical, odd_one_out
 from motorpool.outliers.stray_groups import STRANGERS, stray_groups
@@ -319,7 +319,7 @@ Case = tuple[dict[str, np.ndarray], Names, np.ndarray]
 def precision(
     case: Case, spark: SparkSession, in_process: Callable[..., DataFrame], vehicles: Vehicles
 ) -> dict[str, Any]:
-    """Average precision of each method on each descriptor, and of the consensus of plain ones and of all."""
+    """Average precision of each method on each descriptor, and of the consensus of plain ones, all and all weighted."""
     descriptors, _, strange = case
     found: dict[str, Any] = {}
     kept: dict[tuple[str, str], np.ndarray] = {}
@@ -347,9 +347,12 @@ def precision(
             for (n, m), s in kept.items()
             if m in methods
         ]
-        found[title] = average_precision_score(
-            strange, fetch(consensus(spark.createDataFrame(pa.concat_tables(tables))))
-        )
+        scores = spark.createDataFrame(pa.concat_tables(tables))
+        found[title] = average_precision_score(strange, fetch(consensus(scores)))
+    weighted = Weighted.of(scores, ("odd_one_out", "stray_groups"), vehicles.photos_of_repeated(), 0.02)
+    assert weighted is not None
+    found["weighted"] = average_precision_score(strange, fetch(weighted.df))
+    weighted.release()
     return found
 
 
@@ -365,6 +368,7 @@ def test_planted_outliers_are_found(
     least = {
         "odd_one_out on vdc_type": 0.80, "odd_one_out on osnet": 0.97,
         "stray_groups on vdc_type": 0.92, "stray_groups on osnet": 0.97, "aware": 0.97,
+        "weighted": 0.99,
     }  # fmt: skip
     assert all(found[name] > value for name, value in least.items()), found
     assert found["aware"] > found["plain"]
@@ -385,6 +389,7 @@ def test_real_outliers_are_found(
     least = {
         "odd_one_out on vdc_type": 0.92, "odd_one_out on osnet": 0.6,
         "stray_groups on vdc_type": 0.95, "stray_groups on osnet": 0.7, "aware": 0.8,
+        "weighted": 0.97,
     }  # fmt: skip
     assert all(found[name] > value for name, value in least.items()), found
     assert found["aware"] > found["plain"] + 0.1
@@ -475,6 +480,57 @@ def test_reasons_name_photos_to_compare(done: Context) -> None:
     assert "odd_one_out on t" in agreed[ODD]["reason"]
     # means has but the forest, knn_distance and lof, and pca_error none: what is left out does not count.
     assert " of 9 rankings" in agreed[ODD]["reason"]
+
+
+def test_the_vehicles_lead_the_consensus(done: Context) -> None:
+    table = done.lake.read("outliers")
+    single = table.where("features <> 'consensus'")
+    strange = np.isin(np.arange(ROWS), (ODD, *COPIES))
+    found = average_precision_score(strange, fetch(table.where("features = 'consensus'")))
+    assert found > 0.9
+    # The seven rankings that know no vehicles see next to nothing, and outvote the two that do.
+    assert average_precision_score(strange, fetch(consensus(single))) < 0.4
+    row = done.lake.read("outlier_methods", features="consensus").first()
+    assert row is not None
+    assert row["params"]["leading"] == "odd_one_out, stray_groups"
+    weights = weights_from(row["params"][WEIGHTS])
+    assert set(weights) == {(r["features"], r["method"]) for r in single.collect()}
+    assert weights["t", "stray_groups"] > 0.5
+
+
+def test_few_outliers_of_known_vehicles_let_all_methods_count_equally(
+    done: Context, spark: SparkSession, case: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    lake = shutil.copytree(str(done.config.lake.path), tmp_path / "lake")
+    study = STUDY | {"outliers": STUDY["outliers"] | {"share": 0.02}}
+    ctx = run_of(spark, case, lake, "parquet", **study)
+    monkeypatch.setattr(logging.getLogger("motorpool"), "propagate", True)
+    with caplog.at_level("WARNING", logger="motorpool"):
+        run_outliers(ctx)
+    assert "all methods count equally in the consensus: odd_one_out and stray_groups flag fewer than 5" in caplog.text
+    table = ctx.lake.read("outliers")
+    expected = fetch(consensus(table.where("features <> 'consensus'")))
+    assert np.array_equal(fetch(table.where("features = 'consensus'")), expected)
+    before = contents(ctx.lake)
+    run_outliers(ctx)
+    assert contents(ctx.lake) == before
+
+
+def test_a_consensus_of_a_time_without_weights_is_made_again(
+    done: Context, spark: SparkSession, case: Path, tmp_path: Path
+) -> None:
+    ctx = run_of(spark, case, shutil.copytree(str(done.config.lake.path), tmp_path / "lake"), "parquet", **STUDY)
+    rows = ctx.lake.rows("outlier_methods", features=["consensus"])
+    for row in rows:
+        row["params"] = {key: row["params"][key] for key in ("share", "rankings")}
+    ctx.lake.replace_rows("outlier_methods", rows, {"features": ["consensus"]})
+    single = ctx.lake.read("outliers").where("features <> 'consensus'")
+    old = flag(consensus(single), STUDY["outliers"]["share"])
+    named = old.selectExpr("'consensus' AS features", "'consensus' AS method", *old.columns)
+    ctx.lake.replace("outliers", named, {"features": ["consensus"]})
+    run_outliers(ctx)
+    assert contents(ctx.lake, clock=False) == contents(done.lake, clock=False)
 
 
 def test_merged_vehicles_are_left_out(done: Context) -> None:

@@ -206,6 +206,19 @@ def test_a_stage_with_another_config(
     check_same(second.lake, first.lake, [*DERIVED[stage], *(["clusters"] if stage is run_interpret else [])])
 
 
+def test_leading_outlier_methods_come_and_go(start: Callable[..., Context], done: Context, fitted: Context) -> None:
+    study = changed(STUDY, outliers__methods=[*STUDY["outliers"]["methods"], "odd_one_out"])
+    second, first = start(study, done), start(study, fitted)
+    for ctx in (second, first):
+        run_outliers(ctx)
+    check_same(second.lake, first.lake, DERIVED[run_outliers])
+    agreed = {r["features"]: r for r in second.lake.read("outlier_methods").where("features = 'consensus'").collect()}
+    assert set(agreed["consensus"]["params"]) == {"share", "rankings", "leading", "weights"}
+    back = start(STUDY, second)
+    run_outliers(back)
+    check_same(back.lake, done.lake, DERIVED[run_outliers])
+
+
 def test_titles_come_and_go(start: Callable[..., Context], done: Context, fitted: Context, tmp_path: Path) -> None:
     """Those of models that are interpreted, that others are compared with, and that are neither."""
     best = [r["model_id"] for r in done.lake.leaderboard().where("rank_in_features = 1").orderBy("rank").collect()]

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from motorpool.backend.protocol import CPU, Backend
@@ -69,6 +69,14 @@ class Vehicles:
         if not self.n_repeated:
             return f"each of the {self.n_vehicles:,} vehicles has a single photo"
         return None
+
+    def photos_of_repeated(self) -> DataFrame:
+        """``image_id`` of the photos that another photo of their vehicle can be compared with."""
+        of_vehicle = Window.partitionBy("vehicle_id")
+        of_vehicle = of_vehicle.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing)
+        counted = self.df.where(F.col("vehicle_id").isNotNull()).withColumn("n", F.count("*").over(of_vehicle))
+        found = counted.where(F.col("n") > 1).select("image_id")
+        return F.broadcast(found) if self.n_images <= BROADCAST_IMAGES else found
 
     def attach(self, vectors: DataFrame, df: DataFrame | None = None) -> DataFrame:
         """Rows from ``image_id, vector``, by ``df`` where that is given: some of the vehicles, or other names."""

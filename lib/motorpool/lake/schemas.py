@@ -284,7 +284,8 @@ _OUTLIERS = (
         comments={
             "features": "Name of the feature set, or `consensus`.",
             "method": "Outlier method, or `consensus`.",
-            "params": "What the scores depend on, as text.",
+            "params": "What the scores depend on, as text. Where vehicles lead the consensus, its row also has "
+            "`leading`, the methods that know the vehicles, and `weights`: JSON, by feature set and method.",
             "n_outliers": "Images flagged.",
             "threshold": "Lowest score of a flagged image.",
             "seconds": "Seconds of scoring.",

@@ -3,14 +3,35 @@
 Scores of different methods and feature sets have no common unit, so only their ranks are compared. A rank takes
 all rows of one (features, method) in one task, which sorts them, on disk where they are many; different ones are ranked
 side by side. 16 rankings of 416,314 images and their consensus take 48 s on two cores.
+
+Where some methods know which photos show the same vehicle, these lead: `Weighted` measures how far every ranking agrees
+with them, and weighs it by that. Otherwise nothing says which method is right, and `consensus` takes all as equal.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from math import log
+
+import numpy as np
 from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 
+from motorpool.spark import blocks
+
 _KEYS = ("features", "method")
+
+#: A feature set and a method.
+Ranking = tuple[str, str]
+
+#: The entry of the consensus' ``params`` that keeps the weights.
+WEIGHTS = "weights"
+#: Fewer outliers of the leading methods than this are too few to measure the other methods by.
+LEAST_OUTLIERS = 5
+#: The evidence of an image of which no ranking with a weight knows anything: that of the middle of a ranking.
+_NO_EVIDENCE = log(2)
 
 
 def flag(scores: DataFrame, share: float) -> DataFrame:
@@ -68,14 +89,140 @@ def consensus(scores: DataFrame) -> DataFrame:
     return evidence.groupBy("image_id").agg(F.avg("evidence").alias("score"))
 
 
+@dataclass(frozen=True)
+class Weighted:
+    """A consensus in which every ranking counts as far as it agrees with the leading methods; `release` it.
+
+    ``df``: image_id BIGINT, score DOUBLE, lazily. ``weights``: of every ranking, in [0, 1].
+    """
+
+    df: DataFrame
+    weights: dict[Ranking, float]
+    _evidence: DataFrame
+
+    @classmethod
+    def of(cls, scores: DataFrame, leading: Collection[str], comparable: DataFrame, share: float) -> Weighted | None:
+        """From rows ``features, method, image_id, score`` of which the methods ``leading`` know the vehicles.
+
+        ``comparable`` (image_id, each once) are the images of which they know something. Of all others the leading
+        rankings say nothing, so there the other rankings alone count, by the same weights.
+
+        The evidence of a ranking is -log p, as in `consensus`. Its mean over the leading rankings is flagged by
+        ``share``; these images are the target that every ranking, the leading ones too, is compared with by average
+        precision. Schubert et al. (On evaluation of outlier rankings and outlier scores, SDM 2012) choose the members
+        of an ensemble by how well they agree with such a target. The weight is the square of `agreement`, and the score
+        the weighted mean of the evidence (Good, On the weighted combination of significance tests, 1955). A ranking
+        that finds the target no better than chance thus weighs next to nothing. Where no ranking of an image has a
+        weight, the image takes the evidence of the middle of a ranking, log 2.
+
+        None where the target has fewer than LEAST_OUTLIERS images: vehicles are few, or the leading scores constant.
+
+        By average precision, on a case of 2,009 real photos with 47 outliers, five methods on three feature sets: 1.00
+        instead of 0.86 of `consensus` (the best ranking: 1.00), and 0.97 instead of 0.86 on four descriptors, of which
+        two are weak (the best ranking: 1.00; the leading rankings with equal weights: 0.95). Weights that are the
+        agreement itself have 0.97 there, and correlations of the evidence (Savage scores) 0.95 to 0.96. The target of
+        a second round, by the first one's weights, is no better.
+
+        The weights are rounded to four digits, so that they do not depend on the order of a sum. Two sorts of every
+        ranking; evidence is kept on the executors (24 bytes a row). The driver gets a row for each ranking.
+        """
+        marked = scores.join(comparable.withColumn("is_comparable", F.lit(True)), on="image_id", how="left")
+        says_something = F.col("is_comparable") | ~F.col("method").isin(sorted(leading))
+        marked = marked.withColumn("score", F.when(says_something, F.col("score")))
+        evidence = F.when(F.col("score").isNotNull(), -F.log(_p_value(_rankings(scores))))
+        kept = blocks.persist(marked.select(*_KEYS, "image_id", "is_comparable", evidence.alias("evidence")))
+        try:
+            weights = _weights(kept, leading, share)
+        except BaseException:
+            kept.unpersist()
+            raise
+        if weights is None:
+            kept.unpersist()
+            return None
+        return cls(_weighted_mean(kept, weights), weights, kept)
+
+    def release(self) -> None:
+        self._evidence.unpersist()
+
+
+def weights_text(weights: Mapping[Ranking, float]) -> str:
+    """Weights as JSON, {feature set: {method: weight}}; `weights_from` reads them."""
+    found: dict[str, dict[str, float]] = {}
+    for (features, method), weight in sorted(weights.items()):
+        found.setdefault(features, {})[method] = weight
+    return json.dumps(found)
+
+
+def weights_from(text: str) -> dict[Ranking, float]:
+    """What `weights_text` has written."""
+    return {(features, m): w for features, methods in json.loads(text).items() for m, w in methods.items()}
+
+
+def agreement(precision: float, n_target: int, n: int) -> float:
+    """How far a ranking of ``n`` images agrees with a target of ``n_target`` of them: 1 wholly, 0 as chance or less.
+
+    The average precision, less that of a random order and in units of the difference that is possible. In a random
+    order it is expected to be (1/n) ((m-1)/(n-1) (n - H) + H), with m = n_target and H = 1 + 1/2 + ... + 1/n (Bestgen,
+    Exact expected average precision of the random baseline for system evaluation, 2015).
+    """
+    if not 0 < n_target < n:
+        return 0.0
+    harmonic = log(n) + np.euler_gamma + 1 / (2 * n) - 1 / (12 * n * n)
+    chance = ((n_target - 1) / (n - 1) * (n - harmonic) + harmonic) / n
+    return max(0.0, (precision - chance) / (1 - chance)) if chance < 1 else 0.0
+
+
+def _weights(evidence: DataFrame, leading: Collection[str], share: float) -> dict[Ranking, float] | None:
+    """The weight of each ranking; None where too few images are flagged by the ``leading`` methods."""
+    comparable = evidence.where("is_comparable")
+    equal = dict.fromkeys(((r["features"], r["method"]) for r in evidence.select(*_KEYS).distinct().collect()), 1.0)
+    lead = _weighted_mean(comparable.where(F.col("method").isin(sorted(leading))), equal)
+    target = flag(lead.select("image_id", F.round("score", 9).alias("score")), share).select("image_id", "is_outlier")
+    from_top = Window.partitionBy(*_KEYS).orderBy(F.desc("evidence"))
+    # Peers included: images with equal scores are treated alike.
+    from_top = from_top.rangeBetween(Window.unboundedPreceding, Window.currentRow)
+    precision = F.count_if("is_outlier").over(from_top) / F.count("*").over(from_top)
+    beside = comparable.join(target, on="image_id", how="inner").withColumn("precision", precision)
+    rows = (
+        beside.groupBy(*_KEYS)
+        .agg(
+            F.avg(F.when(F.col("is_outlier"), F.col("precision"))).alias("precision"),
+            F.count_if("is_outlier").alias("n_target"),
+            F.count("*").alias("n"),
+        )
+        .collect()
+    )
+    if not rows or max(r["n_target"] for r in rows) < LEAST_OUTLIERS:
+        return None
+    found = dict.fromkeys(equal, 0.0)
+    for r in rows:
+        found[r["features"], r["method"]] = round(agreement(r["precision"] or 0.0, r["n_target"], r["n"]) ** 2, 4)
+    return found
+
+
+def _weighted_mean(evidence: DataFrame, weights: Mapping[Ranking, float]) -> DataFrame:
+    """``image_id, score``: the mean of the evidence that there is of each image, added up in the order of the names."""
+    rows = [(features, method, weight) for (features, method), weight in sorted(weights.items())]
+    weighing = evidence.sparkSession.createDataFrame(rows, "features STRING, method STRING, weight DOUBLE")
+    beside = evidence.join(F.broadcast(weighing), on=list(_KEYS), how="inner")
+    weight = F.when(F.col("evidence").isNotNull(), F.col("weight")).otherwise(F.lit(0.0))
+    part = F.coalesce(F.col("weight") * F.col("evidence"), F.lit(0.0))
+    parts = F.sort_array(F.collect_list(F.struct(*_KEYS, weight.alias("weight"), part.alias("part"))))
+    total = F.aggregate("parts", F.lit(0.0), lambda found, one: found + one["weight"])
+    summed = F.aggregate("parts", F.lit(0.0), lambda found, one: found + one["part"])
+    score = F.when(total > 0, summed / total).otherwise(F.lit(_NO_EVIDENCE))
+    return beside.groupBy("image_id").agg(parts.alias("parts")).select("image_id", score.alias("score"))
+
+
 def _rankings(scores: DataFrame) -> WindowSpec:
     return Window.partitionBy(*(key for key in _KEYS if key in scores.columns))
 
 
 def _p_value(ranking: WindowSpec) -> Column:
-    """(higher scores + half of the equal ones) / n: mid-ranks from the top, in (0, 1)."""
+    """(higher scores + half of the equal ones) / n: mid-ranks from the top, in (0, 1). A null score is not counted."""
     descending = ranking.orderBy(F.desc("score"))
     n = F.count("score").over(ranking.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing))
     higher = (F.rank().over(descending) - 1) / n
-    higher_or_equal = F.cume_dist().over(descending)
+    peers = descending.rangeBetween(Window.unboundedPreceding, Window.currentRow)
+    higher_or_equal = F.count("score").over(peers) / n
     return (higher + higher_or_equal) / 2

@@ -16,7 +16,7 @@ from motorpool.config.run import CONSENSUS, OutlierConfig
 from motorpool.errors import LakeError
 from motorpool.features.spec import FeatureSet
 from motorpool.features.vehicle_steps import Vehicles
-from motorpool.outliers.consensus import consensus, fill_unknown, flag
+from motorpool.outliers.consensus import LEAST_OUTLIERS, WEIGHTS, Weighted, consensus, fill_unknown, flag, weights_text
 from motorpool.outliers.method import ModelRow
 from motorpool.outliers.reasons import explain, explain_consensus, facts, no_facts, usual_scores
 from motorpool.outliers.registry import OUTLIER_METHODS
@@ -43,6 +43,7 @@ def run_outliers(ctx: Context) -> None:
     among them. Models are the study's (`study`). What the config no longer asks for goes out of all tables.
 
     Methods that compare the photos of a vehicle are left out, with a warning, where no vehicle of the lake has two.
+    Where there are some, the consensus weighs all rankings by how far they agree with these.
     """
     config = ctx.config.outliers
     held = _held(ctx)
@@ -57,8 +58,11 @@ def run_outliers(ctx: Context) -> None:
         log.info("outliers: no method can be run on any feature set, nothing to do")
         _forget_all(ctx, held)
         return
-    agreed = {CONSENSUS: {"share": str(config.share), "rankings": fingerprint(wanted)}}
-    if held == wanted | {CONSENSUS: agreed}:
+    agreed = {"share": str(config.share), "rankings": fingerprint(wanted)}
+    leading = _leading(wanted)
+    if leading:
+        agreed["leading"] = ", ".join(leading)
+    if _without_weights(held) == wanted | {CONSENSUS: {CONSENSUS: agreed}}:
         log.info("outliers: all methods of the study are in the lake, nothing to do")
         return
     gone = (set(held) | _partitions(ctx)) - set(wanted) - {CONSENSUS}
@@ -73,7 +77,7 @@ def run_outliers(ctx: Context) -> None:
         elif have != methods:
             _keep(ctx, features, methods)
     with timed("outliers: consensus"):
-        _run_consensus(ctx, config, list(wanted), agreed, gone)
+        _run_consensus(ctx, config, list(wanted), vehicles if leading else None, agreed, gone)
 
 
 def _with_vehicles(ctx: Context, config: OutlierConfig) -> tuple[OutlierConfig, Vehicles | None]:
@@ -97,6 +101,18 @@ def _held(ctx: Context) -> dict[str, _Methods]:
         for row in ctx.lake.read("outlier_methods").collect():
             found[row["features"]][row["method"]] = row["params"]
     return dict(found)
+
+
+def _leading(wanted: Mapping[str, _Methods]) -> list[str]:
+    """The methods that know the vehicles, of those that score some feature set."""
+    asked = {method for methods in wanted.values() for method in methods}
+    return [name for name, method in OUTLIER_METHODS.items() if name in asked and "vehicles" in method.needs]
+
+
+def _without_weights(held: Mapping[str, _Methods]) -> dict[str, _Methods]:
+    """The methods in the lake by what their scores depend on: the weights of the consensus follow from the rest."""
+    kept = {m: {k: v for k, v in params.items() if k != WEIGHTS} for m, params in held.get(CONSENSUS, {}).items()}
+    return dict(held) | ({CONSENSUS: kept} if kept else {})
 
 
 def _partitions(ctx: Context) -> set[str]:
@@ -247,20 +263,52 @@ def _resources(ctx: Context, config: OutlierConfig, features: str, plan: _Plan, 
 
 
 def _run_consensus(
-    ctx: Context, config: OutlierConfig, asked: Sequence[str], params: _Methods, gone: Collection[str]
+    ctx: Context,
+    config: OutlierConfig,
+    asked: Sequence[str],
+    vehicles: Vehicles | None,
+    params: _Params,
+    gone: Collection[str],
 ) -> None:
-    """What the rankings of the feature sets ``asked`` agree on; feature sets that are ``gone`` go out of the tables."""
+    """What the rankings of the feature sets ``asked`` agree on; feature sets that are ``gone`` go out of the tables.
+
+    ``vehicles`` is None where no ranking knows them.
+    """
     began = time.monotonic()
     replaced = [CONSENSUS, *sorted(gone)]
     single = ctx.lake.read("outliers", features=asked)
-    agreed = flag(consensus(single), config.share)
-    rows = agreed.select(F.lit(CONSENSUS).alias("features"), F.lit(CONSENSUS).alias("method"), *agreed.columns)
-    ctx.lake.replace("outliers", rows, {"features": replaced})
+    weighted = None if vehicles is None else _weighted(config, single, vehicles, params["leading"].split(", "))
+    try:
+        agreed = flag(weighted.df if weighted else consensus(single), config.share)
+        rows = agreed.select(F.lit(CONSENSUS).alias("features"), F.lit(CONSENSUS).alias("method"), *agreed.columns)
+        ctx.lake.replace("outliers", rows, {"features": replaced})
+    finally:
+        if weighted:
+            weighted.release()
+    if weighted:
+        params = params | {WEIGHTS: weights_text(weighted.weights)}
     written = ctx.lake.read("outliers", features=CONSENSUS)
     images = ctx.lake.read("images")
     reasons = explain_consensus(written.where("is_outlier"), single, usual_scores(written), images)
     _write_reasons(ctx, CONSENSUS, reasons, replaced)
-    _write_methods(ctx, CONSENSUS, params, time.monotonic() - began, replaced)
+    _write_methods(ctx, CONSENSUS, {CONSENSUS: params}, time.monotonic() - began, replaced)
+
+
+def _weighted(config: OutlierConfig, single: DataFrame, vehicles: Vehicles, leading: Sequence[str]) -> Weighted | None:
+    """The consensus by the vehicles; None, with a warning, where they say too little."""
+    weighted = Weighted.of(single, leading, vehicles.photos_of_repeated(), config.share)
+    names = " and ".join(leading)
+    if weighted is None:
+        log.warning(
+            "outliers: all methods count equally in the consensus: %s flag fewer than %d photos, "
+            "too few to measure the other methods by (outliers.share = %g)",
+            names, LEAST_OUTLIERS, config.share,
+        )  # fmt: skip
+    else:
+        ordered = sorted(weighted.weights.items(), key=lambda item: (-item[1], item[0]))
+        shown = ", ".join(f"{method} on {features} {weight:.2f}" for (features, method), weight in ordered)
+        log.info("outliers: %s lead the consensus; each ranking's weight: %s", names, shown)
+    return weighted
 
 
 def _write_reasons(ctx: Context, features: str, reasons: DataFrame, replaced: Sequence[str]) -> None:

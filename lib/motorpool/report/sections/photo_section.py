@@ -9,6 +9,7 @@ import pandas as pd
 
 from motorpool.config.run import CONSENSUS, ReportConfig
 from motorpool.lake import Lake
+from motorpool.outliers.consensus import WEIGHTS, weights_from
 from motorpool.outliers.registry import OUTLIER_METHODS
 from motorpool.report import page, queries
 from motorpool.report.photos.album import Album, Wanted
@@ -165,13 +166,30 @@ class PhotoSection:
         rows = self._methods[self._methods["method"] == method]
         if method == CONSENSUS:
             n = 0 if rows.empty else int(rows.iloc[0]["n_outliers"])
-            return f"{n:,} images are outliers by all methods and feature sets together. The first of them:"
+            evidence = "" if rows.empty else _evidence(dict(rows.iloc[0]["params"]))
+            return f"{n:,} images are outliers by all methods and feature sets together. {evidence}The first of them:"
         return f"The first in one of {len(rows)} feature sets; scores of different sets do not compare."
 
 
 def _title(method: str) -> str:
     known = OUTLIER_METHODS.get(method)
     return "all methods together" if method == CONSENSUS else known.title if known else method
+
+
+def _evidence(params: dict[str, str]) -> str:
+    """A sentence, with the space behind it, on the methods that lead the consensus; empty where all count equally."""
+    if WEIGHTS not in params:
+        return ""
+    leading = params["leading"].split(", ")
+    most: dict[str, float] = {}
+    for (_, method), weight in weights_from(params[WEIGHTS]).items():
+        most[method] = max(weight, most.get(method, 0.0))
+    others = sorted(((weight, _title(m)) for m, weight in most.items() if m not in leading), reverse=True)
+    shown = ", ".join(f"{title} {weight:.2f}" for weight, title in others)
+    sentence = (
+        f"The vehicles lead ({' and '.join(_title(m) for m in leading)}): every method counts as far as it agrees"
+    )
+    return sentence + (f" with them (largest weights of the others: {shown}). " if others else " with them. ")
 
 
 def _reasons_of(rows: pd.DataFrame | None, method: str) -> list[str]:
