@@ -52,7 +52,7 @@ check: ## whether Python and Java are there
 
 $(VENV)/.installed: setup.py constraints.txt
 	$${PYTHON:-python3} -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[spark,report,docs,dev]'
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[spark,report,review,docs,dev]'
 	touch $@
 
 lint: setup ## ruff, mypy, and whether imports point down

@@ -17,7 +17,7 @@ setup(
     python_requires=">=3.11",
     package_dir={"": "lib"},
     packages=find_packages("lib"),
-    package_data={"motorpool": ["py.typed", "report/templates/*.j2", "report/static/*"]},
+    package_data={"motorpool": ["py.typed", "report/templates/*.j2", "report/static/*", "review/static/*"]},
     # Ranges say what the code is written for; constraints.txt pins what is tested.
     install_requires=[
         "click>=8.1",
@@ -42,6 +42,8 @@ setup(
         "gpu-cu13": ["cuml-cu13==26.6.*", "cupy-cuda13x>=13.6"],
         # Maps of the images, and the pages and pictures of the report.
         "report": ["jinja2>=3.1", "matplotlib>=3.9", "openTSNE>=1.0.2", "plotly>=6.0", "umap-learn>=0.5.7"],
+        # The page on which people look at photos.
+        "review": ["starlette>=0.40", "uvicorn>=0.30"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"],
         "dev": [
             "hdbscan>=0.8.40",

@@ -1,4 +1,5 @@
-"""The command line: ``motorpool run``, each stage alone, ``sample``, ``sql``, ``export``, ``assign`` and ``serve``."""
+"""The command line: ``motorpool run``, each stage alone, ``sample``, ``sql``, ``export``, ``assign``, ``review``
+and ``serve``."""
 
 from __future__ import annotations
 
@@ -12,8 +13,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -21,6 +23,9 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from motorpool.review.journal import Journal
 
 try:
     from pyspark.errors import PySparkException
@@ -33,18 +38,21 @@ except ModuleNotFoundError as exc:
     sys.exit("motorpool: Spark is not installed here: pip install 'motorpool[spark]', or run on a cluster that has it")
 
 from motorpool import __version__
+from motorpool.config.labels import AttributeConfig
 from motorpool.config.load import load_config
 from motorpool.config.run import CaseConfig, Config, LakeConfig, ReportConfig
-from motorpool.errors import ConfigError, LakeError, MotorpoolError
+from motorpool.errors import AnnotationError, ConfigError, LakeError, MotorpoolError
 from motorpool.kernels.scores import shown
 from motorpool.lake import Lake
+from motorpool.lake.local_tables import LocalTables
 from motorpool.percentages import percent
 from motorpool.pipeline.annotating.auditing import audit
 from motorpool.pipeline.annotating.drawing import check_draw, draw, write_looks
-from motorpool.pipeline.annotating.importing import Asked, check_file, import_file
+from motorpool.pipeline.annotating.importing import Asked, Imported, check_file, import_file
 from motorpool.pipeline.assign import run_assign
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.export import run_export
+from motorpool.pipeline.output.files import whole_file
 from motorpool.pipeline.run import STAGES, check_config, run_pipeline
 from motorpool.pipeline.stages.report import check_report, images_root_of, write_report
 from motorpool.progress import SparkProgress
@@ -463,10 +471,133 @@ def annotate_import(
     lake = _open_lake(ctx, lake_path, conf)
     with SparkProgress(lake.spark, _ERR):
         done = import_file(lake, file, asked, attributes)
+    _show_imported(file, done)
+
+
+def _show_imported(source: str, done: Sequence[Imported]) -> None:
     for item in done:
         click.echo(
-            f"{file}: {item.attribute}: {item.n_new:,} new, {item.n_changed:,} changed, {item.n_same:,} as before"
+            f"{source}: {item.attribute}: {item.n_new:,} new, {item.n_changed:,} changed, {item.n_same:,} as before"
         )
+
+
+@cli.command()
+@_LAKE_OPTION
+@_CONF_OPTION
+@click.option("--attribute", metavar="NAME", help="What people shall tell; the only attribute by default.")
+@click.option(
+    "--draws", type=expand_home, metavar="FILE", help="Show the photos of a file of `annotate draw` instead of labels."
+)
+@click.option("--model", "model_id", metavar="ID", help="Show the clusters of a model instead of labels.")
+@click.option("--all", "everything", is_flag=True, help="Show accepted labels too, behind those left for people.")
+@click.option("--n", "goal", type=click.IntRange(min=1), metavar="N", help="Photos to look at; all by default.")
+@click.option(
+    "--images",
+    "images_root",
+    type=expand_home,
+    metavar="DIR|ZIP",
+    help="Where the photos lie, unless the config says.",
+)
+@click.option("--annotator", metavar="NAME", help="The name that the page proposes; your login name by default.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="TCP port of the page; 0: any free."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Loopback: browsers of this machine only.")
+@click.option(
+    "--journal", type=_local_path, metavar="FILE",
+    help="Where answers are kept until their import; beside the lake by default.",
+)  # fmt: skip
+@click.option("--no-import", is_flag=True, help="Leave the answers in the journal, for the next review to import.")
+@click.pass_context
+def review(
+    ctx: click.Context,
+    lake_path: str | None,
+    conf: str | None,
+    attribute: str | None,
+    draws: str | None,
+    model_id: str | None,
+    everything: bool,
+    goal: int | None,
+    images_root: str | None,
+    annotator: str | None,
+    port: int,
+    host: str,
+    journal: Path | None,
+    no_import: bool,
+) -> None:
+    """Look at photos on a local page, many look-alikes at once, until Ctrl-C; then import the answers."""
+    from motorpool.review import check_packages
+
+    check_packages()
+    from motorpool.photos.source import open_images
+    from motorpool.review.app import build_app
+    from motorpool.review.journal import Journal, journal_file
+    from motorpool.review.serving import address_of, serve_until_stopped
+    from motorpool.review.sources import choose_attribute, prepare
+    from motorpool.review.state import Review
+    from motorpool.serve import bound
+
+    if sum((draws is not None, model_id is not None, everything)) > 1:
+        raise ConfigError("--draws, --model and --all each say what to look at: give one of them")
+    lake_config, config = _lake_config(lake_path, conf)
+    attributes = config.labels.attributes if config is not None and config.labels is not None else None
+    root = images_root or (images_root_of(config) if config else None)
+    if root is None:
+        raise ConfigError("--images: is missing: the folder or zip in which the photos lie")
+    images = open_images(root)
+    tables = LocalTables(lake_config)
+    name = choose_attribute(tables, attribute, attributes)
+    check_draw(name)
+    # Whoever manages services ends them with this signal; as Ctrl-C it imports the answers.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with (
+        closing(Journal(journal or journal_file(tables.folder, name), str(tables.folder), name)) as kept,
+        bound(host, port) as listening,
+    ):
+        prepared = prepare(tables, name, draws, model_id, everything, (attributes or {}).get(name))
+        state = Review(prepared, kept, name, goal)
+        if state.n_answers:
+            click.echo(f"{kept.file}: {state.n_answers:,} answers of an earlier review, not imported yet")
+        # Browsers that come before the server is ready wait for it.
+        listening.listen()
+        url = address_of(listening, host, kept.token)
+        click.echo(f"{name}, {prepared.title}: {state.n_left:,} to look at. Open in a browser; Ctrl-C ends the review:")
+        click.echo(f"  {url}")
+        app = build_app(state, images, kept.token, listening.getsockname()[1], annotator or _login(), [host])
+        serve_until_stopped(app, listening)
+        if not state.n_answers:
+            click.echo("No answers to import.")
+        elif no_import:
+            click.echo(f"{kept.file}: keeps {state.n_answers:,} answers: the next review goes on from here")
+        else:
+            click.echo(f"Importing {state.n_answers:,} answers ...")
+            _import_answers(ctx, lake_path, conf, kept, attributes)
+
+
+def _import_answers(
+    ctx: click.Context,
+    lake_path: str | None,
+    conf: str | None,
+    journal: Journal,
+    attributes: Mapping[str, AttributeConfig] | None,
+) -> None:
+    """The journal's answers by way of a file; where they are refused, that file stays, for it to be corrected."""
+    file = journal.file.with_suffix(".csv")
+    text, _ = journal.text()
+    with whole_file(file) as f:
+        f.write(text.encode())
+    lake = _open_lake(ctx, lake_path, conf)
+    try:
+        with SparkProgress(lake.spark, _ERR):
+            done = import_file(lake, str(file), Asked(_login()), attributes)
+    except AnnotationError as exc:
+        raise AnnotationError(
+            f"{exc}\nNo answer is lost: {journal.file} keeps all. Take those back on the page of the next review; or "
+            "correct the file, import it by `motorpool annotate import`, and remove the journal"
+        ) from exc
+    journal.clear()
+    file.unlink()
+    _show_imported(str(lake), done)
 
 
 def _login() -> str:

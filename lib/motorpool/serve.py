@@ -44,25 +44,38 @@ class Address:
 
 def check_address(host: str, port: int) -> None:
     """ConfigError unless a server could listen there now; a warning where other machines could reach it."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except socket.gaierror as exc:
-        raise ConfigError(f"--host {host}: is no host that this machine knows ({exc.strerror})") from exc
-    family, kind, _, _, address = found[0]
-    with socket.socket(family, kind) as probe:
-        # As the server itself does: a port that was left a moment ago is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as exc:
-            raise ConfigError(_refusal(host, port, exc)) from exc
-    if not ipaddress.ip_address(str(address[0])).is_loopback:
+    with bound(host, port) as probe:
+        exposed = not is_loopback(probe)
+    if exposed:
         log.warning(
             "serve: --host %s lets other machines in, and nobody is asked for a password: whoever reaches port %d can "
             "read, change and run what this account can",
             host,
             port,
         )
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket bound to a host and port, 0 for any that is free; ConfigError where nothing can listen there."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except socket.gaierror as exc:
+        raise ConfigError(f"--host {host}: is no host that this machine knows ({exc.strerror})") from exc
+    family, kind, _, _, address = found[0]
+    made = socket.socket(family, kind)
+    # As servers do: a port that was left a moment ago is free.
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind(address)
+    except OSError as exc:
+        made.close()
+        raise ConfigError(_refusal(host, port, exc)) from exc
+    return made
+
+
+def is_loopback(made: socket.socket) -> bool:
+    """Whether only programs of this machine can reach a socket."""
+    return ipaddress.ip_address(str(made.getsockname()[0])).is_loopback
 
 
 def _refusal(host: str, port: int, exc: OSError) -> str:

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from cases import leftovers
 from motorpool.config.run import LakeConfig
 from motorpool.errors import LakeError
 from motorpool.lake import Lake
+from motorpool.lake.arrow_types import arrow_columns
 from motorpool.lake.schemas import TABLES
 
 
@@ -39,6 +41,13 @@ def model(model_id: str, **values: Any) -> dict[str, Any]:
 
 def jobs(spark: SparkSession) -> int:
     return len(spark.sparkContext.statusTracker().getJobIdsForGroup(None))
+
+
+def test_arrow_has_the_columns_that_spark_has(spark: SparkSession) -> None:
+    for table in TABLES.values():
+        assert arrow_columns(table.columns).equals(to_arrow_schema(table.schema)), table.name
+    with pytest.raises(ValueError, match="DECIMAL: expected BIGINT"):
+        arrow_columns("a DECIMAL")
 
 
 def test_no_job_runs_for_rows_of_the_driver(spark: SparkSession, lake: Lake) -> None:

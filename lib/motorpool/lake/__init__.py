@@ -18,8 +18,9 @@ from pyspark.sql.types import StructType
 from motorpool.config.run import LakeConfig, has_scheme
 from motorpool.errors import LakeError
 from motorpool.lake import views
+from motorpool.lake.arrow_types import arrow_columns
 from motorpool.lake.delta import DeltaCatalog, DeltaFolder, driver_folder
-from motorpool.lake.driver_rows import Keys, arrow_rows, arrow_schema, as_dicts, selected
+from motorpool.lake.driver_rows import Keys, arrow_rows, as_dicts, selected
 from motorpool.lake.parquet import ParquetFolder
 from motorpool.lake.schemas import TABLES, VIEWS, Table
 from motorpool.texts import NAME_PATTERN
@@ -124,7 +125,7 @@ class Lake:
         answer is in its memory: for tables whose rows are counted by models, feature sets or clusters, not by images.
         """
         if not self.exists(table):
-            schema = arrow_schema(TABLES[table].schema)
+            schema = arrow_columns(TABLES[table].columns)
             return schema.empty_table().select(list(columns or schema.names))
         found = self._tables.fetch(table, columns, keys)
         if found is not None:

@@ -6,6 +6,8 @@ run's tables get at a time. Delta's Rust library and Arrow do the same to the sa
 
 from __future__ import annotations
 
+import functools
+import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import fs
-from pyspark.sql.pandas.types import to_arrow_schema
-from pyspark.sql.types import MapType, StructType
 
 from motorpool.errors import LakeError
+from motorpool.lake.arrow_types import arrow_columns
 from motorpool.lake.schemas import Table
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def arrow_rows(table: Table, rows: Iterable[Mapping[str, Any]] | pa.Table) -> pa
 
     LakeError where a row lacks a column.
     """
-    schema = arrow_schema(table.schema)
+    schema = arrow_columns(table.columns)
     if isinstance(rows, pa.Table):
         found = rows.select(schema.names).cast(schema)
     else:
@@ -50,8 +52,9 @@ def arrow_rows(table: Table, rows: Iterable[Mapping[str, Any]] | pa.Table) -> pa
 
 def _without_maps(table: Table, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows with lists of pairs for maps, as Arrow takes them."""
-    names = [name for name in table.schema.fieldNames() if name != _CREATED_AT]
-    maps = [f.name for f in table.schema if isinstance(f.dataType, MapType)]
+    schema = arrow_columns(table.columns)
+    names = [name for name in schema.names if name != _CREATED_AT]
+    maps = [f.name for f in schema if pa.types.is_map(f.type)]
     found: list[dict[str, Any]] = []
     for row in rows:
         missing = [name for name in names if name not in row]
@@ -59,11 +62,6 @@ def _without_maps(table: Table, rows: Iterable[Mapping[str, Any]]) -> list[dict[
             raise LakeError(f"table {table.name!r}: the rows to write lack the columns {', '.join(missing)}")
         found.append(dict(row) | {name: list(row[name].items()) for name in maps if row[name] is not None})
     return found
-
-
-def arrow_schema(schema: StructType) -> pa.Schema:
-    """A table's columns as Arrow has them."""
-    return to_arrow_schema(schema)
 
 
 def as_dicts(rows: pa.Table) -> list[dict[str, Any]]:
@@ -146,6 +144,18 @@ def read_parquet(file: Path, table: Table, columns: Sequence[str], keys: Keys) -
     return _whole(pq.read_table(file, columns=held, filters=_filters(table, keys), partitioning=None), table, columns)
 
 
+def read_partitions(folder: Path, table: Table, columns: Sequence[str], keys: Keys) -> pa.Table:
+    """The rows of a table whose folder holds a folder for each value of its one partition column."""
+    schema = arrow_columns(table.columns)
+    partitions = ds.partitioning(pa.schema([schema.field(c) for c in table.partition_by]), flavor="hive")
+    local = fs.SubTreeFileSystem(str(folder.absolute()), fs.LocalFileSystem())
+    found = ds.dataset("", filesystem=local, format="parquet", schema=schema, partitioning=partitions)
+    wanted = [pc.field(k).isin(pa.array(v).cast(schema.field(k).type)) for k, v in keys.items()]
+    chosen = functools.reduce(operator.and_, wanted) if wanted else None
+    rows = found.to_table(columns=list(columns) or None, filter=chosen)
+    return _whole(rows, table, columns)
+
+
 def _held(columns: Sequence[str], names: Sequence[str]) -> list[str] | None:
     """Those of the columns that a table has; None for all."""
     return [name for name in columns if name in names] or None
@@ -153,7 +163,7 @@ def _held(columns: Sequence[str], names: Sequence[str]) -> list[str] | None:
 
 def _whole(found: pa.Table, table: Table, columns: Sequence[str]) -> pa.Table:
     """The columns asked for, or all; nulls in those that the table had not yet when it was written."""
-    schema = arrow_schema(table.schema)
+    schema = arrow_columns(table.columns)
     for name in columns or schema.names:
         if name not in found.column_names:
             found = found.append_column(schema.field(name), pa.nulls(found.num_rows, schema.field(name).type))
@@ -161,7 +171,7 @@ def _whole(found: pa.Table, table: Table, columns: Sequence[str]) -> pa.Table:
 
 
 def _filters(table: Table, keys: Keys) -> list[tuple[str, str, list[Any]]] | None:
-    schema = arrow_schema(table.schema)
+    schema = arrow_columns(table.columns)
     return [(k, "in", pa.array(values).cast(schema.field(k).type).to_pylist()) for k, values in keys.items()] or None
 
 

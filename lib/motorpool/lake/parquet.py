@@ -18,7 +18,7 @@ from motorpool.lake.driver_rows import Keys, read_parquet, write_parquet
 from motorpool.lake.schemas import TABLES, Table
 
 #: The name of a table's file where it has no partitions.
-_ONE_FILE = "data.parquet"
+ONE_FILE = "data.parquet"
 #: Spark takes brackets, braces, stars and backslashes in a path for a pattern, which a folder's name is not.
 _LITERALLY = {"__globPaths__": "false"}
 
@@ -36,33 +36,15 @@ class ParquetFolder:
 
     def exists(self, table: str) -> bool:
         folder = self._lake / table
-        return folder.is_dir() if TABLES[table].partition_by else (folder / _ONE_FILE).is_file()
+        return folder.is_dir() if TABLES[table].partition_by else (folder / ONE_FILE).is_file()
 
     def read(self, table: str) -> DataFrame:
-        self._mend()
+        mend(self._lake)
         schema = TABLES[table].schema
         reader = self._spark.read if TABLES[table].open_ended else self._spark.read.schema(schema)
         df = reader.options(**_LITERALLY).parquet(str(self._lake / table))
         # Spark puts partition columns last; the table has its own order.
         return df.select(*(f"`{c}`" for c in dict.fromkeys([*schema.fieldNames(), *df.columns])))
-
-    def _mend(self) -> None:
-        """Put back what a writer that was killed has taken out, so that nobody reads half of a write."""
-        # A swap of this very process is another thread's, and no more to be waited for than another process's.
-        if str(self._lake.resolve()) in _writers or not (torn := swaps.stopped(self._lake, TABLES)):
-            return
-        try:
-            hold = locks.acquire(self._lake)
-        except OSError as exc:
-            raise LakeError(
-                f"table {torn[0]!r} of {self._lake}: a write was stopped in the middle, and only somebody who may "
-                f"write there can put the rows back: run any command on the lake as such ({exc.strerror})"
-            ) from exc
-        if hold is not None:
-            try:
-                swaps.recover(self._lake, TABLES)
-            finally:
-                hold.release()
 
     @contextmanager
     def held(self) -> Iterator[_Writer]:
@@ -123,8 +105,8 @@ class ParquetFolder:
         """The rows of a table that exists and has no partitions, read by this process; None for others."""
         if TABLES[table].partition_by:
             return None
-        self._mend()
-        return read_parquet(self._lake / table / _ONE_FILE, TABLES[table], columns, keys)
+        mend(self._lake)
+        return read_parquet(self._lake / table / ONE_FILE, TABLES[table], columns, keys)
 
     def replace_rows(self, table: Table, rows: pa.Table, keys: Keys) -> bool:
         """As `write`, with rows of the driver, by this process; False where the table has partitions."""
@@ -133,10 +115,10 @@ class ParquetFolder:
         with self.held() as writer, writer.one_at_a_time:
             draft = swaps.Draft.of(self._lake / table.name)
             try:
-                old = draft.table / _ONE_FILE
+                old = draft.table / ONE_FILE
                 with self._told(table):
                     draft.rows.mkdir(parents=True)
-                    part = draft.rows / _ONE_FILE
+                    part = draft.rows / ONE_FILE
                     write_parquet(part, table, rows, old if old.is_file() else None, keys)
                     self._put(part, draft)
             finally:
@@ -148,7 +130,7 @@ class ParquetFolder:
     def _put(part: Path, draft: swaps.Draft) -> None:
         draft.table.mkdir(exist_ok=True)
         # One file under one name: the rename replaces the whole table at once.
-        part.replace(draft.table / _ONE_FILE)
+        part.replace(draft.table / ONE_FILE)
 
     def _write_file(self, table: Table, df: DataFrame, keys: Mapping[str, Sequence[str]], draft: swaps.Draft) -> None:
         if keys and self.exists(table.name):
@@ -189,6 +171,25 @@ class ParquetFolder:
             yield
         except OSError as exc:
             raise LakeError(f"table {table.name!r} of {self._lake}: cannot be written: {exc}") from exc
+
+
+def mend(lake: Path) -> None:
+    """Put back what a writer that was killed has taken out, so that nobody reads half of a write."""
+    # A swap of this very process is another thread's, and no more to be waited for than another process's.
+    if str(lake.resolve()) in _writers or not (torn := swaps.stopped(lake, TABLES)):
+        return
+    try:
+        hold = locks.acquire(lake)
+    except OSError as exc:
+        raise LakeError(
+            f"table {torn[0]!r} of {lake}: a write was stopped in the middle, and only somebody who may write there "
+            f"can put the rows back: run any command on the lake as such ({exc.strerror})"
+        ) from exc
+    if hold is not None:
+        try:
+            swaps.recover(lake, TABLES)
+        finally:
+            hold.release()
 
 
 @dataclass

@@ -1,0 +1,63 @@
+"""The tables of a lake in a folder of this machine, read by this process alone, without a Spark session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from motorpool.config.run import LakeConfig, local_folder
+from motorpool.errors import LakeError
+from motorpool.lake.arrow_types import arrow_columns
+from motorpool.lake.driver_rows import as_dicts, has_commits, read_delta, read_parquet, read_partitions
+from motorpool.lake.parquet import ONE_FILE, mend
+from motorpool.lake.schemas import TABLES
+
+
+class LocalTables:
+    """The tables of a lake, Delta or Parquet; see `motorpool.lake.Lake` for reading by Spark, and for writing.
+
+    LakeError where the lake is in a catalog or in a store: only Spark knows the way there.
+    """
+
+    def __init__(self, config: LakeConfig) -> None:
+        folder = local_folder(config.path) if config.path is not None else None
+        if folder is None:
+            where = config.path or f"in the catalog's schema {config.schema_name}"
+            raise LakeError(f"the lake ({where}) lies in no folder of this machine, and is read without Spark here")
+        self.folder: Path = folder.resolve()
+        self._is_delta = config.format == "delta"
+
+    def exists(self, table: str) -> bool:
+        folder = self.folder / table
+        if self._is_delta:
+            return has_commits(folder)
+        return folder.is_dir() if TABLES[table].partition_by else (folder / ONE_FILE).is_file()
+
+    def fetch(self, table: str, columns: Sequence[str], **keys: Sequence[str]) -> pa.Table:
+        """The rows with the given key values, of the columns wanted; none where the table has never been written.
+
+        Memory: these columns of these rows. LakeError for a Delta table of a version that this reader does not know.
+        """
+        known = TABLES[table]
+        if not self._is_delta:
+            mend(self.folder)
+        if not self.exists(table):
+            return arrow_columns(known.columns).empty_table().select(list(columns))
+        if self._is_delta:
+            found = read_delta(self.folder / table, known, columns, keys)
+            if found is None:
+                raise LakeError(
+                    f"table {table!r} of {self.folder}: cannot be read without Spark: it is of a newer version of "
+                    "Delta, or its path has characters other than letters, digits, blanks and ./+=,@~-"
+                )
+            return found
+        if known.partition_by:
+            return read_partitions(self.folder / table, known, columns, keys)
+        return read_parquet(self.folder / table / ONE_FILE, known, columns, keys)
+
+    def rows(self, table: str, columns: Sequence[str], **keys: Sequence[str]) -> list[dict[str, Any]]:
+        """As `fetch`, each row by column; for small tables."""
+        return as_dicts(self.fetch(table, columns, **keys))
