@@ -1,8 +1,8 @@
 """The journal of a review: every answer on disk before the page calls it saved, until it has been imported.
 
 It is a SQLite database beside the lake. One process has it open at a time; a batch is one transaction, which SQLite
-syncs to the disk before it returns, so that answers outlive a killed process and a power cut. Nothing is ever changed
-but the mark of batches that were taken back.
+syncs to the disk before it returns, so that answers outlive a killed process and a power cut. Until the import a batch
+is never changed, only marked where it was taken back.
 """
 
 from __future__ import annotations

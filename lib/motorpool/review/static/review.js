@@ -125,12 +125,12 @@ async function missing(tile, img) {
 }
 
 function holdDown(tile, i) {
-  tile.held = false;
-  tile.timer = setTimeout(() => { tile.held = true; look(i); }, LONG_PRESS_MS);
+  tile.longPress = false;
+  tile.timer = setTimeout(() => { tile.longPress = true; look(i); }, LONG_PRESS_MS);
 }
 
 function pressed(tile, i) {
-  if (tile.held) { tile.held = false; return; }
+  if (tile.longPress) { tile.longPress = false; return; }
   page.at = i;
   mark(i);
 }
