@@ -508,6 +508,7 @@ def _show_imported(source: str, done: Sequence[Imported]) -> None:
     help="Where answers are kept until their import; beside the lake by default.",
 )  # fmt: skip
 @click.option("--no-import", is_flag=True, help="Leave the answers in the journal, for the next review to import.")
+@click.option("--import", "only_import", is_flag=True, help="Only import what an earlier review has left there.")
 @click.pass_context
 def review(
     ctx: click.Context,
@@ -524,6 +525,7 @@ def review(
     host: str,
     journal: Path | None,
     no_import: bool,
+    only_import: bool,
 ) -> None:
     """Look at photos on a local page, many look-alikes at once, until Ctrl-C; then import the answers."""
     from motorpool.review import check_packages
@@ -541,17 +543,24 @@ def review(
         raise ConfigError("--draws, --model and --all each say what to look at: give one of them")
     lake_config, config = _lake_config(lake_path, conf)
     attributes = config.labels.attributes if config is not None and config.labels is not None else None
+    if no_import and only_import:
+        raise ConfigError("--import and --no-import: give one of them")
+    tables = LocalTables(lake_config)
+    name = choose_attribute(tables, attribute, attributes)
+    check_draw(name)
+    file = journal or journal_file(tables.folder, name)
+    if only_import:
+        with closing(Journal(file, str(tables.folder), name)) as kept:
+            _import_answers(ctx, lake_path, conf, kept, attributes)
+        return
     root = images_root or (images_root_of(config) if config else None)
     if root is None:
         raise ConfigError("--images: is missing: the folder or zip in which the photos lie")
     images = open_images(root)
-    tables = LocalTables(lake_config)
-    name = choose_attribute(tables, attribute, attributes)
-    check_draw(name)
     # Whoever manages services ends them with this signal; as Ctrl-C it imports the answers.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
-        closing(Journal(journal or journal_file(tables.folder, name), str(tables.folder), name)) as kept,
+        closing(Journal(file, str(tables.folder), name)) as kept,
         bound(host, port) as listening,
     ):
         prepared = prepare(tables, name, draws, model_id, everything, (attributes or {}).get(name))
@@ -565,12 +574,9 @@ def review(
         click.echo(f"  {url}")
         app = build_app(state, images, kept.token, listening.getsockname()[1], annotator or _login(), [host])
         serve_until_stopped(app, listening)
-        if not state.n_answers:
-            click.echo("No answers to import.")
-        elif no_import:
+        if no_import:
             click.echo(f"{kept.file}: keeps {state.n_answers:,} answers: the next review goes on from here")
         else:
-            click.echo(f"Importing {state.n_answers:,} answers ...")
             _import_answers(ctx, lake_path, conf, kept, attributes)
 
 
@@ -582,8 +588,12 @@ def _import_answers(
     attributes: Mapping[str, AttributeConfig] | None,
 ) -> None:
     """The journal's answers by way of a file; where they are refused, that file stays, for it to be corrected."""
-    file = journal.file.with_suffix(".csv")
-    text, _ = journal.text()
+    file = journal.file.with_name(f"{journal.file.stem}-answers.csv")
+    text, n_answers = journal.text()
+    if not n_answers:
+        click.echo("No answers to import.")
+        return
+    click.echo(f"Importing {n_answers:,} answers ...")
     with whole_file(file) as f:
         f.write(text.encode())
     lake = _open_lake(ctx, lake_path, conf)

@@ -90,18 +90,22 @@ def test_answers_are_imported_when_a_review_ends(
         rows = lake.rows("annotations", ["image_id", "value", "annotator", "purpose", "draw", "weight"])
         return sorted(tuple(row.values()) for row in rows)
 
-    # Left to the next review, which has another answer of another person and imports both.
+    # Left in the journal, and imported by themselves; then those of another person.
     status, out = review(made, {"ada": {3: "red", 4: None}}, "--no-import")
     assert (status, "keeps 2 answers" in out) == (0, True)
+    assert annotations() == []
+    assert cli.main(["review", "--lake", made.lake, "--attribute", "colour", "--import"]) == 0
+    assert f"{made.lake}: colour: 2 new, 0 changed, 0 as before" in capsys.readouterr().out
     status, out = review(made, {"ben": {4: "blue"}})
     assert status == 0
-    assert "2 answers of an earlier review, not imported yet" in out
-    assert f"{made.lake}: colour: 3 new, 0 changed, 0 as before" in out
+    assert f"{made.lake}: colour: 1 new, 0 changed, 0 as before" in out
     assert annotations() == [
         (3, "red", "ada", "train", None, None),
         (4, "blue", "ben", "train", None, None),
         (4, None, "ada", "train", None, None),
     ]
+    assert cli.main(["review", "--lake", made.lake, "--attribute", "colour", "--import"]) == 0
+    assert "No answers to import" in capsys.readouterr().out
     status, out = review(made, {})
     assert (status, "No answers to import" in out) == (0, True)
     assert "48 to look at" in out
@@ -114,7 +118,7 @@ def test_answers_are_imported_when_a_review_ends(
     status, _ = review(made, {"ada": {5: "red", 3: "red"}}, "--draws", str(drawn))
     err = capsys.readouterr().err
     assert status == 2
-    file = Path(made.lake).with_name("lake-review") / "colour.csv"
+    file = Path(made.lake).with_name("lake-review") / "colour-answers.csv"
     assert f"{file}: nothing was imported:\n  line 3: {path_of(3)}: labels are learned from this photo" in err
     assert "No answer is lost" in err
     assert len(annotations()) == 3
