@@ -88,27 +88,28 @@ def test_answers_are_imported_when_a_review_ends(
 
     def annotations() -> list[tuple[Any, ...]]:
         rows = lake.rows("annotations", ["image_id", "value", "annotator", "purpose", "draw", "weight"])
-        return sorted(tuple(row.values()) for row in rows)
+        return sorted((tuple(row.values()) for row in rows), key=str)
 
-    # Left in the journal, and imported by themselves; then those of another person.
-    status, out = review(made, {"ada": {3: "red", 4: None}}, "--no-import")
-    assert (status, "keeps 2 answers" in out) == (0, True)
+    # Left in the journal, and imported by themselves; then more by the next review.
+    status, out = review(made, {"ada": {3: "red", 4: None}, "ben": {4: "blue"}}, "--no-import")
+    assert (status, "keeps 3 answers" in out) == (0, True)
     assert annotations() == []
     assert cli.main(["review", "--lake", made.lake, "--attribute", "colour", "--import"]) == 0
-    assert f"{made.lake}: colour: 2 new, 0 changed, 0 as before" in capsys.readouterr().out
-    status, out = review(made, {"ben": {4: "blue"}})
+    assert f"{made.lake}: colour: 3 new, 0 changed, 0 as before" in capsys.readouterr().out
+    status, out = review(made, {"ben": {7: "white"}})
     assert status == 0
     assert f"{made.lake}: colour: 1 new, 0 changed, 0 as before" in out
     assert annotations() == [
         (3, "red", "ada", "train", None, None),
         (4, "blue", "ben", "train", None, None),
         (4, None, "ada", "train", None, None),
+        (7, "white", "ben", "train", None, None),
     ]
     assert cli.main(["review", "--lake", made.lake, "--attribute", "colour", "--import"]) == 0
     assert "No answers to import" in capsys.readouterr().out
     status, out = review(made, {})
     assert (status, "No answers to import" in out) == (0, True)
-    assert "48 to look at" in out
+    assert "47 to look at" in out
 
     # What the import refuses stays, with the lines that are wrong.
     drawn = tmp_path / "audit.csv"
@@ -121,5 +122,5 @@ def test_answers_are_imported_when_a_review_ends(
     file = Path(made.lake).with_name("lake-review") / "colour-answers.csv"
     assert f"{file}: nothing was imported:\n  line 3: {path_of(3)}: labels are learned from this photo" in err
     assert "No answer is lost" in err
-    assert len(annotations()) == 3
+    assert len(annotations()) == 4
     assert file.read_text().count("\n") == 3
