@@ -234,6 +234,7 @@ def test_two_people_do_not_lose_each_other_s_looks(
     ben.reload()
     ben.locator("#end-title").wait_for()
     assert ben.locator("#end-title").inner_text() == "All photos are looked at"
+    assert not ben.locator("#again").is_visible()
     served.stop()
     assert len(answers(made)) == 110
 

@@ -196,10 +196,10 @@ function duration(seconds) {
 function drawEnd() {
   const { done, total, others } = page.data.progress;
   $("end").hidden = page.batch !== null;
-  document.querySelector("footer .actions").hidden = false;
   if (page.batch !== null) return;
   const finished = done >= total;
   $("end-title").textContent = finished ? "All photos are looked at" : "No photo is left for you";
+  $("again").hidden = finished;
   $("end-text").textContent = finished
     ? `${total.toLocaleString("en")} photos have their answers. Ctrl-C where the review was started imports them.`
     : `The last ${(total - done).toLocaleString("en")} lie before ${others.join(", ") || "somebody else"}.`;
