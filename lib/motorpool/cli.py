@@ -313,20 +313,37 @@ def export(ctx: click.Context, lake_path: str | None, conf: str | None, out: Pat
 )
 @click.option("--out", required=True, type=_local_path, metavar="FILE", help="The CSV or .parquet file to write.")
 @click.option("--model", "model_id", metavar="ID", help="A model_id; the leaderboard's best by default.")
+@click.option(
+    "--attribute", "attributes", multiple=True, metavar="NAME",
+    help="An attribute to label; may be given several times. By default all that the lake has labels of.",
+)  # fmt: skip
+@click.option("--no-attributes", is_flag=True, help="Clusters alone.")
 @click.pass_context
 def assign(
-    ctx: click.Context, lake_path: str | None, conf: str | None, case_path: str, out: Path, model_id: str | None
+    ctx: click.Context,
+    lake_path: str | None,
+    conf: str | None,
+    case_path: str,
+    out: Path,
+    model_id: str | None,
+    attributes: tuple[str, ...],
+    no_attributes: bool,
 ) -> None:
-    """Label the images of a new case by a model of the lake: path, cluster, distance and strength."""
+    """Label the images of a new case by a model of the lake (path, cluster, distance, strength) and by its attributes
+    (value, probability and accepted of each)."""
+    if attributes and no_attributes:
+        raise ConfigError("--no-attributes: labels no attribute, but --attribute names some: give one of both")
     is_config = case_path.lower().endswith((".yaml", ".yml"))
     case = load_config(case_path).require_case() if is_config else CaseConfig(path=case_path)
     lake = _open_lake(ctx, lake_path, conf)
     with SparkProgress(lake.spark, _ERR):
-        done = run_assign(lake, case, model_id, out)
+        done = run_assign(lake, case, model_id, out, attributes if attributes or no_attributes else None)
     click.echo(
         f"{out}: {done.n_images:,} images in {done.n_clusters:,} clusters, {done.n_noise:,} of them noise, by model "
         f"{done.model_id} ({done.algorithm})"
     )
+    for name, n in done.accepted.items():
+        click.echo(f"  {name}: {n:,} photos have an accepted label, {done.n_images - n:,} are left for people")
 
 
 @cli.command()

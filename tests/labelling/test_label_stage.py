@@ -15,11 +15,15 @@ import pytest
 from pyspark.sql import SparkSession
 
 from cases import run_of, write_case
+from motorpool import cli
 from motorpool.config.labels import columns_of
-from motorpool.errors import ConfigError
+from motorpool.config.run import CaseConfig
+from motorpool.errors import CaseError, ConfigError
+from motorpool.kernels.labels.calibration import Calibration
 from motorpool.kernels.labels.votes import vote
-from motorpool.labelling.candidates import log_probabilities
-from motorpool.labelling.program import from_rows
+from motorpool.labelling.candidates import Part, log_probabilities
+from motorpool.labelling.program import from_rows, program_rows
+from motorpool.pipeline.assign import run_assign
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.stages.cluster import run_cluster
 from motorpool.pipeline.stages.features import run_features
@@ -86,6 +90,14 @@ def labels(ctx: Context, attribute: str) -> pd.DataFrame:
 def label_set(ctx: Context, attribute: str) -> dict[str, Any]:
     (row,) = ctx.lake.read("label_sets", attribute=attribute).collect()
     return row.asDict(recursive=True)
+
+
+def assigned(ctx: Context, case: Path, out: Path, attributes: Sequence[str] | None = None, **more: Any) -> pd.DataFrame:
+    """The file that `motorpool assign` writes for a case of N images, by the best model."""
+    run_assign(ctx.lake, CaseConfig(path=str(case), **more), None, out, attributes)
+    found = pd.read_parquet(out)
+    assert len(found) == N
+    return found
 
 
 def told(ctx: Context) -> tuple[list[str], list[str]]:
@@ -162,6 +174,17 @@ def test_the_whole_way_and_again_with_other_looks(
     assert limit is not None
     assert limit == row["threshold"]
 
+    # Assigned as new images, they get the labels of the stage again, but for those that people looked at: photos for
+    # themselves, and the vote of a vehicle where the case says which photos show it.
+    new = assigned(ctx, lake.parent / "case", tmp_path / "new.parquet")
+    looked_at = [i for i, _, _ in looks(40, "view")]
+    for name, before, known in (("type", found, [*range(90), 144]), ("view", of_photos, [*looked_at, 1])):
+        rest = np.setdiff1d(np.arange(147), known)
+        value, probability, accepted = columns_of(name)
+        assert new.loc[rest, value].tolist() == before.loc[rest, "value"].tolist()
+        assert new.loc[rest, accepted].tolist() == before.loc[rest, "accepted"].tolist()
+        np.testing.assert_allclose(new.loc[rest, probability], before.loc[rest, "probability"], rtol=1e-5)
+
     # Nothing is done twice.
     before = ctx.lake.read("label_sets").select("created_at").collect()
     caplog.clear()
@@ -209,3 +232,110 @@ def test_what_cannot_be_labelled_is_told_and_the_run_goes_on(
     annotate(asked, [(30, "doors", "3")])
     with pytest.raises(ConfigError, match=r"labels.attributes.doors.values: lacks '3', which 1 annotations say"):
         run_label(asked)
+
+
+def put_label_set(ctx: Context, attribute: str, parts: Sequence[Part], per: str, threshold: float) -> None:
+    columns = dict.fromkeys(f for f in ctx.lake.schema("label_sets").fieldNames() if f != "created_at")
+    program = program_rows(parts, CALIBRATION, threshold)
+    row = {"attribute": attribute, "method": "clusters", "per": per, "classes": ["car", "van"], "program": program}
+    ctx.lake.replace_rows("label_sets", [columns | row], {"attribute": [attribute]})
+
+
+CALIBRATION = Calibration(0.5, 0.1, np.array([0.25, 0.75]))
+
+
+def test_new_images_get_the_columns_of_the_stored_programs(
+    spark: SparkSession,
+    lake: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Clusters of a model and vectors of another feature set, by hand; what cannot be is told with what to do."""
+    shutil.copytree(lake, tmp_path / "lake")
+    ctx, case, out = run(spark, tmp_path / "lake", {}), lake.parent / "case", tmp_path / "new.parquet"
+    with caplog.at_level(logging.INFO, logger="motorpool"):
+        assert list(assigned(ctx, case, out)) == ["path", "cluster", "distance", "strength"]
+    assert "the lake has no label_sets" in caplog.text
+    with pytest.raises(
+        ConfigError, match=r"--attribute type: the lake .* it has none at all. `motorpool annotate draw`"
+    ):
+        assigned(ctx, case, out, ["type"])
+
+    (model,) = ctx.lake.read("models").where("features = 'a' AND params['k'] = '4'").collect()
+    rng = np.random.default_rng(3)
+    table = Part("table", model["model_id"], {"log_probabilities": np.log(rng.dirichlet([1, 1], 5))})
+    linear = Part("linear", "b", {"mean": rng.normal(size=3), "coef": rng.normal(size=(3, 2)), "bias": np.zeros(2)})
+    put_label_set(ctx, "kind", [table, linear], "vehicle", 0.6)
+    put_label_set(ctx, "side.of", [linear], "image", 0.6)
+    labels_of = ctx.lake.read("labels", model_id=model["model_id"]).orderBy("image_id").toPandas()["cluster"].to_numpy()
+    vectors = np.stack(ctx.lake.read("features", features="b").orderBy("image_id").toPandas()["vector"].to_list())
+    rows = {model["model_id"]: labels_of, "b": vectors}
+    single, alone = log_probabilities([table, linear], rows), log_probabilities([linear], rows)
+    voted = vote(single, np.arange(N) // PHOTOS, N // PHOTOS).repeat(PHOTOS, axis=0)
+
+    def check(found: pd.DataFrame, attribute: str, scores: np.ndarray) -> None:
+        expected = CALIBRATION.probabilities(scores)
+        value, probability, accepted = columns_of(attribute)
+        assert found[value].tolist() == np.array(["car", "van"])[expected.argmax(axis=1)].tolist()
+        np.testing.assert_allclose(found[probability], expected.max(axis=1), rtol=1e-5)
+        assert found[accepted].tolist() == (expected.max(axis=1) >= 0.6).tolist()
+
+    found = assigned(ctx, case, out)
+    assert list(found) == ["path", "cluster", "distance", "strength", *columns_of("kind"), *columns_of("side.of")]
+    check(found, "kind", voted)
+    check(found, "side.of", alone)
+    # Without vehicles each photo stands for itself.
+    check(assigned(ctx, case, out, ["kind"], vehicle_pattern=None), "kind", single)
+    assert list(assigned(ctx, case, out, [])) == ["path", "cluster", "distance", "strength"]
+
+    where = ("assign", "--lake", tmp_path / "lake", "--case", case, "--out", tmp_path / "new.csv")
+    assert cli.main([*map(str, where), "--attribute", "side.of"]) == 0
+    accepted = int(found["side.of_accepted"].sum())
+    assert (
+        f"  side.of: {accepted} photos have an accepted label, {N - accepted} are left for" in capsys.readouterr().out
+    )
+    text = pd.read_csv(tmp_path / "new.csv")
+    assert text["side.of"].tolist() == found["side.of"].tolist()
+    assert text["side.of_accepted"].tolist() == found["side.of_accepted"].tolist()
+
+    small = write_case(tmp_path / "small", N, arrays={"a": np.zeros((N, 6), np.float32)})
+    with pytest.raises(
+        CaseError, match=r"the attribute kind .feature set b. needs the descriptor 'b', but the case has a"
+    ):
+        run_assign(ctx.lake, CaseConfig(path=str(small)), model["model_id"], out)
+    with pytest.raises(
+        ConfigError, match=r"--attribute doors: the lake .* holds no labels of it .*; it has those of kind"
+    ):
+        assigned(ctx, case, out, ["doors"])
+    put_label_set(ctx, "kind", [Part("table", "gone", table.arrays)], "image", 0.6)
+    with pytest.raises(ConfigError, match="--attribute kind: it is told from the clusters of model gone: the lake"):
+        assigned(ctx, case, out)
+    put_label_set(ctx, "distance", [linear], "image", 0.6)
+    with pytest.raises(ConfigError, match="--attribute distance: its column 'distance' would hide the file's own"):
+        assigned(ctx, case, out, ["distance"])
+    assert cli.main([*map(str, where), "--attribute", "kind", "--no-attributes"]) == 2
+    assert "give one of both" in capsys.readouterr().err
+
+
+def test_nothing_is_told_from_a_consensus(spark: SparkSession, lake: Path, tmp_path: Path) -> None:
+    """However good it is: it labels no new images."""
+    shutil.copytree(lake, tmp_path / "lake")
+    ctx = run_of(
+        spark, Path("nowhere"), tmp_path / "lake", "parquet", features=STUDY["features"],
+        labels={"attributes": {"type": TYPE}},
+    )  # fmt: skip
+    (model,) = ctx.lake.read("models").where("features = 'a' AND params['k'] = '3'").collect()
+    agreed = {"model_id": "agreed", "features": "consensus", "algorithm": "consensus"}
+    row = spark.createDataFrame([model.asDict() | agreed], ctx.lake.schema("models"))
+    ctx.lake.replace("models", row, {"model_id": ["agreed"]})
+    clusters = pd.factorize(truth()[0])[0].tolist()
+    rows = [{"model_id": "agreed", "image_id": i, "cluster": c} for i, c in enumerate(clusters)]
+    empty = dict.fromkeys(ctx.lake.schema("labels").fieldNames())
+    labels_of = spark.createDataFrame([empty | r for r in rows], ctx.lake.schema("labels"))
+    ctx.lake.replace("labels", labels_of, {"model_id": ["agreed"]})
+    annotate(ctx, looks(12))
+    run_label(ctx)
+    read = {source for c in label_set(ctx, "type")["candidates"] for source in c["sources"]}
+    assert model["model_id"] in read
+    assert "agreed" not in read

@@ -1,15 +1,17 @@
-"""Assign: a model of the lake labels the images of a new case. The lake stays as it is."""
+"""Assign: the lake labels the images of a new case, by a model and by what labelled its attributes.
+
+The lake stays as it is.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -18,57 +20,98 @@ from motorpool.case.files import redact
 from motorpool.case.folder import Case, find_case
 from motorpool.case.images import check_paths, read_images
 from motorpool.case.tables import read_paths
-from motorpool.cluster.registry import ALGORITHMS
-from motorpool.cluster.stored import NewImages, StoredModel
+from motorpool.cluster.stored import StoredModel
+from motorpool.config.labels import columns_of
 from motorpool.config.run import CaseConfig
-from motorpool.errors import CaseError, ConfigError, LakeError
+from motorpool.errors import CaseError, ConfigError
 from motorpool.features.fit import transform
 from motorpool.features.program import Program
 from motorpool.features.vehicle_steps import Vehicles
+from motorpool.labelling.apply import Labeller
 from motorpool.lake import Lake
 from motorpool.pipeline.context import explained, timed
 from motorpool.pipeline.export import best_model
+from motorpool.pipeline.labelling.stored import attribute_columns, stored_labellers
 from motorpool.pipeline.output.files import whole_file, write_csv, write_parquet
 from motorpool.pipeline.stages.features import VEHICLES_ADVICE, load_program, side_by_side
 from motorpool.pipeline.stages.ingest import check_lengths, read_vectors, refusing_bad_rows, rows_to_drop, without
+from motorpool.pipeline.stored_models import label_new, load_model, relabelling
 from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ("path", "cluster", "distance", "strength")
+#: What to do where an attribute cannot be labelled, but others, or clusters, can.
+_WITHOUT = "or name the attributes that are wanted by --attribute (--no-attributes: clusters alone)"
 
 
 @dataclass(frozen=True)
 class Assigned:
-    """What was written: images, how many of the model's clusters they are in, and how many of them are noise."""
+    """What was written: images, how many of the model's clusters they are in, and how many of them are noise.
+
+    ``accepted`` is the number of images whose label is accepted, by attribute.
+    """
 
     model_id: str
     algorithm: str
     n_images: int
     n_clusters: int
     n_noise: int
+    accepted: Mapping[str, int] = field(default_factory=dict)
 
 
-def run_assign(lake: Lake, case: CaseConfig, model_id: str | None, out: Path) -> Assigned:
-    """Write path, cluster, distance and strength of every image of ``case``, in its order, by one model.
+@dataclass(frozen=True)
+class _Needed:
+    """All that labels new images. ``models`` by id, the first for clusters, the others for attributes.
+
+    ``programs`` by feature set; ``asking`` says of each feature set what needs it, as text.
+    """
+
+    models: Mapping[str, StoredModel]
+    labellers: Sequence[Labeller]
+    programs: Mapping[str, Program]
+    asking: Mapping[str, str]
+
+    @property
+    def descriptors(self) -> list[str]:
+        return sorted({d for program in self.programs.values() for d in program.descriptors})
+
+    def readers(self) -> Counter[str]:
+        """How many passes each feature set's vectors take."""
+        found = Counter(model.features for model in self.models.values())
+        found.update({part.source for who in self.labellers for part in who.parts} & set(self.programs))
+        return found
+
+
+def run_assign(
+    lake: Lake, case: CaseConfig, model_id: str | None, out: Path, attributes: Collection[str] | None = None
+) -> Assigned:
+    """Write the labels of every image of ``case``, in its order: path, cluster, distance and strength by one model,
+    and value, probability and accepted of each attribute.
 
     The leaderboard's best model of the algorithms that can (`Algorithm.relabel`), unless one is named. New images get
     the vectors of the model's feature set by the program that the lake keeps, and labels by what it keeps of the model;
     the table ``labels`` says what distance and strength are. -1 is noise, and what the algorithm does not know is
     empty. Images with NaN or infinity follow ``case.on_bad_rows``: refused, or left out of the file.
 
-    Where the feature set has a step that looks at all photos of a vehicle (`apply_group`), the new photos are grouped
-    by the vehicles of their own case; those alone of their vehicle are left out of the file by ``vehicle_residual``.
-    CaseError where the case has no vehicles then.
+    ``attributes`` are those of ``label_sets``, all by default, with the columns of the view ``labelled_images``. They
+    are labelled as the lake's own images that nobody has looked at; photos of a vehicle vote where the new case says
+    which vehicle they show, and each for itself where it does not. No new image counts as an outlier.
+
+    Where a feature set has a step that looks at all photos of a vehicle (`apply_group`), the new photos are grouped
+    by the vehicles of their own case; those alone of their vehicle have no cluster by ``vehicle_residual``, and where
+    no attribute is labelled they are left out of the file. CaseError where the case has no vehicles then.
 
     ``out`` is CSV, or Parquet where its name ends so, and appears whole or not at all. Raises ConfigError for a model
-    that the lake does not hold or that labels nothing new, CaseError for a case that lacks a descriptor, or has one of
-    another width than the lake's. Driver memory: one partition of the result.
+    that the lake does not hold or that labels nothing new, and for attributes that it has no labels of; CaseError for a
+    case that lacks a descriptor, or has one of another width than the lake's. Driver memory: one partition of the
+    result, and the stored numbers.
     """
-    model = _load_model(lake, model_id or str(best_model(lake, _relabelling())["model_id"]))
-    program = load_program(lake, model.features)
+    chosen = model_id or str(best_model(lake, relabelling())["model_id"])
+    needed = _needed(lake, chosen, attributes)
+    model = needed.models[chosen]
     found = find_case(case)
-    arrays = _open_descriptors(lake, found, program, model)
+    arrays = _open_descriptors(lake, found, needed)
     spark = lake.spark
     with ExitStack() as stack:
         f = stack.enter_context(whole_file(out))
@@ -85,109 +128,116 @@ def run_assign(lake: Lake, case: CaseConfig, model_id: str | None, out: Path) ->
             name: without(read_vectors(spark, {name: array}, refuse=case.on_bad_rows == "refuse"), lost)
             for name, array in arrays.items()
         }
-        vehicles = _vehicles(paths, found, case, program, model) if program.groups else None
-        vectors = transform(side_by_side(frames), program, vehicles)
+        images = paths.withColumn("vehicle_id", F.lit(None).cast("string"))
+        if any(who.vote for who in needed.labellers) or any(p.groups for p in needed.programs.values()):
+            images = read_images(paths, found, case.vehicle_pattern, case.vehicle_column)
+        vectors = _vectors(frames, images, found, needed, stack)
         with timed(f"assign: labelling {n_images:,} images by {model.algorithm} on {model.features}"):
-            labels = _label(lake, model, vectors)
-            stack.callback(labels.unpersist)
-            rows = labels.join(paths, "image_id", "inner").orderBy("image_id").select(*COLUMNS)
-            (write_parquet if out.suffix.lower() == ".parquet" else write_csv)(rows, f)
-        counts = labels.agg(
+            clusters = {}
+            for own, item in needed.models.items():
+                clusters[own] = label_new(lake, item, vectors[item.features])
+                stack.callback(clusters[own].unpersist)
+        rows = clusters[chosen]
+        columns = [f"`{c}`" for who in needed.labellers for c in columns_of(who.attribute)]
+        if columns:
+            read = {part.source for who in needed.labellers for part in who.parts}
+            sources = {name: frame for name, frame in {**vectors, **clusters}.items() if name in read}
+            named = attribute_columns(without(images, lost), sources, needed.labellers)
+            rows = stack.enter_context(blocks.kept(named.join(rows, on="image_id", how="left")))
+        with timed(f"assign: writing {out}"):
+            lines = rows.join(paths, on="image_id", how="inner").orderBy("image_id").select(*COLUMNS, *columns)
+            (write_parquet if out.suffix.lower() == ".parquet" else write_csv)(lines, f)
+        accepted = [F.count_if(f"`{columns_of(w.attribute)[2]}`").alias(w.attribute) for w in needed.labellers]
+        counts = rows.agg(
             F.count("*").alias("n_images"),
             F.count_distinct(F.when(F.col("cluster") >= 0, F.col("cluster"))).alias("n_clusters"),
             F.count_if(F.col("cluster") < 0).alias("n_noise"),
+            *accepted,
         ).first()
         assert counts is not None
-        return Assigned(model.model_id, model.algorithm, **counts.asDict())
+        n_images, n_clusters, n_noise, *n_accepted = (int(n) for n in counts)
+        by_attribute = dict(zip((who.attribute for who in needed.labellers), n_accepted, strict=True))
+        return Assigned(model.model_id, model.algorithm, n_images, n_clusters, n_noise, by_attribute)
 
 
-def _load_model(lake: Lake, model_id: str) -> StoredModel:
-    """The model with what labels new rows; ConfigError where the lake does not hold it, or that cannot be."""
-    lake.check("models")
-    row = next(iter(lake.rows("models", model_id=[model_id])), None)
-    if row is None:
-        raise ConfigError(f"--model {model_id}: the lake {lake} holds no such model; {_ADVICE}")
-    who = f"--model {model_id} ({row['algorithm']} on {row['features']})"
-    if row["algorithm"] not in _relabelling():
-        raise ConfigError(
-            f"{who}: this algorithm leaves no numbers that label new images; {_ADVICE}, of the algorithms "
-            f"{', '.join(_relabelling())}"
+def _needed(lake: Lake, model_id: str, attributes: Collection[str] | None) -> _Needed:
+    """The chosen model, what labels the attributes, and the feature sets that both read."""
+    models = {model_id: load_model(lake, model_id, f"--model {model_id}")}
+    asking = {models[model_id].features: f"model {model_id} (feature set {models[model_id].features})"}
+    labellers = stored_labellers(lake, attributes)
+    if not labellers and attributes is None:
+        log.info(
+            "assign: the lake has no label_sets, so the file gets no columns of attributes: `motorpool label` makes "
+            "them from the looks of people"
         )
-    algorithm = ALGORITHMS[row["algorithm"]]
-    arrays = _arrays(lake, model_id)
-    for name, owner in algorithm.borrowed.items():
-        if name not in arrays and owner in row["params"]:
-            arrays |= {k: v for k, v in _arrays(lake, row["params"][owner]).items() if k == name}
-    missing = [name for name in algorithm.stored if name not in arrays]
-    if missing and not arrays:
-        raise ConfigError(f"{who}: is {row['status']} and has no labels to give: {_why(row)}; {_ADVICE}")
+    for who in labellers:
+        clash = next((c for c in columns_of(who.attribute) if c.lower() in COLUMNS), None)
+        if clash is not None:
+            raise ConfigError(
+                f"--attribute {who.attribute}: its column {clash!r} would hide the file's own of that name: call the "
+                f"attribute otherwise in `labels.attributes`, {_WITHOUT}"
+            )
+        for part in who.parts:
+            features = part.source
+            if part.kind == "table":
+                if part.source not in models:
+                    asked = f"--attribute {who.attribute}: it is told from the clusters of model {part.source}"
+                    models[part.source] = load_model(
+                        lake, part.source, asked, f"run `motorpool label` anew, {_WITHOUT}"
+                    )
+                features = models[part.source].features
+            asking.setdefault(features, f"the attribute {who.attribute} (feature set {features})")
+    return _Needed(models, labellers, {name: load_program(lake, name) for name in asking}, asking)
+
+
+def _open_descriptors(lake: Lake, case: Case, needed: _Needed) -> dict[str, ArrayFile]:
+    """The files of the descriptors that the feature sets are made of, as wide as those they were fitted on."""
+    asking: dict[str, str] = {}
+    for features, program in needed.programs.items():
+        for name in program.descriptors:
+            asking.setdefault(name, needed.asking[features])
+    missing = [name for name in needed.descriptors if name not in case.descriptors]
     if missing:
-        raise LakeError(f"{who}: the lake {lake} lacks its {', '.join(missing)}: the lake is damaged, make it anew")
-    return StoredModel(model_id, row["features"], row["algorithm"], row["params"], arrays)
-
-
-def _relabelling() -> list[str]:
-    """The algorithms whose models label new images."""
-    return [name for name, algorithm in ALGORITHMS.items() if algorithm.relabel is not None]
-
-
-_ADVICE = "choose one from `SELECT model_id, features, algorithm FROM leaderboard`"
-
-
-def _why(row: Mapping[str, Any]) -> str:
-    return str(row["reason"] or "it was written without parameters")
-
-
-def _arrays(lake: Lake, model_id: str) -> dict[str, np.ndarray]:
-    rows = lake.rows("parameters", model_id=[model_id])
-    return {r["field"]: np.array(r["values"], np.float64).reshape(r["shape"]) for r in rows}
-
-
-def _open_descriptors(lake: Lake, case: Case, program: Program, model: StoredModel) -> dict[str, ArrayFile]:
-    """The files of the descriptors that the model's feature set is made of, as wide as those it was fitted on."""
-    needed = f"model {model.model_id} (feature set {model.features})"
-    missing = [name for name in program.descriptors if name not in case.descriptors]
-    if missing:
+        leave_out = f", {_WITHOUT}" if asking[missing[0]].startswith("the attribute") else ""
         raise CaseError(
-            f"{needed} needs the descriptor {missing[0]!r}, but the case has {', '.join(sorted(case.descriptors))}: "
-            "add its file, or name one as case.descriptors"
+            f"{asking[missing[0]]} needs the descriptor {missing[0]!r}, but the case has "
+            f"{', '.join(sorted(case.descriptors))}: add its file, or name one as case.descriptors{leave_out}"
         )
-    arrays = {name: open_array(case.descriptors[name]) for name in program.descriptors}
+    arrays = {name: open_array(case.descriptors[name]) for name in needed.descriptors}
     widths: Mapping[str, int] = {
         r["descriptor"]: r["n_columns"] for r in lake.rows("sources", ["descriptor", "n_columns"])
     }
     for name, array in arrays.items():
         if array.shape[1] != widths[name]:
             raise CaseError(
-                f"{array.name}: {name} has {array.shape[1]:,} columns, but {needed} was fitted on {widths[name]:,}: "
-                "take the descriptors from the same network"
+                f"{array.name}: {name} has {array.shape[1]:,} columns, but {asking[name]} was fitted on "
+                f"{widths[name]:,}: take the descriptors from the same network"
             )
     return arrays
 
 
-def _vehicles(paths: DataFrame, found: Case, case: CaseConfig, program: Program, model: StoredModel) -> Vehicles:
-    """The vehicles of the new images; CaseError where there are none."""
-    vehicles = Vehicles.of(read_images(paths, found, case.vehicle_pattern, case.vehicle_column))
-    problem = vehicles.problem()
-    if problem:
-        kind = next(op.kind for op in program.ops if op.is_group)
-        raise CaseError(
-            f"model {model.model_id} (feature set {model.features}) has the step {kind}, which looks at all photos of "
-            f"a vehicle, but in {redact(found.images_paths)} {problem}: {VEHICLES_ADVICE}"
-        )
-    return vehicles
+def _vectors(
+    frames: Mapping[str, DataFrame], images: DataFrame, found: Case, needed: _Needed, stack: ExitStack
+) -> dict[str, DataFrame]:
+    """``image_id, vector`` of the new images by feature set, persisted until the end where several passes read them.
 
-
-def _label(lake: Lake, model: StoredModel, vectors: DataFrame) -> DataFrame:
-    """``image_id, cluster, distance, strength`` of every vector, computed and persisted."""
-    relabel = ALGORITHMS[model.algorithm].relabel
-    assert relabel is not None
-    return relabel(
-        NewImages(
-            blocks.gather(vectors),
-            model,
-            lambda: lake.read("features", features=model.features).select("image_id", "vector"),
-            lambda: lake.read("labels", model_id=model.model_id),
-            lambda text: log.debug("assign: %s", text),
-        )
-    )
+    CaseError where a feature set looks at vehicles and the case has none.
+    """
+    vehicles = None
+    grouping = next((name for name, program in needed.programs.items() if program.groups), None)
+    if grouping is not None:
+        vehicles = Vehicles.of(images)
+        problem = vehicles.problem()
+        if problem:
+            kind = next(op.kind for op in needed.programs[grouping].ops if op.is_group)
+            raise CaseError(
+                f"{needed.asking[grouping]} has the step {kind}, which looks at all photos of a vehicle, but in "
+                f"{redact(found.images_paths)} {problem}: {VEHICLES_ADVICE}"
+            )
+    made = {}
+    for name, program in needed.programs.items():
+        wide = side_by_side({d: frames[d] for d in program.descriptors})
+        made[name] = transform(wide, program, vehicles if program.groups else None)
+        if needed.readers()[name] > 1:
+            made[name] = stack.enter_context(blocks.kept(made[name]))
+    return made

@@ -99,6 +99,7 @@ def _piece(n: int, data: bytes) -> pa.RecordBatch:
 
 
 def _values(column: pa.Array) -> list[object]:
-    """Python values; floats as the shortest text that is the same number in their own precision."""
-    values: list[object] = (column.cast(pa.string()) if pa.types.is_floating(column.type) else column).to_pylist()
+    """Python values; floats as the shortest text that is the same number in their own precision, and true or false."""
+    as_text = pa.types.is_floating(column.type) or pa.types.is_boolean(column.type)
+    values: list[object] = (column.cast(pa.string()) if as_text else column).to_pylist()
     return values

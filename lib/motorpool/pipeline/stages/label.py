@@ -133,7 +133,8 @@ def _readable(ctx: Context) -> _Readable:
     wanted = [f.name for f in ctx.config.feature_sets]
     rows = ctx.lake.rows("feature_sets", ["features", "definition", "n_features"])
     rows = [r for r in rows if not wanted or r["features"] in wanted]
-    ranked = rank(ctx).models[:_MAX_MODELS] if ctx.lake.exists("models") else []
+    # A consensus labels no new images, so labels that need one would not either.
+    ranked = [m for m in rank(ctx).models if m.features != CONSENSUS][:_MAX_MODELS] if ctx.lake.exists("models") else []
     return _Readable(
         {r["features"]: r["definition"] for r in sorted(rows, key=lambda r: str(r["features"]))},
         {r["features"]: int(r["n_features"]) for r in rows},

@@ -1,0 +1,54 @@
+"""What labels new images by attributes: the programs that ``label_sets`` keeps, and their labels as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from motorpool.config.labels import columns_of
+from motorpool.errors import ConfigError
+from motorpool.labelling.apply import Labeller, label_images
+from motorpool.labelling.program import from_rows
+from motorpool.lake import Lake
+
+
+def stored_labellers(lake: Lake, attributes: Collection[str] | None = None) -> list[Labeller]:
+    """What labelled each attribute of the lake, by name; of ``attributes`` alone where these are given.
+
+    ConfigError for attributes that the lake has no labels of. Driver memory: the stored programs, of which those with
+    annotated photos (`nearest`) have up to 20,000 rows.
+    """
+    columns = ["attribute", "method", "per", "classes", "program"]
+    rows = {r["attribute"]: r for r in lake.rows("label_sets", columns)}
+    unknown = [name for name in attributes or () if name not in rows]
+    if unknown:
+        there = f"it has those of {', '.join(sorted(rows))}" if rows else "it has none at all"
+        raise ConfigError(
+            f"--attribute {unknown[0]}: the lake {lake} holds no labels of it (table label_sets); {there}. "
+            "`motorpool annotate draw` and `motorpool label` make them"
+        )
+    found = []
+    for name in sorted(rows if attributes is None else set(attributes)):
+        row = rows[name]
+        parts, calibration, threshold = from_rows(row["program"])
+        vote = row["per"] == "vehicle"
+        found.append(Labeller(name, tuple(row["classes"]), parts, calibration, threshold, vote, row["method"]))
+    return found
+
+
+def attribute_columns(images: DataFrame, sources: Mapping[str, DataFrame], labellers: Sequence[Labeller]) -> DataFrame:
+    """``image_id`` and the columns of each attribute (`columns_of`), one row per image, by `label_images`.
+
+    Nobody has looked at new images, and none of them is known as an outlier. One shuffle of the labels more.
+    """
+    spark = images.sparkSession
+    nobody = spark.createDataFrame([], "image_id BIGINT, attribute STRING, code BIGINT, own BOOLEAN")
+    labels = label_images(images, sources, labellers, nobody, spark.createDataFrame([], "image_id BIGINT"))
+    columns = [
+        F.max(F.when(F.col("attribute") == who.attribute, F.col(given))).alias(column)
+        for who in labellers
+        for column, given in zip(columns_of(who.attribute), ("value", "probability", "accepted"), strict=True)
+    ]
+    return labels.groupBy("image_id").agg(*columns)
