@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 VENV := .venv
 RAPIDS := .venv-rapids
+HANDOVER := .venv-handover
 PY := $(VENV)/bin/python
 MOTORPOOL := $(VENV)/bin/motorpool
 DEMO := demo
@@ -9,7 +10,7 @@ IMAGES := 2000
 # Two files at a time: much of a test is waiting for Spark.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-slow test-all rapids-contract notebooks docs setup check lint package clean
+.PHONY: help demo test test-slow test-all rapids-contract handover-contract notebooks docs setup check lint package clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -35,6 +36,15 @@ $(RAPIDS)/.installed: setup.py constraints-rapids.txt
 	$${PYTHON:-python3.11} -m venv $(RAPIDS)
 	$(RAPIDS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-rapids.txt \
 		-e '.[spark,gpu]' spark-rapids-ml pytest
+	touch $@
+
+handover-contract: $(HANDOVER)/.installed ## files for other tools, read by Label Studio's, CVAT's, FiftyOne's and Embedding Atlas's libraries
+	$(HANDOVER)/bin/python -m pytest -rs tests/handover_contract
+
+$(HANDOVER)/.installed: setup.py constraints-handover.txt
+	$${PYTHON:-python3.11} -m venv $(HANDOVER)
+	$(HANDOVER)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-handover.txt \
+		-e '.[spark]' datumaro embedding-atlas fiftyone label-studio-sdk pytest
 	touch $@
 
 notebooks: demo ## the demo, then the notebooks and the answers in docs/sql.md anew
@@ -64,4 +74,4 @@ package: setup ## dist/motorpool.zip for spark-submit --py-files, and a wheel
 	$(PY) -m build --wheel --outdir dist . >/dev/null
 
 clean: ## remove the virtual environment, the demo and build products
-	rm -rf $(VENV) $(RAPIDS) $(DEMO) build dist site
+	rm -rf $(VENV) $(RAPIDS) $(HANDOVER) $(DEMO) build dist site

@@ -52,6 +52,9 @@ from motorpool.pipeline.annotating.importing import Asked, Imported, check_file,
 from motorpool.pipeline.assign import run_assign
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.export import run_export
+from motorpool.pipeline.handover import FORMATS
+from motorpool.pipeline.handover.run import Asked as HandOverAsked
+from motorpool.pipeline.handover.run import check_hand_over, hand_over
 from motorpool.pipeline.output.files import whole_file
 from motorpool.pipeline.run import STAGES, check_config, run_pipeline
 from motorpool.pipeline.stages.report import check_report, images_root_of, write_report
@@ -290,14 +293,55 @@ def _cell(value: object) -> str:
 @cli.command()
 @_LAKE_OPTION
 @_CONF_OPTION
-@click.option("--out", required=True, type=_local_path, metavar="FILE", help="The CSV file to write.")
+@click.option("--out", required=True, type=_local_path, metavar="FILE", help="The file to write.")
 @click.option("--model", "model_id", metavar="ID", help="A model_id; the leaderboard's best by default.")
+@click.option(
+    "--to", type=click.Choice(list(FORMATS)),
+    help="Instead of clusters, write the labels of attributes for this tool, photos left for people first.",
+)  # fmt: skip
+@click.option(
+    "--attribute", "attributes", multiple=True, metavar="NAME",
+    help="With --to: an attribute; may be given several times. By default all that the lake has labels of.",
+)  # fmt: skip
+@click.option(
+    "--images-url", metavar="PREFIX", help="With --to: what stands before the photos' paths, a folder or a URL."
+)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="With --to: the first N photos.")
+@click.option("--features", metavar="NAME", help="With --to embedding-atlas: the feature set whose map is drawn.")
+@click.option("--map", "map_name", metavar="METHOD", help="With --to embedding-atlas: the map, e.g. umap2.")
 @click.pass_context
-def export(ctx: click.Context, lake_path: str | None, conf: str | None, out: Path, model_id: str | None) -> None:
-    """Write path, cluster and outlier of every image as CSV."""
+def export(
+    ctx: click.Context,
+    lake_path: str | None,
+    conf: str | None,
+    out: Path,
+    model_id: str | None,
+    to: str | None,
+    attributes: tuple[str, ...],
+    images_url: str | None,
+    limit: int | None,
+    features: str | None,
+    map_name: str | None,
+) -> None:
+    """Write path, cluster and outlier of every image as CSV, or with --to the labels of attributes for other tools."""
+    if to is None:
+        if attributes or images_url is not None or limit or features or map_name:
+            raise ConfigError("--attribute, --images-url, --limit, --features, --map: only with --to")
+        lake = _open_lake(ctx, lake_path, conf)
+        chosen, n_lines = run_export(lake, out, model_id)
+        click.echo(f"{out}: {n_lines:,} images, clusters of model {chosen}")
+        return
+    if model_id is not None:
+        raise ConfigError("--model: chooses clusters, and --to writes labels of attributes: give one of both")
+    asked = HandOverAsked(to, attributes or None, images_url, limit, features, map_name)
+    check_hand_over(asked, out)
     lake = _open_lake(ctx, lake_path, conf)
-    chosen, n_lines = run_export(lake, out, model_id)
-    click.echo(f"{out}: {n_lines:,} images, clusters of model {chosen}")
+    with SparkProgress(lake.spark, _ERR):
+        done = hand_over(lake, asked, out)
+    click.echo(
+        f"{', '.join(map(str, done.files))}: {done.n_photos:,} photos, {done.n_left:,} of them left for people come "
+        "first"
+    )
 
 
 @cli.command()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from handed_over import PHOTOS, files
 from motorpool.annotations import read_annotations
 from motorpool.annotations.label_studio import photo_path
 from motorpool.errors import AnnotationError, CaseError
@@ -215,6 +216,22 @@ def test_cvats_tags_and_attributes(tmp_path: Path) -> None:
         (14, "b.jpg", "colour", None),
     ]
     assert [r[2] for r in rows(file, "type")] == [None, "Type"]
+
+
+def test_what_was_suggested_counts_where_a_person_has_changed_or_seen_it(tmp_path: Path) -> None:
+    """In the file that `motorpool export --to cvat` writes, and in Label Studio's predictions."""
+    file, _ = files("cvat", tmp_path / "tags.xml")
+    assert rows(file) == []
+    text, second = file.read_text(), PHOTOS[1].path
+    head, tail = text.split(f'name="{second}"')
+    tail = tail.replace('"type">other<', '"type">?<', 1).replace('"suggested">other<', '"suggested"> other\n<', 1)
+    file.write_text(f'{head}name="{second}"{tail}')
+    assert [r[1:] for r in rows(file)] == [(second, "type", None)]
+    file.write_text(text.replace('"seen">false<', '"seen">true<'))
+    given = [(p.path, v.attribute, v.value) for p in PHOTOS for v in p.labels if v.value is not None]
+    assert [r[1:] for r in rows(file)] == given
+    tasks, _ = files("label-studio", tmp_path / "tasks.json")
+    assert rows(tasks) == []
 
 
 @pytest.mark.parametrize(

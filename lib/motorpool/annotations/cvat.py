@@ -4,6 +4,9 @@ An attribute of a tag or a shape (``<attribute name="type">sedan</attribute>``) 
 attributes is a value itself (``<tag label="sedan">``), of an attribute that the file does not name. The photo is the
 image's name.
 
+`motorpool export --to cvat` writes what it suggests beside the value, since CVAT does not tell whether a person has
+changed it: such a value counts where it differs from the suggestion, or where somebody has ticked that it was seen.
+
 Files are read by expat as a stream. A document type is refused, and with it all entities: they could grow without
 bound, or name other files.
 """
@@ -20,6 +23,8 @@ _PIECE = 1 << 16
 _SHAPES = {"tag", "box", "polygon", "polyline", "points", "ellipse", "cuboid", "mask", "skeleton"}
 #: What CVAT writes for an attribute that nobody has set.
 _UNSET = "__undefined__"
+#: Attributes of a tag that are about its value: what was suggested for it, and whether a person has seen that.
+SUGGESTED, SEEN = "suggested", "seen"
 
 
 class _Document:
@@ -30,8 +35,9 @@ class _Document:
         self.found: list[Said] = []
         self.open: list[str] = []
         self.image: str | None = None
-        #: Label, line, and whether there were attributes, of the tag or shape that is open.
-        self.shape: tuple[str, int, bool] | None = None
+        #: Label and line of the tag or shape that is open, and its attributes: line, name and value.
+        self.shape: tuple[str, int] | None = None
+        self.attributes: list[tuple[int, str, str]] = []
         self.attribute: tuple[str, int] | None = None
         self.text: list[str] = []
 
@@ -50,9 +56,8 @@ class _Document:
             if not self.image:
                 raise wrong(self.name, line, "<image> has no name")
         elif self.image is not None and tag in _SHAPES:
-            self.shape = (attributes.get("label", ""), line, False)
+            self.shape, self.attributes = (attributes.get("label", ""), line), []
         elif self.shape is not None and tag == "attribute":
-            self.shape = (*self.shape[:2], True)
             self.attribute, self.text = (attributes.get("name", ""), line), []
 
     def characters(self, text: str) -> None:
@@ -63,15 +68,26 @@ class _Document:
         self.open.pop()
         if tag == "attribute" and self.attribute is not None:
             called, line = self.attribute
-            self.add(line, called.strip(), "".join(self.text))
+            self.attributes.append((line, called.strip(), "".join(self.text).strip()))
             self.attribute = None
         elif tag in _SHAPES and self.shape is not None:
-            label, line, has_attributes = self.shape
-            if tag == "tag" and not has_attributes:
+            label, line = self.shape
+            if tag == "tag" and not self.attributes:
                 self.add(line, None, label)
+            self.add_attributes()
             self.shape = None
         elif tag == "image":
             self.image = None
+
+    def add_attributes(self) -> None:
+        """The values of a tag or shape; of suggested ones those that a person has changed or seen."""
+        about = {name: value for _, name, value in self.attributes if name in (SUGGESTED, SEEN)}
+        told = self.attributes
+        if SUGGESTED in about:
+            seen = about.get(SEEN) == "true"
+            told = [(n, name, v) for n, name, v in told if name not in about and (seen or v != about[SUGGESTED])]
+        for line, name, value in told:
+            self.add(line, name, value)
 
     def add(self, line: int, attribute: str | None, value: str) -> None:
         if self.wanted is not None and attribute is not None and attribute.lower() not in self.wanted:

@@ -33,7 +33,8 @@ def read_label_studio(f: BinaryIO, name: str, wanted: frozenset[str] | None) -> 
     for line, task in _tasks(f, name):
         if not isinstance(task, dict):
             raise wrong(name, line, "is no task of Label Studio: export as JSON or JSON-MIN")
-        whole = "annotations" in task or "completions" in task
+        # A task that has only been imported has predictions, and no annotations yet.
+        whole = "annotations" in task or "completions" in task or isinstance(task.get("data"), dict)
         path = _path(task.get("data") if whole else task, name, line)
         for control, choices, annotator in _whole(task) if whole else _minimal(task):
             if (wanted is not None and control.lower() not in wanted) or not choices:

@@ -8,10 +8,10 @@ import errno
 import io
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -89,6 +89,27 @@ def write_parquet(rows: DataFrame, f: BinaryIO) -> int:
                 file.write_table(reader.read_all().cast(schema))
             n_rows += piece["n"]
     return n_rows
+
+
+def write_text(rows: DataFrame, render: Callable[[dict[str, Any]], str | None], between: str, f: BinaryIO) -> None:
+    """What ``render`` makes of every row, a dict, with ``between`` between them; rows of which it makes null are left
+    out.
+
+    Driver memory: one partition as text.
+    """
+
+    def run(batches: Batches) -> Batches:
+        for batch in batches:
+            texts = [text for row in batch.to_pylist() if (text := render(row)) is not None]
+            if texts:
+                yield _piece(len(texts), between.join(texts).encode())
+
+    begun = False
+    for piece in rows.mapInArrow(run, _PIECE).toLocalIterator(prefetchPartitions=True):
+        if begun:
+            f.write(between.encode())
+        f.write(piece["data"])
+        begun = True
 
 
 _PIECE = "n BIGINT, data BINARY"

@@ -1,0 +1,112 @@
+"""What a format for another tool is made of, and what it gets: labelled photos in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+from pyspark.sql import DataFrame
+
+#: What a label is in a row of `HandOver.photos`.
+LABELS = "ARRAY<STRUCT<attribute: STRING, value: STRING, probability: FLOAT, accepted: BOOLEAN, source: STRING>>"
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An attribute of ``label_sets`` and all its values."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Label:
+    """A photo's label by one attribute: a row of ``image_labels``. ``value`` is null where it cannot be told."""
+
+    attribute: str
+    value: str | None
+    probability: float | None
+    accepted: bool
+    source: str
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photo with its labels, in the order of the attributes. ``address`` is where the tool finds the photo."""
+
+    image_id: int
+    path: str
+    address: str
+    labels: Sequence[Label]
+
+
+@dataclass(frozen=True)
+class HandOver:
+    """What is handed over: ``photos`` has ``image_id, path, labels`` (LABELS, by attribute), as they are to come.
+
+    ``version`` says when the labels were made. ``maps`` reads ``image_id, x, y`` of a map of all images, for formats
+    that draw one.
+    """
+
+    attributes: Sequence[Attribute]
+    photos: DataFrame
+    version: str
+    images_url: str | None
+    maps: Callable[[], DataFrame] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a text file: ``head``, what ``render`` makes of each photo with ``between`` between them, ``tail``.
+
+    Photos of which ``render`` makes null are left out. One pass over the photos for each part with ``render``.
+    """
+
+    head: str = ""
+    render: Callable[[Photo], str | None] | None = None
+    between: str = ",\n"
+    tail: str = ""
+
+
+#: Text files by what takes the place of the extension of the file that was asked for; "" is that file itself.
+Documents = Mapping[str, Sequence[Part]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format: either text in parts, or a table of columns.
+
+    ``documents`` gives the files' parts. ``table`` gives rows, which are written as CSV, or as Parquet where
+    ``extensions`` says so. ``extensions`` are those that the tool reads. ``default_url`` stands before paths where no
+    other prefix was asked for.
+    """
+
+    name: str
+    extensions: tuple[str, ...]
+    documents: Callable[[HandOver], Documents] | None = None
+    table: Callable[[HandOver], DataFrame] | None = None
+    default_url: str | None = None
+
+
+def address(path: str, prefix: str | None) -> str:
+    """A photo's path behind a prefix: a folder, or a URL, in which the path is quoted.
+
+    A prefix joins by a slash, unless it ends with one or with the ``=`` of a query.
+    """
+    if prefix is None:
+        return path
+    is_url = "://" in prefix or "?" in prefix
+    joint = "" if prefix.endswith(("/", "=")) else "/"
+    return f"{prefix}{joint}{quote(path) if is_url else path}"
+
+
+def beside(out: Path, suffix: str) -> Path:
+    """The file ``out``, or one beside it with ``suffix`` in place of its extension."""
+    return out.with_name(out.stem + suffix) if suffix else out
+
+
+def rounded(probability: float | None) -> float | None:
+    """A probability with the digits that mean something."""
+    return None if probability is None else round(probability, 4)
