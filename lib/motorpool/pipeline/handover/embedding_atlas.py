@@ -9,6 +9,7 @@ from pyspark.sql import functions as F
 from motorpool.config.labels import columns_of
 from motorpool.errors import ConfigError
 from motorpool.pipeline.handover.format import Format, HandOver, address
+from motorpool.pipeline.output.files import numbered
 from motorpool.spark.blocks import Batches
 
 #: Columns beside those of the attributes.
@@ -36,15 +37,17 @@ def _table(handed: HandOver) -> DataFrame:
 
     def with_address(batches: Batches) -> Batches:
         for batch in batches:
-            found = [address(path, prefix) for path in batch.column("path").to_pylist()]
-            yield batch.append_column("image", pa.array(found, pa.string()))
+            # The first column is the path.
+            found = [address(path, prefix) for path in batch.column(0).to_pylist()]
+            yield pa.RecordBatch.from_arrays([*batch.columns, pa.array(found, pa.string())], names=[*names, "image"])
 
     placed = handed.photos.join(handed.maps(), on="image_id", how="left").orderBy("place")
     rows = placed.select("path", "x", "y", *columns)
     if prefix is None:
         return rows
     schema = ", ".join(f"`{f.name}` {f.dataType.simpleString()}" for f in rows.schema.fields)
-    return rows.mapInArrow(with_address, f"{schema}, image STRING")
+    names = rows.columns
+    return numbered(rows).mapInArrow(with_address, f"{schema}, image STRING")
 
 
 EMBEDDING_ATLAS = Format("embedding-atlas", (".parquet",), table=_table)

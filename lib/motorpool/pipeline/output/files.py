@@ -59,14 +59,14 @@ def write_csv(rows: DataFrame, f: BinaryIO) -> int:
         for batch in batches:
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
-            writer.writerows(zip(*(_values(batch.column(c)) for c in columns), strict=True))
+            writer.writerows(zip(*map(_values, batch.columns), strict=True))
             yield _piece(len(batch), text.getvalue().encode())
 
     header = io.StringIO()
     csv.writer(header, lineterminator="\n").writerow(columns)
     f.write(header.getvalue().encode())
     n_rows = 0
-    for piece in rows.mapInArrow(run, _PIECE).toLocalIterator(prefetchPartitions=True):
+    for piece in numbered(rows).mapInArrow(run, _PIECE).toLocalIterator(prefetchPartitions=True):
         f.write(piece["data"])
         n_rows += piece["n"]
     return n_rows
@@ -84,11 +84,16 @@ def write_parquet(rows: DataFrame, f: BinaryIO) -> int:
 
     n_rows, schema = 0, rows.limit(0).toArrow().schema
     with pq.ParquetWriter(f, schema) as file:
-        for piece in rows.mapInArrow(run, _PIECE).toLocalIterator(prefetchPartitions=True):
+        for piece in numbered(rows).mapInArrow(run, _PIECE).toLocalIterator(prefetchPartitions=True):
             with pa.ipc.open_stream(piece["data"]) as reader:
-                file.write_table(reader.read_all().cast(schema))
+                file.write_table(reader.read_all().rename_columns(schema.names).cast(schema))
             n_rows += piece["n"]
     return n_rows
+
+
+def numbered(rows: DataFrame) -> DataFrame:
+    """``rows`` with columns called by their place: mapInArrow takes no names with dots, which attributes may have."""
+    return rows.toDF(*(f"c{at}" for at in range(len(rows.columns))))
 
 
 def write_text(rows: DataFrame, render: Callable[[dict[str, Any]], str | None], between: str, f: BinaryIO) -> None:
