@@ -7,18 +7,25 @@ PY := $(VENV)/bin/python
 MOTORPOOL := $(VENV)/bin/motorpool
 DEMO := demo
 IMAGES := 2000
+LOOKS := 100
+DEMO_RUN := --conf conf/sample.yaml --set case.path=$(DEMO)/case --set lake.path=$(DEMO)/lake
+DEMO_ATTRIBUTES := --attribute body_type --attribute color --attribute view
 # Two files at a time: much of a test is waiting for Spark.
-PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder --durations=40
 
 .PHONY: help demo test test-slow test-all rapids-contract handover-contract notebooks docs setup check lint package clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-demo: setup ## a sample case through the whole pipeline, and where to look
+demo: setup ## a sample case through the whole pipeline, labels from simulated looks, and where to look
 	rm -rf $(DEMO)
 	$(MOTORPOOL) sample $(DEMO)/case --images $(IMAGES) --seed 1
-	$(MOTORPOOL) run --conf conf/sample.yaml --set case.path=$(DEMO)/case --set lake.path=$(DEMO)/lake
+	$(MOTORPOOL) run $(DEMO_RUN)
+	$(MOTORPOOL) annotate draw --lake $(DEMO)/lake $(DEMO_ATTRIBUTES) --n $(LOOKS) --out $(DEMO)/looks.csv
+	$(MOTORPOOL) sample-answers $(DEMO)/case $(DEMO)/looks.csv
+	$(MOTORPOOL) annotate import --lake $(DEMO)/lake $(DEMO)/looks.csv --annotator simulated
+	$(MOTORPOOL) run $(DEMO_RUN)
 
 test: setup ## the tests of every behaviour, in minutes (GPU tests need a GPU)
 	$(PY) -m pytest -rs -m "not slow" $(PYTEST_ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from motorpool.lake.schemas import TABLES
 #: What a hostile case would put into names.
 EVIL = "<script>window.hacked=1</script>"
 EVIL_VEHICLE = '"><img src=x onerror="window.hacked=2">'
+EVIL_VALUE = "<img src=x onerror=window.hacked=4>"
 EVIL_TITLE = "<b onmouseover=window.hacked=3>red</b>"
 K = 6
 _COLOURS = ("#c03028", "#2858c0", "#e8e8e8", "#282828", "#e0c020", "#30a050")
@@ -44,6 +46,7 @@ class _Made:
     tables = (
         "images", "feature_sets", "models", "labels", "clusters", "parameters", "k_distances", "agreement", "outliers",
         "outlier_methods", "outlier_reasons", "projections", "projection_methods", "cluster_members", "vehicles",
+        "image_labels", "label_sets", "audits",
     )  # fmt: skip
 
     def __init__(self, images: int, models: int) -> None:
@@ -195,3 +198,37 @@ class _Made:
             yield {"model_id": self.best[self.sets[0]], "vehicle_id": EVIL_VEHICLE if v == 0 else f"{v:05d}",
                    "cluster": v % K, "n_photos": 4, "agreement": 0.5 if v < 5 else 1.0,
                    "dissenting": [4 * v, 4 * v + 1] if v < 5 else []}  # fmt: skip
+
+    def image_labels(self) -> Iterator[dict[str, Any]]:
+        """`color` by six values, all but every tenth image accepted; nothing is accepted of `view`."""
+        names = [EVIL_VALUE, *(f"colour {c}" for c in range(1, K))]
+        for i in range(self.n):
+            yield {"image_id": i, "attribute": "color", "value": names[self.truth[i]], "probability": 0.97,
+                   "accepted": i % 10 > 0, "source": "vehicle"}  # fmt: skip
+            yield {"image_id": i, "attribute": "view", "value": "front" if i % 3 else "rear", "probability": 0.6,
+                   "accepted": False, "source": "probe"}  # fmt: skip
+
+    def label_sets(self) -> Iterator[dict[str, Any]]:
+        accepted = sum(i % 10 > 0 for i in range(self.n))
+        shared = {"features": [self.sets[0]], "n_looks": 50, "n_images": self.n, "program": [], "candidates": []}
+        names = [EVIL_VALUE, "colour 1"]
+        yield {"attribute": "color", "method": "probe", "per": "vehicle", "target": 0.95, "classes": names,
+               "accuracy": 0.88, "accuracy_low": 0.76, "accuracy_high": 0.95, "threshold": 0.71,
+               "n_accepted": accepted, "share_accepted": accepted / self.n,
+               "curve": [{"looks": 25, "accuracy": 0.7}, {"looks": 50, "accuracy": 0.88}],
+               "confusion": [{"value": names[0], "label": names[0], "n": 20.0},
+                             {"value": names[0], "label": names[1], "n": 5.0},
+                             {"value": names[1], "label": names[1], "n": 25.0}],
+               "created_at": datetime(2026, 1, 1), **shared}  # fmt: skip
+        yield {"attribute": "view", "method": "clusters", "per": "image", "target": 0.95, "classes": ["front", "rear"],
+               "accuracy": 0.6, "accuracy_low": 0.5, "accuracy_high": 0.7, "threshold": None, "n_accepted": 0,
+               "share_accepted": 0.0, "curve": [], "confusion": [], "created_at": datetime(2026, 1, 1),
+               **shared}  # fmt: skip
+
+    def audits(self) -> Iterator[dict[str, Any]]:
+        shared = {"attribute": "color", "accepted": True, "confidence": 0.95, "target": 0.95,
+                  "created_at": datetime(2026, 1, 2)}  # fmt: skip
+        yield {"value": None, "n_images": 270, "n": 80, "right": 78, "accuracy": 0.97, "low": 0.91, "high": 0.99,
+               "verdict": "more looks", **shared}  # fmt: skip
+        yield {"value": "colour 1", "n_images": 45, "n": 20, "right": 20, "accuracy": 1.0, "low": 0.83, "high": 1.0,
+               "verdict": "more looks", **shared}  # fmt: skip

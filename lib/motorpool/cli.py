@@ -182,6 +182,17 @@ def sample(out: Path, images: int, seed: int, no_images: bool) -> None:
     )
 
 
+@cli.command("sample-answers")
+@click.argument("case", type=_local_path)
+@click.argument("looks", type=_local_path)
+def sample_answers(case: Path, looks: Path) -> None:
+    """Fill in LOOKS, a file of `annotate draw`, from the truth of the sample case in CASE: as people would who are
+    never wrong."""
+    from motorpool_sample.answers import fill_in
+
+    click.echo(f"{looks}: {fill_in(case, looks):,} answers from the truth of {case}, not from people")
+
+
 _LAKE_OPTION = click.option("--lake", "lake_path", type=expand_home, metavar="DIR", help="The lake's folder.")
 _CONF_OPTION = click.option(
     "--conf", type=expand_home, metavar="FILE", help="Take the lake from a config instead (for catalogs)."
@@ -465,8 +476,17 @@ _PURPOSE = click.Choice(["train", "audit"])
 @annotate.command("draw")
 @_LAKE_OPTION
 @_CONF_OPTION
-@click.option("--attribute", required=True, metavar="NAME", help=_ATTRIBUTE_HELP)
-@click.option("--n", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Number of photos.")
+@click.option(
+    "--attribute",
+    "attributes",
+    required=True,
+    multiple=True,
+    metavar="NAME",
+    help=f"{_ATTRIBUTE_HELP} Several may be given, each with photos of its own.",
+)
+@click.option(
+    "--n", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Number of photos for each attribute."
+)
 @click.option(
     "--purpose",
     type=_PURPOSE,
@@ -485,7 +505,7 @@ def annotate_draw(
     ctx: click.Context,
     lake_path: str | None,
     conf: str | None,
-    attribute: str,
+    attributes: tuple[str, ...],
     n: int,
     purpose: str,
     features: str | None,
@@ -493,15 +513,18 @@ def annotate_draw(
     out: Path,
 ) -> None:
     """Choose photos to look at: fill in the column `value` (`?`: it cannot be told), then import the file."""
-    check_draw(attribute)
-    _known_attribute(_lake_config(lake_path, conf)[1], attribute)
+    check_draw(attributes)
+    config = _lake_config(lake_path, conf)[1]
+    for attribute in attributes:
+        _known_attribute(config, attribute)
     lake = _open_lake(ctx, lake_path, conf)
     with SparkProgress(lake.spark, _ERR):
-        drawn = draw(lake, attribute, n, purpose, seed, features)
-        write_looks(drawn, attribute, purpose, out)
-    click.echo(f"{out}: {len(drawn.looks):,} photos to look at for {attribute} ({purpose})")
-    for note in drawn.notes:
-        click.echo(f"  {note}")
+        drawn = {attribute: draw(lake, attribute, n, purpose, seed, features) for attribute in attributes}
+    write_looks(drawn, purpose, out)
+    for attribute, part in drawn.items():
+        click.echo(f"{out}: {len(part.looks):,} photos to look at for {attribute} ({purpose})")
+        for note in part.notes:
+            click.echo(f"  {note}")
 
 
 @annotate.command("import")
@@ -745,6 +768,7 @@ def summarise(lake: Lake, seconds: float, report_folder: Path | None = None) -> 
         _show_reasons(lake)
     else:
         _show_best(lake, best)
+    _show_labels(lake)
     if report_folder is not None:
         page = report_folder / "index.html"
         _OUT.print(f"\nOpen in a browser: {page}", soft_wrap=True, highlight=False, markup=False)
@@ -784,6 +808,25 @@ def _show_best(lake: Lake, best: Row) -> None:
         f"{best['features']}.",
         soft_wrap=True,
     )
+
+
+def _show_labels(lake: Lake) -> None:
+    columns = ("attribute", "n_looks", "accuracy", "share_accepted", "n_images", "n_accepted")
+    rows = sorted(lake.rows("label_sets", columns), key=lambda r: str(r["attribute"]))
+    if not rows:
+        return
+    table = Table(title="Labels, measured on vehicles that were held out", title_justify="left")
+    for name in ("attribute", "looks", "right", "accepted", "left for people"):
+        table.add_column(name, justify="left" if name == "attribute" else "right")
+    for row in rows:
+        table.add_row(
+            Text(row["attribute"]),
+            f"{row['n_looks']:,}",
+            percent(row["accuracy"]),
+            percent(row["share_accepted"]),
+            f"{row['n_images'] - row['n_accepted']:,}",
+        )
+    _show(table)
 
 
 def _next_commands(lake: Lake, best: Row | None) -> list[str]:

@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from motorpool.errors import ConfigError
 from motorpool_sample import SampleSummary, make_sample_case
 from motorpool_sample import truth as t
+from motorpool_sample.answers import fill_in
 from motorpool_sample.descriptors import BLOCK_ROWS, DescriptorSource
 from motorpool_sample.networks import RECIPES, Recipe, class_codes, eigenvalues, network
 from motorpool_sample.photos import draw_photo
@@ -152,6 +153,35 @@ def test_rows_are_in_the_lexicographic_order_of_the_folders(made: SampleSummary)
     assert folders == ["1", "10", "2", "3", "4", "5", "6", "7", "8", "9"]
     # So it is with everything below: a vehicle's photos are side by side.
     assert paths == sorted(paths)
+
+
+def test_looks_are_answered_from_the_truth(made: SampleSummary, tmp_path: Path) -> None:
+    with open(made.path / "attributes.csv", newline="") as f:
+        truth = list(csv.DictReader(f))
+    outlier = next(r for r in truth if r["outlier"])
+    asked = [(truth[0], "color", ""), (truth[1], "view", ""), (outlier, "view", ""), (truth[2], "view", "top")]
+    looks = tmp_path / "looks.csv"
+
+    def ask(rows: list[tuple[str, str, str]]) -> None:
+        text = ["path,attribute,value,why", *(f"{path},{name},{value},typical" for path, name, value in rows)]
+        looks.write_text("\n".join(text) + "\n")
+
+    ask([(row["path"], name, value) for row, name, value in asked])
+    assert fill_in(made.path, looks) == 3
+    with open(looks, newline="") as f:
+        answered = list(csv.DictReader(f))
+    assert [r["value"] for r in answered] == [truth[0]["color"], truth[1]["view"], "?", "top"]
+    assert [(r["path"], r["why"]) for r in answered] == [(row["path"], "typical") for row, _, _ in asked]
+    for row, told in (
+        ((truth[0]["path"], "age", ""), "line 2: age: is no attribute of"),
+        (("nowhere.jpg", "color", ""), "line 2: nowhere.jpg: is no photo of"),
+    ):
+        ask([row])
+        with pytest.raises(ConfigError, match=told):
+            fill_in(made.path, looks)
+    looks.write_text("path,value\n")
+    with pytest.raises(ConfigError, match="has no rows with a column 'path'"):
+        fill_in(made.path, looks)
 
 
 def test_same_seed_same_bytes_other_seed_other_bytes(made: SampleSummary, tmp_path: Path) -> None:

@@ -110,6 +110,16 @@ def test_photos_are_drawn_filled_in_imported_and_labels_audited(
     call(capsys, "annotate", "draw", *where, "--n", 12, "--out", looks)
     assert looks.read_bytes() == first
 
+    both = tmp_path / "both.csv"
+    status, out, _ = call(capsys, "annotate", "draw", *where, "--attribute", "view", "--n", 12, "--out", both)
+    assert [line for line in out.splitlines() if "photos to look at" in line] == [
+        f"{both}: 12 photos to look at for {name} (train)" for name in ("type", "view")
+    ]
+    assert drawn(both)[:12] == rows
+    assert {r["attribute"] for r in drawn(both)[12:]} == {"view"}
+    status, _, err = call(capsys, "annotate", "draw", *where, "--attribute", "type", "--out", both)
+    assert (status, "--attribute type: is given twice" in err) == (2, True)
+
     # One photo is not looked at, one cannot be told.
     fill_in(looks, lambda i: {ids[0]: "", ids[1]: "?"}.get(i, TRUTH[i]))
     status, out, _ = call(capsys, "annotate", "import", "--lake", lake.config.path, looks, "--annotator", "ada")

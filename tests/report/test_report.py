@@ -34,7 +34,7 @@ from motorpool.report.figures.drawing import draw_dendrogram, draw_maps, leaf_na
 from motorpool.report.queries import Tree
 from motorpool.report.verdict import verdict
 from motorpool.report.wording import number, percent, title_of
-from report_lake import EVIL, EVIL_TITLE, EVIL_VEHICLE, K, make_lake
+from report_lake import EVIL, EVIL_TITLE, EVIL_VALUE, EVIL_VEHICLE, K, make_lake
 
 N_IMAGES, N_MODELS = 300, 870
 _FLAGS = (
@@ -349,7 +349,7 @@ class TestWritten:
         scores = {f"scores-{s}.png" for s in ("vehicle_agreement", "silhouette", "calinski_harabasz", "davies_bouldin")}
         assert pictures == scores | {
             "explained_variance.png", "k_distances.png", "cluster_sizes.png", "agreement.png", "dendrogram.png",
-            "maps_2d.png", "map_3d.png", "map_3d.gif",
+            "maps_2d.png", "map_3d.png", "map_3d.gif", "label_curves.png",
         }  # fmt: skip
         for picture in (out / "figures").iterdir():
             with Image.open(picture) as image:
@@ -370,6 +370,7 @@ class TestWritten:
         html = (made[1] / "index.html").read_text()
         assert EVIL not in html
         assert EVIL_VEHICLE not in html
+        assert EVIL_VALUE not in html
         assert not re.search(r'(src|href)="(https?:)?//', html)
         assert "<script>" not in "".join(p.read_text() for p in (made[1] / "data").iterdir())
 
@@ -398,7 +399,9 @@ class TestWritten:
         html = (tmp_path / "report" / "index.html").read_text()
         for command in ("cluster", "consensus", "project", "vehicles", "outliers"):
             assert f"<code>motorpool {command} --conf FILE</code>" in html
-        assert "Use KMeans with 6 clusters on set0-pca50" in html
+        assert "The clustering to trust: KMeans with 6 clusters on set0-pca50" in html
+        assert "No labels yet: people have not looked at any photo" in html
+        assert "<code>motorpool annotate draw --conf FILE --attribute type --n 50 --out looks.csv</code>" in html
 
     def test_a_config_without_the_section_writes_nothing(self, spark: SparkSession, tmp_path: Path) -> None:
         run_report(study_of(spark, tmp_path / "lake"))
@@ -463,12 +466,49 @@ def see(page: Any, selector: str) -> Any:
 
 
 class TestPage:
-    def test_the_verdict_is_on_the_first_screen(self, opened: Callable[..., Any]) -> None:
+    def test_the_labels_are_on_the_first_screen(self, opened: Callable[..., Any]) -> None:
         page = opened()
-        assert page.locator("h1").inner_text() == "Use KMeans with 6 clusters on set0-pca50"
-        box = page.locator(".facts").bounding_box()
+        assert (
+            page.locator("h1").inner_text()
+            == "Of the photos, 90 % have an accepted color and 0 % have an accepted view"
+        )
+        box = page.locator(".facts").first.bounding_box()
         assert box["y"] + box["height"] < 900
-        assert page.locator(".strip li").count() == K
+        facts = page.locator("#attribute-0 .facts").inner_text()
+        for fact in (
+            "88 % of all its labels are right", "76 % to 95 % (95 % interval). Learned from 50 looks, by a linear",
+            "90 % of the photos are accepted", "30 photos are left for people", "97 % of the accepted labels are right",
+            "78 of 80 looks found them right: 91 % to 99 % (95 % interval). Verdict: more looks.",
+        ):  # fmt: skip
+            assert fact in facts
+        values = page.locator("#attribute-0 .values li")
+        assert values.count() == K
+        assert values.locator("img").count() == K
+        assert values.first.locator("strong").inner_text() == EVIL_VALUE
+        assert "by audit 100 % (83 % to 100 %, 20 looks) right: more looks" in values.nth(1).inner_text()
+        see(page, "#attribute-0 .matrix")
+        cells = page.locator("#attribute-0 .matrix tbody td").all_inner_texts()
+        assert cells == ["20", "5", "", "25"]
+
+    def test_the_other_attribute_is_behind_its_tab(self, opened: Callable[..., Any]) -> None:
+        page = opened()
+        assert not page.locator("#attribute-1").is_visible()
+        page.locator("#labels button", has_text="view").click()
+        assert not page.locator("#attribute-0").is_visible()
+        facts = page.locator("#attribute-1 .facts").inner_text()
+        assert "No probability is high enough for 95 % right labels: more looks are needed." in facts
+        assert "No audit yet" in facts
+        assert page.locator("#attribute-1 .values img").count() == 0
+        left = page.locator("#attribute-1 .gallery li")
+        assert left.count() > 8
+        assert "60 % sure" in left.first.inner_text()
+
+    def test_the_verdict_comes_next(self, opened: Callable[..., Any]) -> None:
+        page = opened()
+        assert page.locator("#verdict h2").inner_text() == (
+            "The clustering to trust: KMeans with 6 clusters on set0-pca50"
+        )
+        assert page.locator("#verdict .strip li").count() == K
 
     def test_hostile_names_stay_text(self, opened: Callable[..., Any]) -> None:
         page = opened()

@@ -17,6 +17,7 @@ from motorpool.lake import Lake
 from motorpool.percentages import percent
 from motorpool.report import page, queries
 from motorpool.report.photos.album import Album
+from motorpool.report.sections.label_section import LabelSection
 from motorpool.report.sections.map_section import MapSection
 from motorpool.report.sections.model_section import ModelSection
 from motorpool.report.sections.photo_section import PhotoSection
@@ -52,18 +53,21 @@ def build(
     judged = verdict(models, pairs)
 
     with timed("report: figures"):
+        label_section = LabelSection(lake, folder, best, clusters, seed)
         model_section = ModelSection(lake, folder, overview, models, best, clusters, pairs, feature_sets)
     with timed("report: maps"):
         map_section = MapSection(lake, settings, folder, feature_sets["features"].tolist(), best, clusters, seed)
     photo_section = PhotoSection(lake, settings, best, clusters)
     album = Album(lake.spark, images_root, folder / "photos")
     with timed("report: photos"):
-        album.read([*photo_section.wanted(), *map_section.wanted()])
+        album.read([*label_section.wanted(), *photo_section.wanted(), *map_section.wanted()])
         map_section.write_points(album)
-        context: dict[str, Any] = photo_section.context(album)
+        context: dict[str, Any] = label_section.context(album) | photo_section.context(album)
 
     page.write_data(
-        folder / "data", "charts", page.chart_data(model_section.charts, model_section.tree, map_section.index)
+        folder / "data",
+        "charts",
+        page.chart_data([*label_section.charts, *model_section.charts], model_section.tree, map_section.index),
     )
     context |= model_section.context() | map_section.context()
     context |= {

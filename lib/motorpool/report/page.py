@@ -16,6 +16,7 @@ from motorpool.report.scoring import table_scores
 from motorpool.report.wording import algorithm_name, capital, is_missing, number, records, share, title_of
 
 SECTIONS = (
+    ("labels", "Labels"),
     ("verdict", "Verdict"),
     ("models", "Models"),
     ("curves", "Curves"),

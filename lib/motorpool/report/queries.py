@@ -49,7 +49,7 @@ def has(lake: Lake, table: str) -> bool:
     return not lake.read_or_empty(table).isEmpty()
 
 
-def _frame(df: DataFrame) -> pd.DataFrame:
+def to_frame(df: DataFrame) -> pd.DataFrame:
     """All rows, with maps and arrays as plain Python values, whatever Spark's Arrow settings are."""
     columns = df.columns
     return pd.DataFrame([r.asDict(recursive=True) for r in df.collect()], columns=columns)
@@ -74,29 +74,29 @@ def models(lake: Lake) -> pd.DataFrame:
         .orderBy(F.col("rank").asc_nulls_last(), "features", "algorithm", "n_clusters", "model_id")
         .limit(MAX_MODELS)
     )
-    return _frame(found)
+    return to_frame(found)
 
 
 def feature_sets(lake: Lake) -> pd.DataFrame:
     """``features, explained_variance_curve``."""
-    return _frame(lake.read("feature_sets").select("features", "explained_variance_curve").orderBy("features"))
+    return to_frame(lake.read("feature_sets").select("features", "explained_variance_curve").orderBy("features"))
 
 
 def k_distances(lake: Lake) -> pd.DataFrame:
     """All curves: some hundred rows for each feature set, metric and k."""
     # Lakes of earlier versions hold infinite ones, of fewer images than k.
     finite = lake.read_or_empty("k_distances").where(F.col("distance") < float("inf"))
-    return _frame(finite.orderBy("features", "metric", "k", "quantile"))
+    return to_frame(finite.orderBy("features", "metric", "k", "quantile"))
 
 
 def clusters(lake: Lake, model_ids: Sequence[str]) -> pd.DataFrame:
     """The clusters of the models, without centroids."""
     found = lake.read_or_empty("clusters", model_id=model_ids)
-    return _frame(found.drop("centroid").orderBy("model_id", "cluster"))
+    return to_frame(found.drop("centroid").orderBy("model_id", "cluster"))
 
 
 def agreement(lake: Lake) -> pd.DataFrame:
-    return _frame(lake.read_or_empty("agreement").orderBy("model_a", "model_b"))
+    return to_frame(lake.read_or_empty("agreement").orderBy("model_a", "model_b"))
 
 
 def tree(lake: Lake, model_id: str, tree_of: str) -> Tree | None:
@@ -120,7 +120,7 @@ def map_images(lake: Lake, n: int, seed: int) -> pd.DataFrame:
     about s n of them.
     """
     drawn = lake.read("images").select("image_id", "path", "vehicle_id")
-    return _frame(drawn.orderBy(F.xxhash64("image_id", F.lit(seed)), "image_id").limit(n))
+    return to_frame(drawn.orderBy(F.xxhash64("image_id", F.lit(seed)), "image_id").limit(n))
 
 
 def _of_images(df: DataFrame, image_ids: np.ndarray) -> DataFrame:
@@ -132,7 +132,7 @@ def projection_names(lake: Lake, features: Sequence[str]) -> pd.DataFrame:
     """``features, method, dims`` (2 or 3) of the projections of the given feature sets."""
     found = lake.read_or_empty("projections", features=features)
     dims = F.when(F.count("z") > 0, 3).otherwise(2).alias("dims")
-    return _frame(found.groupBy("features", "method").agg(dims).orderBy("features", "method"))
+    return to_frame(found.groupBy("features", "method").agg(dims).orderBy("features", "method"))
 
 
 def projections(lake: Lake, features: str, image_ids: np.ndarray) -> pd.DataFrame:
@@ -155,7 +155,7 @@ def outlier_ids(lake: Lake, image_ids: np.ndarray) -> set[int]:
 
 def methods(lake: Lake, table: str) -> pd.DataFrame:
     """A table with a row for each method of a feature set: ``outlier_methods``, ``projection_methods``."""
-    return _frame(lake.read_or_empty(table).orderBy("features", "method"))
+    return to_frame(lake.read_or_empty(table).orderBy("features", "method"))
 
 
 # -- pictures --------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def members(lake: Lake, wanted: pd.DataFrame) -> pd.DataFrame:
     shown = numbered.where(F.col("position") < PER_KIND).unionByName(rest)
     images = lake.read("images").select("image_id", "path")
     joined = shown.join(images, on="image_id", how="inner").select(*columns, "path")
-    return _frame(joined.orderBy("model_id", "cluster", "kind", "position"))
+    return to_frame(joined.orderBy("model_id", "cluster", "kind", "position"))
 
 
 def paths(lake: Lake, image_ids: Collection[int]) -> dict[int, str]:
@@ -212,7 +212,7 @@ def outliers(lake: Lake, per_consensus: int, per_method: int) -> pd.DataFrame:
         .join(lake.read("images").select("image_id", "path"), on="image_id", how="inner")
         .select("method", "features", "image_id", "path", "score", "place")
     )
-    return _frame(chosen.orderBy("method", "place", "features", "image_id"))
+    return to_frame(chosen.orderBy("method", "place", "features", "image_id"))
 
 
 def reasons(lake: Lake, image_ids: Collection[int]) -> pd.DataFrame:
@@ -221,7 +221,7 @@ def reasons(lake: Lake, image_ids: Collection[int]) -> pd.DataFrame:
     if not image_ids:
         return pd.DataFrame(columns=columns)
     found = _of_images(lake.read_or_empty("outlier_reasons"), np.array(sorted(image_ids), np.int64))
-    return _frame(found.where("reason IS NOT NULL").select(*columns).orderBy("image_id", "features", "method"))
+    return to_frame(found.where("reason IS NOT NULL").select(*columns).orderBy("image_id", "features", "method"))
 
 
 def vehicles(lake: Lake, model_id: str, n: int) -> tuple[dict[str, float], pd.DataFrame]:
@@ -233,4 +233,4 @@ def vehicles(lake: Lake, model_id: str, n: int) -> tuple[dict[str, float], pd.Da
     if row is None or not row["n"]:
         return {}, empty
     worst = of_model.where("agreement < 1").orderBy("agreement", F.col("n_photos").desc(), "vehicle_id").limit(n)
-    return {"n": row["n"], "whole": row["whole"]}, _frame(worst.select(*empty.columns))
+    return {"n": row["n"], "whole": row["whole"]}, to_frame(worst.select(*empty.columns))

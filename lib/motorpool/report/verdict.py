@@ -18,11 +18,12 @@ CLOSE = 0.05
 
 @dataclass(frozen=True)
 class Fact:
-    """One piece of evidence: the number and what it says, shown side by side."""
+    """One piece of evidence: the number and what it says, side by side, and a command that follows from it."""
 
     value: str
     label: str
     text: str
+    command: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,10 +58,13 @@ class Drawn:
     notes: list[str]
 
 
-def check_draw(attribute: str) -> None:
-    """ConfigError for a name that no attribute can have."""
-    if not NAME_PATTERN.fullmatch(attribute):
-        raise ConfigError(f"--attribute {attribute!r}: expected a name of letters, digits and . _ + -")
+def check_draw(attributes: Sequence[str]) -> None:
+    """ConfigError for a name that no attribute can have, or that stands twice."""
+    for at, attribute in enumerate(attributes):
+        if not NAME_PATTERN.fullmatch(attribute):
+            raise ConfigError(f"--attribute {attribute!r}: expected a name of letters, digits and . _ + -")
+        if attribute in attributes[:at]:
+            raise ConfigError(f"--attribute {attribute}: is given twice")
 
 
 def draw(lake: Lake, attribute: str, n: int, purpose: str, seed: int, features: str | None = None) -> Drawn:
@@ -97,14 +100,16 @@ def labels_mark(lake: Lake, attribute: str) -> str:
     return hashlib.sha256(json.dumps(sorted(dict(rows[0]["params"] or {}).items())).encode()).hexdigest()[:10]
 
 
-def write_looks(drawn: Drawn, attribute: str, purpose: str, out: Path) -> None:
-    """The CSV file of a draw, whole or not at all. ConfigError where it cannot be written."""
+def write_looks(drawn: Mapping[str, Drawn], purpose: str, out: Path) -> None:
+    """The CSV file of the draws by attribute, whole or not at all. ConfigError where it cannot be written."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for look in drawn.looks:
-        weight = "" if look.weight is None else repr(look.weight)
-        writer.writerow((look.path, attribute, "", look.suggested, look.why, drawn.draw, purpose, look.stratum, weight))
+    for attribute, part in drawn.items():
+        for look in part.looks:
+            weight = "" if look.weight is None else repr(look.weight)
+            row = (look.path, attribute, "", look.suggested, look.why, part.draw, purpose, look.stratum, weight)
+            writer.writerow(row)
     with whole_file(out) as f:
         f.write(text.getvalue().encode())
 

@@ -205,3 +205,19 @@ def size_chart(best: pd.DataFrame, clusters: pd.DataFrame) -> Chart | None:
         more = f", the largest {MAX_BARS}" if len(part) > MAX_BARS else ""
         panels.append(Panel(f"{model['features']}: {len(part)} clusters{more}", "% of images", "", (series,)))
     return Chart("cluster_sizes", "Sizes of the clusters", tuple(panels)) if panels else None
+
+
+def label_chart(label_sets: pd.DataFrame) -> Chart | None:
+    """Accuracy on held-out vehicles over the number of looks, a panel for every attribute."""
+    panels = []
+    for row in records(label_sets):
+        curve = row["curve"] or []
+        if curve:
+            looks = [float(point["looks"]) for point in curve]
+            series = Series("accuracy", looks, [100 * float(point["accuracy"]) for point in curve])
+            wanted = Series("target", [looks[0], looks[-1]], [100 * float(row["target"])] * 2, "line", 1)
+            panels.append(Panel(row["attribute"], "looks", "% right", (series, wanted)))
+    if not panels:
+        return None
+    note = f"The first {MAX_PANELS} of {len(panels)}." if len(panels) > MAX_PANELS else ""
+    return Chart("label_curves", "Right labels over the number of looks", tuple(panels[:MAX_PANELS]), True, note)
