@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from pyspark.sql import SparkSession
 
 from cases import run_of, write_case
 from motorpool import cli
+from motorpool.cli import summarise
 from motorpool.config.labels import columns_of
 from motorpool.config.run import CaseConfig
 from motorpool.errors import CaseError, ConfigError
@@ -24,6 +26,7 @@ from motorpool.kernels.labels.votes import vote
 from motorpool.labelling.candidates import Part, log_probabilities
 from motorpool.labelling.program import from_rows, program_rows
 from motorpool.pipeline.assign import run_assign
+from motorpool.percentages import percent
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.stages.cluster import run_cluster
 from motorpool.pipeline.stages.features import run_features
@@ -107,7 +110,11 @@ def told(ctx: Context) -> tuple[list[str], list[str]]:
 
 
 def test_the_whole_way_and_again_with_other_looks(
-    spark: SparkSession, lake: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    spark: SparkSession,
+    lake: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     shutil.copytree(lake, tmp_path / "lake")
     ctx = run(spark, tmp_path / "lake", {"type": TYPE, "view": VIEW})
@@ -144,6 +151,11 @@ def test_the_whole_way_and_again_with_other_looks(
     assert row["accuracy"] > 0.9
     assert "a" in row["features"]
     assert "held out" in caplog.text
+    summarise(ctx.lake, 1.0)
+    summary = capsys.readouterr().out
+    left = N - int(found["accepted"].sum())
+    assert "Labels, measured on vehicles that were held out" in summary
+    assert re.search(rf"│ type +│ +29 │ +{re.escape(percent(row['accuracy']))} │ .* │ +{left} │", summary)
     of_photos = labels(ctx, "view")
     assert (of_photos["value"] == view)[of_photos.index != 1].mean() > 0.97
     assert set(of_photos["source"]) == {"person", label_set(ctx, "view")["method"]}

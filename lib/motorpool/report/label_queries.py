@@ -8,6 +8,7 @@ import pandas as pd
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
+from motorpool.config.run import CONSENSUS
 from motorpool.lake import Lake
 from motorpool.report.queries import to_frame
 
@@ -36,9 +37,10 @@ def counts(lake: Lake, attributes: Sequence[str]) -> pd.DataFrame:
 
 
 def photos(lake: Lake, attributes: Sequence[str], seed: int) -> pd.DataFrame:
-    """``attribute, value, accepted, image_id, path, probability`` of photos that are drawn by the hash of their ids.
+    """``attribute, value, accepted, outlier, image_id, path, probability`` of photos, drawn by the hash of their ids.
 
-    8 accepted ones of each value, and 12 of each attribute that are left for people.
+    8 accepted ones of each value, and 12 of each attribute that are left for people. ``outlier`` is true for outliers
+    of the consensus, which are left whatever their probability.
     """
     labels = lake.read_or_empty("image_labels", attribute=attributes)
     drawn = F.xxhash64("image_id", F.lit(seed))
@@ -47,6 +49,9 @@ def photos(lake: Lake, attributes: Sequence[str], seed: int) -> pd.DataFrame:
     limit = F.when(F.col("accepted"), PER_VALUE).otherwise(PER_ATTRIBUTE)
     shown = labels.withColumn("position", F.row_number().over(of_group)).where(F.col("position") <= limit)
     images = lake.read("images").select("image_id", "path")
-    columns = ("attribute", "value", "accepted", "image_id", "path", "probability")
-    joined = shown.join(images, on="image_id", how="inner").orderBy("attribute", "accepted", "value", "position")
-    return to_frame(joined.select(*columns)).astype({"accepted": bool})
+    outliers = lake.read_or_empty("outliers", features=CONSENSUS).where("is_outlier")
+    marked = outliers.select("image_id", F.lit(True).alias("outlier"))
+    joined = shown.join(images, on="image_id", how="inner").join(marked, on="image_id", how="left")
+    columns = ("attribute", "value", "accepted", "outlier", "image_id", "path", "probability")
+    ordered = joined.na.fill({"outlier": False}).orderBy("attribute", "accepted", "value", "position")
+    return to_frame(ordered.select(*columns)).astype({"accepted": bool, "outlier": bool})

@@ -18,6 +18,7 @@ from motorpool.labelling.apply import Labeller, label_images
 from motorpool.labelling.candidates import Source
 from motorpool.labelling.compare import Choice, compare
 from motorpool.labelling.program import program_rows
+from motorpool.percentages import percent
 from motorpool.pipeline.context import Context, explained, timed
 from motorpool.pipeline.labelling.looks import Looks, read_looks, said_of_images
 from motorpool.pipeline.labelling.sources import (
@@ -274,8 +275,8 @@ def _labeller(name: str, choice: Choice, config: AttributeConfig, looks: Looks) 
 def _tell(name: str, choice: Choice, config: AttributeConfig) -> None:
     best = choice.members[0][0]
     log.info(
-        "label: %s: %.1f %% right (%.1f to %.1f) on %s that were held out, by %s on %s%s",
-        name, 100 * choice.accuracy, 100 * choice.low, 100 * choice.high,
+        "label: %s: %s right (%s to %s) on %s that were held out, by %s on %s%s",
+        name, percent(choice.accuracy), percent(choice.low), percent(choice.high),
         f"{choice.n_units:,} {'vehicles' if config.per == 'vehicle' else 'photos'}", best.way,
         ", ".join(best.features), f" and {len(choice.members) - 1} more" if len(choice.members) > 1 else "",
     )  # fmt: skip

@@ -72,16 +72,14 @@ class LabelSection:
         return {
             "name": name,
             "anchor": f"attribute-{number}",
-            "per": "Each vehicle has one value, so its photos vote."
-            if row["per"] == "vehicle"
-            else "Each photo has its own value.",
+            "per_vehicle": row["per"] == "vehicle",
             "facts": _facts(row, audit_of.get(None)),
             "values": values,
             "has_audit": bool(audit_of),
             "values_cut": len(counts) > len(values),
             "n_values": len(counts),
             "left": [
-                {"file": file, "text": f"{shot['value']}, {percent(shot['probability'])} sure", "path": shot["path"]}
+                {"file": file, "text": _why_left(shot), "path": shot["path"]}
                 for shot in records(photos[~photos["accepted"]])
                 if (file := album.single(shot["image_id"], SINGLE))
             ],
@@ -167,6 +165,14 @@ def _audit_fact(row: Mapping[str, Any], audit: Mapping[str, Any] | None) -> Fact
             percent(audit["accuracy"]), label, f"{looks} The labels are newer than this audit; repeat it:", again
         )
     return Fact(percent(audit["accuracy"]), label, f"{looks} Verdict: {audit['verdict']}.")
+
+
+def _why_left(shot: Mapping[str, Any]) -> str:
+    if shot["outlier"]:
+        return f"an outlier, {shot['value']} perhaps" if shot["value"] else "an outlier"
+    if is_missing(shot["probability"]):
+        return "people could not tell"
+    return f"{shot['value']}, {percent(shot['probability'])} sure"
 
 
 def _audit_text(audit: Mapping[str, Any] | None) -> str:
