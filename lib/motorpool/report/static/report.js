@@ -109,11 +109,12 @@ function settle(target) {
   for (const name of ["wheel", "touchstart", "pointerdown", "keydown", "hashchange"]) {
     addEventListener(name, () => moved.abort(), { once: true, passive: true, signal: moved.signal });
   }
-  const began = performance.now();
+  let height = 0, changed = 0;
   const again = () => {
     if (moved.signal.aborted) return;
     target.scrollIntoView({ behavior: "instant" });
-    if (performance.now() - began < 2000) setTimeout(again, 100);
+    if (document.documentElement.scrollHeight !== height) [height, changed] = [document.documentElement.scrollHeight, performance.now()];
+    if (performance.now() - changed < 2000) setTimeout(again, 100);
     else moved.abort();
   };
   again();
