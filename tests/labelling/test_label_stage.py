@@ -17,7 +17,6 @@ from pyspark.sql import SparkSession
 
 from cases import run_of, write_case
 from motorpool import cli
-from motorpool.cli import summarise
 from motorpool.config.labels import columns_of
 from motorpool.config.run import CaseConfig
 from motorpool.errors import CaseError, ConfigError
@@ -25,8 +24,8 @@ from motorpool.kernels.labels.calibration import Calibration
 from motorpool.kernels.labels.votes import vote
 from motorpool.labelling.candidates import Part, log_probabilities
 from motorpool.labelling.program import from_rows, program_rows
-from motorpool.pipeline.assign import run_assign
 from motorpool.percentages import percent
+from motorpool.pipeline.assign import run_assign
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.stages.cluster import run_cluster
 from motorpool.pipeline.stages.features import run_features
@@ -151,7 +150,7 @@ def test_the_whole_way_and_again_with_other_looks(
     assert row["accuracy"] > 0.9
     assert "a" in row["features"]
     assert "held out" in caplog.text
-    summarise(ctx.lake, 1.0)
+    cli.summarise(ctx.lake, 1.0)
     summary = capsys.readouterr().out
     left = N - int(found["accepted"].sum())
     assert "Labels, measured on vehicles that were held out" in summary

@@ -109,12 +109,15 @@ function settle(target) {
   for (const name of ["wheel", "touchstart", "pointerdown", "keydown", "hashchange"]) {
     addEventListener(name, () => moved.abort(), { once: true, passive: true, signal: moved.signal });
   }
-  let height = 0, changed = 0;
+  // Counted, since a chart that is being drawn can keep the page busy for seconds.
+  let height = 0, unchanged = 0;
   const again = () => {
     if (moved.signal.aborted) return;
     target.scrollIntoView({ behavior: "instant" });
-    if (document.documentElement.scrollHeight !== height) [height, changed] = [document.documentElement.scrollHeight, performance.now()];
-    if (performance.now() - changed < 2000) setTimeout(again, 100);
+    const now = document.documentElement.scrollHeight;
+    unchanged = now === height ? unchanged + 1 : 0;
+    height = now;
+    if (unchanged < 20) setTimeout(again, 100);
     else moved.abort();
   };
   again();
