@@ -22,7 +22,7 @@ from motorpool.cluster.fitting import Fitting
 from motorpool.cluster.grid import ModelGrid
 from motorpool.cluster.labelled import Labelled, LabelledBlock
 from motorpool.cluster.models import Facts, FittedModels, ModelSpec, numbers
-from motorpool.cluster.registry import ALGORITHMS, register, unregister
+from motorpool.cluster.registry import ALGORITHMS
 from motorpool.cluster.stored import NewImages, labels_of_one
 from motorpool.config.load import parse_config
 from motorpool.config.run import ClusterConfig, LakeConfig
@@ -69,9 +69,9 @@ SIGN = Algorithm("sign", "sign of a column", SignGrid, fit, stored=("column",), 
 
 @pytest.fixture
 def sign() -> Iterator[None]:
-    register(SIGN)
+    ALGORITHMS.register(SIGN)
     yield
-    unregister("sign")
+    ALGORITHMS.unregister("sign")
 
 
 def config(**grid: Any) -> dict[str, Any]:
@@ -112,9 +112,9 @@ def test_models_of_an_algorithm_that_is_not_registered_keep_their_judgement() ->
 
 def test_an_entry_that_contradicts_itself_is_refused(sign: None) -> None:
     with pytest.raises(ValueError, match="'sign': is registered already"):
-        register(SIGN)
+        ALGORITHMS.register(SIGN)
     with pytest.raises(ValueError, match="'other': its grid needs the field `algorithm: Literal"):
-        register(replace(SIGN, name="other"))
+        ALGORITHMS.register(replace(SIGN, name="other"))
     with pytest.raises(ValueError, match="both `stored` and `relabel`"):
         replace(SIGN, stored=())
     assert "other" not in ALGORITHMS

@@ -15,7 +15,7 @@ from cases import blobs, run_of, write_case
 from motorpool import cli
 from motorpool.config.run import LakeConfig, ReportConfig
 from motorpool.kernels.cluster_sums import ClusterSpread, ClusterSums
-from motorpool.kernels.scores import SCORES, Score, register, unregister
+from motorpool.kernels.scores import SCORES, Score
 from motorpool.lake import Lake
 from motorpool.lake.schemas import TABLES, VIEW_COMMENTS
 from motorpool.pipeline.context import Context
@@ -40,11 +40,11 @@ BALL_HALL = Score(
 
 @contextmanager
 def registered(score: Score) -> Iterator[None]:
-    register(score)
+    SCORES.register(score)
     try:
         yield
     finally:
-        unregister(score.name)
+        SCORES.unregister(score.name)
 
 
 def ball_hall(x: np.ndarray, labels: np.ndarray) -> float:
@@ -59,8 +59,8 @@ def test_a_score_is_registered_once_and_taken_out_again() -> None:
     before = list(SCORES)
     with registered(BALL_HALL):
         assert list(SCORES) == [*before, "ball_hall"]
-        with pytest.raises(ValueError, match="'ball_hall': is there already"):
-            register(BALL_HALL)
+        with pytest.raises(ValueError, match="'ball_hall': is registered already"):
+            SCORES.register(BALL_HALL)
     assert list(SCORES) == before
 
 

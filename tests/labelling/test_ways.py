@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from motorpool.kernels.labels.calibration import calibrate, interval, log_loss, softmax, threshold
+from motorpool.kernels.labels.calibration import calibrate, interval, log_loss, threshold
 from motorpool.kernels.labels.folds import vehicle_folds
 from motorpool.kernels.labels.votes import vote
 from motorpool.kernels.labels.within_vehicles import whitening
@@ -22,7 +23,6 @@ from motorpool.labelling.candidates import (
     fit_nearest,
     fit_probe,
     log_probabilities,
-    log_softmax,
 )
 from motorpool.labelling.compare import Known, Measured, compare, drawn, shared_out
 from motorpool.labelling.program import from_rows, program_rows
@@ -80,7 +80,7 @@ def test_photos_of_a_vehicle_vote_by_their_log_probabilities() -> None:
 def test_overconfident_scores_are_calibrated() -> None:
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(4000, 3)) * 2
-    values = np.array([rng.choice(3, p=p) for p in softmax(scores)])
+    values = np.array([rng.choice(3, p=p) for p in softmax(scores, axis=1)])
     found = calibrate(3 * scores, values)
     assert found.sharpness == pytest.approx(1 / 3, rel=0.15)
     probabilities = found.probabilities(3 * scores)
@@ -89,7 +89,7 @@ def test_overconfident_scores_are_calibrated() -> None:
     for low, high in ((0.4, 0.6), (0.6, 0.8), (0.8, 1.0)):
         here = (top >= low) & (top < high)
         assert (probabilities.argmax(axis=1) == values)[here].mean() == pytest.approx(top[here].mean(), abs=0.05)
-    assert log_loss(probabilities, values) < log_loss(softmax(3 * scores), values)
+    assert log_loss(probabilities, values) < log_loss(softmax(3 * scores, axis=1), values)
 
 
 def test_few_looks_leave_doubt() -> None:
@@ -288,5 +288,5 @@ def test_a_program_labels_as_the_parts_do() -> None:
 
 
 def test_shares_of_scores_do_not_depend_on_a_constant() -> None:
-    part = Part("table", "m", {"log_probabilities": np.log([[0.2, 0.8], [0.5, 0.5]])})
-    np.testing.assert_allclose(np.exp(log_softmax(part.scores(np.array([0])) + 5)), [[0.2, 0.8]])
+    part = Part("table", "m", {"log_probabilities": np.log([[0.2, 0.8], [0.5, 0.5]]) + 5})
+    np.testing.assert_allclose(np.exp(log_probabilities([part], {"m": np.array([0])})), [[0.2, 0.8]])

@@ -14,7 +14,7 @@ from motorpool.config.load import parse_config
 from motorpool.errors import ConfigError, EnvironmentMissingError
 from motorpool.kernels.maps.layouts import Layout
 from motorpool.maps.method import MapMethod
-from motorpool.maps.registry import MAP_METHODS, check_packages, register, unregister
+from motorpool.maps.registry import MAP_METHODS, check_packages
 from motorpool.pipeline.run import run_pipeline
 
 ROWS = 30
@@ -27,9 +27,9 @@ def toy() -> Iterator[MapMethod]:
         return np.ascontiguousarray(rows[:, : layout.dims])
 
     entry = MapMethod("columns", "first columns", first_columns, settings=("sample",), least_rows=2)
-    register(entry)
+    MAP_METHODS.register(entry)
     yield entry
-    unregister(entry.name)
+    MAP_METHODS.unregister(entry.name)
 
 
 def test_a_map_is_added_in_one_place(spark: SparkSession, tmp_path: Path, toy: MapMethod) -> None:
@@ -49,18 +49,18 @@ def test_a_map_is_added_in_one_place(spark: SparkSession, tmp_path: Path, toy: M
     written = "".join(p.read_text() for p in [report / "index.html", *report.glob("data/*.js")])
     assert "first columns, 2-D" in written
     # Once it is gone, a config no longer knows it, and a method of its name may come.
-    unregister(toy.name)
+    MAP_METHODS.unregister(toy.name)
     with pytest.raises(ConfigError, match=r"projections\.methods\[0\]: 'columns': Input should be 'pca', 'umap' or"):
         parse_config({"lake": {"path": "x"}, "projections": {"methods": [toy.name]}})
-    register(toy)
+    MAP_METHODS.register(toy)
     with pytest.raises(ValueError, match="'columns': is registered already"):
-        register(toy)
+        MAP_METHODS.register(toy)
 
 
 def test_its_package_is_asked_for(toy: MapMethod) -> None:
     check_packages([toy.name])
-    unregister(toy.name)
-    register(MapMethod(toy.name, toy.title, toy.lay_out, package=("no_such_module", "no-such-package")))
+    MAP_METHODS.unregister(toy.name)
+    MAP_METHODS.register(MapMethod(toy.name, toy.title, toy.lay_out, package=("no_such_module", "no-such-package")))
     with pytest.raises(EnvironmentMissingError, match=r"methods: columns needs a package.*pip install no-such-package"):
         check_packages(["pca", toy.name])
 

@@ -14,7 +14,7 @@ from motorpool.config.load import parse_config
 from motorpool.errors import ConfigError
 from motorpool.outliers.method import OutlierMethod, Scored
 from motorpool.outliers.reasons import Words
-from motorpool.outliers.registry import OUTLIER_METHODS, register, unregister
+from motorpool.outliers.registry import OUTLIER_METHODS
 from motorpool.outliers.resources import Resources
 from motorpool.pipeline.run import run_pipeline
 
@@ -37,9 +37,9 @@ def reason(words: Words) -> Column:
 @pytest.fixture
 def toy() -> Iterator[OutlierMethod]:
     entry = OutlierMethod("mean_distance", "distance to the mean", distance, reason, default=False, settings=("seed",))
-    register(entry)
+    OUTLIER_METHODS.register(entry)
     yield entry
-    unregister(entry.name)
+    OUTLIER_METHODS.unregister(entry.name)
 
 
 def test_a_method_is_added_in_one_place(spark: SparkSession, tmp_path: Path, toy: OutlierMethod) -> None:
@@ -64,12 +64,12 @@ def test_a_method_is_added_in_one_place(spark: SparkSession, tmp_path: Path, toy
     assert "distance to the mean" in page
     assert told["reason"] in page
     # Once it is gone, a config no longer knows it, and a method of its name may come.
-    unregister(toy.name)
+    OUTLIER_METHODS.unregister(toy.name)
     with pytest.raises(ConfigError, match=r"methods\[0\]: 'mean_distance': Input should be 'isolation_forest'"):
         parse_config({"lake": {"path": "x"}, "outliers": {"methods": [toy.name]}})
-    register(toy)
+    OUTLIER_METHODS.register(toy)
     with pytest.raises(ValueError, match="'mean_distance': is registered already"):
-        register(toy)
+        OUTLIER_METHODS.register(toy)
 
 
 def test_a_config_without_methods_asks_for_those_that_are_default(toy: OutlierMethod) -> None:

@@ -11,7 +11,7 @@ from motorpool.errors import CaseError
 from motorpool.features.program import Op
 from motorpool.features.spec import VEHICLE_PROJECTIONS, Param, Step
 from motorpool.kernels.moments import Stats
-from motorpool.kernels.scatter import Scatter
+from motorpool.kernels.scatter import Scatter, discriminants
 
 #: Below this share of the largest variance a direction is rounding of the float32 input, not data.
 _NEGLIGIBLE = np.finfo(np.float32).eps
@@ -172,11 +172,7 @@ def fit_whitening(step: Step, scatter: Scatter, where: str, *, shrinkage: float 
     width = len(scatter.mean)
     _check_vehicles(step, scatter, min(width, scatter.n_groups - 1), where)
     within = scatter.within / (scatter.n - scatter.n_groups)
-    spread = float(np.trace(within)) / width
-    shrunk = (1 - shrinkage) * within + shrinkage * spread * np.eye(width)
-    between = scatter.between / (scatter.n_groups - 1)
-    values, vectors = scipy.linalg.eigh(between, shrunk, driver="gvd", check_finite=False)
-    values, vectors = np.clip(values[::-1], 0.0, None), vectors[:, ::-1]
+    values, vectors = discriminants(within, scatter.between / (scatter.n_groups - 1), shrinkage)
     total = float(values.sum())
     curve = values / total if total > 0 else np.zeros(width)
     kept = _kept(step.param, curve, min(width, scatter.n_groups - 1))

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from motorpool.backend.protocol import CPU, Backend
@@ -85,6 +85,14 @@ class Vehicles:
         return vectors.join(side, on="image_id", how="inner").select("image_id", "vehicle_id", "vector")
 
 
+def own_vehicle() -> Column:
+    """STRING, from image_id and vehicle_id: the image's vehicle, or one of its own where that is not known.
+
+    No null to join or to group by, which would bring all photos without a vehicle to one task.
+    """
+    return F.coalesce(F.concat(F.lit("v"), "vehicle_id"), F.concat(F.lit("i"), F.col("image_id").cast("string")))
+
+
 def scatter(rows: DataFrame, backend: Backend = CPU) -> Scatter:
     """How rows spread within and between vehicles; none of ``vehicle_id`` may be null.
 
@@ -129,9 +137,7 @@ def apply_group(vectors: DataFrame, vehicles: Vehicles, kind: str) -> DataFrame:
 
     ``vectors`` is read twice. The centres are shuffled, and for residuals the vectors too.
     """
-    # No null to join by, which would bring all photos without a vehicle to one task.
-    name = F.coalesce(F.concat(F.lit("v"), "vehicle_id"), F.concat(F.lit("i"), F.col("image_id").cast("string")))
-    rows = vehicles.attach(vectors, vehicles.df.select("image_id", name.alias("vehicle_id")))
+    rows = vehicles.attach(vectors, vehicles.df.select("image_id", own_vehicle().alias("vehicle_id")))
     if kind == "vehicle_residual":
         several = centres(rows, "mean").where(F.col("n") > 1).select("vehicle_id", "centre")
         pairs = rows.join(several, on="vehicle_id", how="inner").select("image_id", "vector", "centre")

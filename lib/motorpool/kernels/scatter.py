@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,19 @@ class Scatter:
     mean: np.ndarray
     within: np.ndarray
     between: np.ndarray
+
+
+def discriminants(within: np.ndarray, between: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray]:
+    """Directions in which groups differ most for how much their rows do: values float64[d], vectors float64[d, d].
+
+    Components W solve S_b w = l S_w w, the largest l first, with W^T S_w W = I (Fisher's linear discriminant analysis).
+    S_w is ``within`` float64[d, d] shrunk towards a multiple of the identity, (1 - a) S_w + a tr(S_w) / d I with a =
+    ``shrinkage`` > 0 or a regular S_w; S_b is ``between`` float64[d, d]. Memory: some four d x d matrices.
+    """
+    width = len(within)
+    shrunk = (1 - shrinkage) * within + shrinkage * (np.trace(within) / width) * np.eye(width)
+    values, vectors = scipy.linalg.eigh(between, shrunk, driver="gvd", check_finite=False)
+    return np.clip(values[::-1], 0.0, None), vectors[:, ::-1]
 
 
 def _starts(keys: np.ndarray) -> np.ndarray:

@@ -14,6 +14,8 @@ from typing import Literal
 
 import numpy as np
 
+from motorpool.registry import Registry
+
 #: A share of the squares between clusters below which those within are rounding: float64's is near 1e-15.
 _ROUNDING = 1e-12
 #: Where a score comes from; see `Score`.
@@ -212,19 +214,7 @@ _ENTRIES = (
 )
 
 #: The scores by name, in the order of their columns.
-SCORES: dict[str, Score] = {score.name: score for score in _ENTRIES}
-
-
-def register(score: Score) -> None:
-    """Add a score, behind the others; ValueError where there is one of its name."""
-    if score.name in SCORES:
-        raise ValueError(f"score {score.name!r}: is there already")
-    SCORES[score.name] = score
-
-
-def unregister(name: str) -> None:
-    """Take a score out again; KeyError where there is none of the name."""
-    del SCORES[name]
+SCORES: Registry[Score] = Registry("score", _ENTRIES)
 
 
 def measured(where: Measured) -> list[str]:

@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from scipy.special import log_softmax
 
+from motorpool.features.vehicle_steps import own_vehicle
 from motorpool.kernels.labels.calibration import Calibration
 from motorpool.kernels.labels.votes import shared
-from motorpool.labelling.candidates import Part, log_softmax
+from motorpool.labelling.candidates import Part
 from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
 
@@ -62,10 +64,9 @@ def label_images(
     columns = _columns(labellers)
     width = sum(len(c.values) for c in labellers)
     names = list(sources)
-    vehicle = F.coalesce(F.concat(F.lit("v"), "vehicle_id"), F.concat(F.lit("i"), F.col("image_id").cast("string")))
     base = images.select(
         "image_id",
-        vehicle.alias("vehicle"),
+        own_vehicle().alias("vehicle"),
         F.lit(-1).alias("source"),
         F.array().cast("array<double>").alias("scores"),
     )
@@ -150,7 +151,7 @@ def _by_image(
         given = batch.column("scores").flatten().to_numpy().reshape(-1, width)
         np.add.at(scores, place[~base], given - unknown[source[~base]])
         for where in columns:
-            scores[:, where] = log_softmax(scores[:, where])
+            scores[:, where] = log_softmax(scores[:, where], axis=1)
         # A source may hold images that are not among the lake's.
         here = np.zeros(len(starts), bool)
         here[place[base]] = True

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.special import log_softmax
 
 #: Rows of stored photos that a `nearest` part keeps at most.
 MAX_STORED = 20_000
@@ -96,13 +97,7 @@ class Part:
 
 def log_probabilities(parts: Sequence[Part], rows: Mapping[str, np.ndarray]) -> np.ndarray:
     """float64[n, values]: the log of the probabilities of all parts together; ``rows`` by the name of their source."""
-    return log_softmax(np.sum([part.scores(rows[part.source]) for part in parts], axis=0))
-
-
-def log_softmax(scores: np.ndarray) -> np.ndarray:
-    """Scores less the log of the sum of their exponentials, row by row."""
-    centred = scores - scores.max(axis=1, keepdims=True)
-    found: np.ndarray = centred - np.log(np.exp(centred).sum(axis=1, keepdims=True))
+    found: np.ndarray = log_softmax(np.sum([part.scores(rows[part.source]) for part in parts], axis=0), axis=1)
     return found
 
 

@@ -8,21 +8,9 @@ from importlib.util import find_spec
 from motorpool.errors import EnvironmentMissingError
 from motorpool.maps.method import MapMethod
 from motorpool.maps.methods import PCA, TSNE, UMAP
+from motorpool.registry import Registry
 
-#: Every method by its name, in the order in which messages and pages list them.
-MAP_METHODS: dict[str, MapMethod] = {}
-
-
-def register(entry: MapMethod) -> None:
-    """Add a method; ValueError for a name that is taken."""
-    if entry.name in MAP_METHODS:
-        raise ValueError(f"map method {entry.name!r}: is registered already")
-    MAP_METHODS[entry.name] = entry
-
-
-def unregister(name: str) -> None:
-    """Take a method out again; KeyError where there is none of this name."""
-    del MAP_METHODS[name]
+MAP_METHODS: Registry[MapMethod] = Registry("map method", (PCA, UMAP, TSNE))
 
 
 def check_packages(methods: Iterable[str]) -> None:
@@ -35,7 +23,3 @@ def check_packages(methods: Iterable[str]) -> None:
             f"the workers, `pip install {' '.join(missing.values())}`, or leave {' and '.join(missing)} out of "
             "projections.methods"
         )
-
-
-for _entry in (PCA, UMAP, TSNE):
-    register(_entry)

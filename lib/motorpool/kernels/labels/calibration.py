@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from scipy.special import softmax
 
 #: What scores are multiplied by, at most and at least, and the steps between.
 _SHARPNESS = np.geomspace(1 / 16, 4, 49)
@@ -26,15 +27,8 @@ class Calibration:
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
         """float64[n, values] in rows that sum to 1; rows keep the order of their values up to ties."""
-        found: np.ndarray = (1 - self.doubt) * softmax(self.sharpness * scores) + self.doubt * self.shares
-        return found
-
-
-def softmax(scores: np.ndarray) -> np.ndarray:
-    """exp(scores) in rows that sum to 1."""
-    e = np.exp(scores - scores.max(axis=1, keepdims=True))
-    found: np.ndarray = e / e.sum(axis=1, keepdims=True)
-    return found
+        sure: np.ndarray = softmax(self.sharpness * scores, axis=1)
+        return (1 - self.doubt) * sure + self.doubt * self.shares
 
 
 def value_shares(values: np.ndarray, n_values: int) -> np.ndarray:

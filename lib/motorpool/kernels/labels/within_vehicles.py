@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from motorpool.kernels.scatter import discriminants
+
 
 def whitening(x: np.ndarray, vehicles: np.ndarray, *, shrink: float = 0.05, n_columns: int = 40) -> np.ndarray | None:
     """A matrix float64[d, m] whose columns scale down what varies within vehicles; None without two photos of one.
@@ -23,14 +25,10 @@ def whitening(x: np.ndarray, vehicles: np.ndarray, *, shrink: float = 0.05, n_co
     means /= counts[:, None]
     inner = centred - means[vehicle]
     within = inner.T @ inner / n_inner
-    level = np.trace(within) / len(within)
-    if not level > 0:
+    if not np.trace(within) > 0:
         return None
-    within = (1 - shrink) * within + shrink * level * np.eye(len(within))
-    spread, axes = np.linalg.eigh(within)
-    scaled = axes / np.sqrt(spread)
-    outer = (means * np.sqrt(counts)[:, None]) @ scaled
-    _, directions = np.linalg.eigh(outer.T @ outer)
-    found: np.ndarray = scaled @ directions[:, ::-1][:, :n_columns]
+    means *= np.sqrt(counts)[:, None]
+    _, directions = discriminants(within, means.T @ means, shrink)
+    found = directions[:, :n_columns]
     size = float(np.sqrt(np.mean((centred @ found) ** 2)))
     return found / size if size > 0 else None

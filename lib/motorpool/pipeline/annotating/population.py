@@ -6,17 +6,13 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from motorpool.config.run import CONSENSUS
+from motorpool.features.vehicle_steps import own_vehicle
 from motorpool.lake import Lake
 
 
-def vehicle() -> Column:
-    """The vehicle of an image; one without a known vehicle is its own."""
-    return F.coalesce("vehicle_id", F.concat(F.lit("\0"), F.col("image_id").cast("string")))
-
-
 def images_of(lake: Lake) -> DataFrame:
-    """``image_id, path, vehicle`` of all images."""
-    return lake.read("images").select("image_id", "path", vehicle().alias("vehicle"))
+    """``image_id, path, vehicle`` of all images; ``vehicle`` by `own_vehicle`."""
+    return lake.read("images").select("image_id", "path", own_vehicle().alias("vehicle"))
 
 
 def looked_at(lake: Lake, attribute: str) -> DataFrame:
@@ -34,6 +30,6 @@ def without_outliers(lake: Lake, images: DataFrame) -> DataFrame:
     return images.join(odd, on="image_id", how="left_anti")
 
 
-def shuffled(seed: int, *columns: str) -> Column:
-    """A number that orders rows at random, the same for a seed however they are partitioned."""
-    return F.xxhash64(*(columns or ("image_id",)), F.lit(seed))
+def shuffled(seed: int) -> Column:
+    """A number that orders images at random, the same for a seed however they are partitioned."""
+    return F.xxhash64("image_id", F.lit(seed))

@@ -10,6 +10,7 @@ import pandas as pd
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from motorpool.features.holdout import uniform
 from motorpool.kernels.labels.within_vehicles import whitening
 from motorpool.labelling.candidates import Source, Space
 from motorpool.labelling.compare import FIT_ROWS, Known, drawn
@@ -66,8 +67,9 @@ def sample_vehicles(ctx: Context) -> pd.DataFrame:
     """About _SAMPLE photos of whole vehicles, by a hash of their names: image_id and vehicle_id, by id."""
     images = ctx.lake.read("images").where("vehicle_id IS NOT NULL").select("image_id", "vehicle_id")
     share = min(1.0, _SAMPLE / max(1, ctx.lake.read("images").count()))
-    uniform = F.pmod(F.xxhash64("vehicle_id", F.lit(_SALT)), F.lit(2**32)) / F.lit(2.0**32)
-    return images.where(uniform < share).toPandas().sort_values("image_id").head(4 * _SAMPLE)
+    return (
+        images.where(uniform(F.col("vehicle_id"), _SALT) < share).toPandas().sort_values("image_id").head(4 * _SAMPLE)
+    )
 
 
 def vector_sources(
