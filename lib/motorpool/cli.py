@@ -12,6 +12,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -46,8 +47,9 @@ from motorpool.kernels.scores import shown
 from motorpool.lake import Lake
 from motorpool.lake.local_tables import LocalTables
 from motorpool.percentages import percent
+from motorpool.pipeline.annotating.attributes import check_known, check_name
 from motorpool.pipeline.annotating.auditing import audit
-from motorpool.pipeline.annotating.drawing import check_draw, draw, write_looks
+from motorpool.pipeline.annotating.drawing import check_attributes, draw, write_looks
 from motorpool.pipeline.annotating.importing import Asked, Imported, check_file, import_file
 from motorpool.pipeline.assign import run_assign
 from motorpool.pipeline.context import Context
@@ -513,10 +515,10 @@ def annotate_draw(
     out: Path,
 ) -> None:
     """Choose photos to look at: fill in the column `value` (`?`: it cannot be told), then import the file."""
-    check_draw(attributes)
-    config = _lake_config(lake_path, conf)[1]
+    check_attributes(attributes)
+    known = _attributes(lake_path, conf)
     for attribute in attributes:
-        _known_attribute(config, attribute)
+        check_known(attribute, known)
     lake = _open_lake(ctx, lake_path, conf)
     with SparkProgress(lake.spark, _ERR):
         drawn = {attribute: draw(lake, attribute, n, purpose, seed, features) for attribute in attributes}
@@ -550,8 +552,7 @@ def annotate_import(
     vehicle_info.txt, an export of Label Studio (JSON) or of CVAT (for images, XML). All of the file, or nothing."""
     asked = Asked(annotator or _login(), purpose, attribute, column)
     check_file(file, asked)
-    config = _lake_config(lake_path, conf)[1]
-    attributes = config.labels.attributes if config is not None and config.labels is not None else None
+    attributes = _attributes(lake_path, conf)
     lake = _open_lake(ctx, lake_path, conf)
     with SparkProgress(lake.spark, _ERR):
         done = import_file(lake, file, asked, attributes)
@@ -631,7 +632,7 @@ def review(
         raise ConfigError("--import and --no-import: give one of them")
     tables = LocalTables(lake_config)
     name = choose_attribute(tables, attribute, attributes)
-    check_draw(name)
+    check_name(name)
     file = journal or journal_file(tables.folder, name)
     if only_import:
         with closing(Journal(file, str(tables.folder), name)) as kept:
@@ -702,13 +703,10 @@ def _login() -> str:
         return "unknown"
 
 
-def _known_attribute(config: Config | None, attribute: str) -> None:
-    known = config.labels.attributes if config is not None and config.labels is not None else None
-    if known is not None and attribute not in known:
-        raise ConfigError(
-            f"--attribute {attribute}: the config has no such attribute; `labels.attributes` names "
-            f"{', '.join(known) or 'none'}"
-        )
+def _attributes(lake_path: str | None, conf: str | None) -> Mapping[str, AttributeConfig] | None:
+    """The attributes that the config names; None without a config or its section `labels`."""
+    config = _lake_config(lake_path, conf)[1]
+    return config.labels.attributes if config is not None and config.labels is not None else None
 
 
 @cli.command("audit")
@@ -755,12 +753,11 @@ def audit_command(
 def summarise(lake: Lake, seconds: float, report_folder: Path | None = None) -> None:
     """What a run found, what to look at, and what to type next; where no model can be ranked, why not."""
     best = lake.leaderboard().orderBy("rank").first()
-    counts = lake.read("models").groupBy("status").count().collect()
-    by_status = {r["status"]: r["count"] for r in counts}
+    status = [row["status"] for row in lake.rows("models", ["status"])]
     n_images = lake.read("images").count()
-    left_out = sum(v for k, v in by_status.items() if k != "ok")
+    left_out = len(status) - status.count("ok")
     _OUT.print(
-        f"\n{n_images:,} images, {sum(by_status.values())} models, {left_out} of them left out of the ranking "
+        f"\n{n_images:,} images, {len(status)} models, {left_out} of them left out of the ranking "
         f"(degenerate or failed), {seconds:,.0f} s",
         soft_wrap=True,
     )
@@ -782,9 +779,10 @@ def _show_reasons(lake: Lake) -> None:
     table = Table()
     for name in ("models", "features", "algorithm", "why"):
         table.add_column(name, justify="right" if name == "models" else "left")
-    held = lake.read("models").groupBy("features", "algorithm", "reason").count()
-    for row in held.orderBy("features", "algorithm", "count", "reason").limit(12).collect():
-        table.add_row(str(row["count"]), *(Text(row[c] or "") for c in ("features", "algorithm", "reason")))
+    columns = ("features", "algorithm", "reason")
+    counts = Counter(tuple(row[c] or "" for c in columns) for row in lake.rows("models", columns))
+    for why, n in sorted(counts.items(), key=lambda item: (*item[0][:2], item[1], item[0][2]))[:12]:
+        table.add_row(str(n), *(Text(text) for text in why))
     _show(table)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Protocol
 
 from motorpool.annotations.said import Said, value_of, wrong
+from motorpool.case.tables import VEHICLE_INFO
 from motorpool.errors import AnnotationError
 from motorpool.texts import encoding_of
 
@@ -28,7 +29,7 @@ class Rows(Protocol):
 
 
 #: What files call the column of paths: our own, Label Studio's CSV, VERI-Wild's.
-PATH_COLUMNS = ("path", "paths", "image", "id/image")
+PATH_COLUMNS = ("path", "paths", "image", VEHICLE_INFO)
 #: Columns that say something about the annotation, and are no attribute.
 _ABOUT = ("annotator", "purpose", "draw", "stratum", "weight")
 _PURPOSES = ("train", "audit")

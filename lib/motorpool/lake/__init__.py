@@ -15,7 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from motorpool.config.run import LakeConfig, has_scheme
+from motorpool.config.run import CONSENSUS, LakeConfig, has_scheme
 from motorpool.errors import LakeError
 from motorpool.lake import views
 from motorpool.lake.arrow_types import arrow_columns
@@ -136,6 +136,10 @@ class Lake:
     def rows(self, table: str, columns: Sequence[str] = (), **keys: Sequence[str]) -> list[dict[str, Any]]:
         """As `fetch`, each row by column."""
         return as_dicts(self.fetch(table, columns, **keys))
+
+    def consensus_outliers(self) -> DataFrame:
+        """``image_id`` of the outliers of the consensus, each once; no rows where no outliers have been looked for."""
+        return self.read_or_empty("outliers", features=CONSENSUS).where("is_outlier").select("image_id")
 
     # -- writing -----------------------------------------------------------------------------------
 

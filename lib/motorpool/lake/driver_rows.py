@@ -82,14 +82,14 @@ def read_delta(folder: Path, table: Table, columns: Sequence[str], keys: Keys) -
     """The rows of a Delta table in a folder; None where this reader cannot: a newer table, or a strange path."""
     from deltalake.exceptions import DeltaProtocolError
 
-    held = _open(folder)
-    if held is None:
+    there = _open(folder)
+    if there is None:
         return None
     try:
-        names = _held(columns, [field.name for field in held.schema().fields])
+        names = _present(columns, [field.name for field in there.schema().fields])
         # Arrow's own way to the files: threads of Delta's now and then abort the process when it ends.
         local = fs.SubTreeFileSystem(str(folder.absolute()), fs.LocalFileSystem())
-        found = held.to_pyarrow_table(columns=names, filters=_filters(table, keys), filesystem=local)
+        found = there.to_pyarrow_table(columns=names, filters=_filters(table, keys), filesystem=local)
         return _whole(found, table, columns)
     except DeltaProtocolError:
         return None
@@ -110,17 +110,19 @@ def replace_in_delta(folder: Path, table: Table, rows: pa.Table, predicate: str,
             folder, rows, mode="error", partition_by=list(table.partition_by) or None, configuration=dict(properties)
         )
         return True
-    if _open(folder) is None:
+    there = _open(folder)
+    if there is None:
         return False
     try:
         # Merged, since the rows may have columns that the table had not yet when it was made.
-        write_deltalake(folder, rows, mode="overwrite", predicate=predicate, schema_mode="merge")
+        write_deltalake(there, rows, mode="overwrite", predicate=predicate, schema_mode="merge")
     except DeltaProtocolError:
         return False
     return True
 
 
 def _open(folder: Path) -> DeltaTable | None:
+    """A Delta table; None where the Rust library cannot: a newer table, or a strange path."""
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaProtocolError
 
@@ -140,8 +142,8 @@ def has_commits(folder: Path) -> bool:
 
 def read_parquet(file: Path, table: Table, columns: Sequence[str], keys: Keys) -> pa.Table:
     """The rows of a table in one Parquet file."""
-    held = _held(columns, pq.read_schema(file).names)
-    return _whole(pq.read_table(file, columns=held, filters=_filters(table, keys), partitioning=None), table, columns)
+    names = _present(columns, pq.read_schema(file).names)
+    return _whole(pq.read_table(file, columns=names, filters=_filters(table, keys), partitioning=None), table, columns)
 
 
 def read_partitions(folder: Path, table: Table, columns: Sequence[str], keys: Keys) -> pa.Table:
@@ -156,7 +158,7 @@ def read_partitions(folder: Path, table: Table, columns: Sequence[str], keys: Ke
     return _whole(rows, table, columns)
 
 
-def _held(columns: Sequence[str], names: Sequence[str]) -> list[str] | None:
+def _present(columns: Sequence[str], names: Sequence[str]) -> list[str] | None:
     """Those of the columns that a table has; None for all."""
     return [name for name in columns if name in names] or None
 
@@ -178,8 +180,8 @@ def _filters(table: Table, keys: Keys) -> list[tuple[str, str, list[Any]]] | Non
 def write_parquet(file: Path, table: Table, rows: pa.Table, old: Path | None, keys: Keys) -> None:
     """Write rows, and behind them those of ``old`` that have none of the keys' values."""
     if old is not None:
-        held = read_parquet(old, table, (), {})
-        kept = held.filter(pc.invert(selected(held, keys)))
+        before = read_parquet(old, table, (), {})
+        kept = before.filter(pc.invert(selected(before, keys)))
         rows = pa.concat_tables([rows, kept.select(rows.schema.names).cast(rows.schema)])
     # As Spark writes them, and reads them fastest.
     pq.write_table(rows, file, compression="snappy")

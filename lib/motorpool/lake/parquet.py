@@ -90,16 +90,11 @@ class ParquetFolder:
 
     def write(self, table: Table, rows: Callable[[], DataFrame], keys: Mapping[str, Sequence[str]]) -> None:
         """Replace the rows of the given keys, or without keys all of them; ``rows`` is asked under the lock."""
-        with self.held() as writer, writer.one_at_a_time:
-            draft = swaps.Draft.of(self._lake / table.name)
-            try:
-                if table.partition_by:
-                    self._write_partitions(table, rows(), keys, draft)
-                else:
-                    self._write_file(table, rows(), keys, draft)
-            finally:
-                draft.discard()
-        self._spark.catalog.refreshByPath(str(draft.table))
+        with self._drafting(table) as draft:
+            if table.partition_by:
+                self._write_partitions(table, rows(), keys, draft)
+            else:
+                self._write_file(table, rows(), keys, draft)
 
     def fetch(self, table: str, columns: Sequence[str], keys: Keys) -> pa.Table | None:
         """The rows of a table that exists and has no partitions, read by this process; None for others."""
@@ -112,19 +107,24 @@ class ParquetFolder:
         """As `write`, with rows of the driver, by this process; False where the table has partitions."""
         if table.partition_by:
             return False
+        with self._drafting(table) as draft, self._naming(table):
+            old = draft.table / ONE_FILE
+            draft.rows.mkdir(parents=True)
+            part = draft.rows / ONE_FILE
+            write_parquet(part, table, rows, old if old.is_file() else None, keys)
+            self._put(part, draft)
+        return True
+
+    @contextmanager
+    def _drafting(self, table: Table) -> Iterator[swaps.Draft]:
+        """A draft of one write, of which there is one at a time; Spark reads the table anew behind the block."""
         with self.held() as writer, writer.one_at_a_time:
             draft = swaps.Draft.of(self._lake / table.name)
             try:
-                old = draft.table / ONE_FILE
-                with self._told(table):
-                    draft.rows.mkdir(parents=True)
-                    part = draft.rows / ONE_FILE
-                    write_parquet(part, table, rows, old if old.is_file() else None, keys)
-                    self._put(part, draft)
+                yield draft
             finally:
                 draft.discard()
         self._spark.catalog.refreshByPath(str(draft.table))
-        return True
 
     @staticmethod
     def _put(part: Path, draft: swaps.Draft) -> None:
@@ -139,7 +139,7 @@ class ParquetFolder:
                 stale = stale | ~F.col(key).isin(list(values))
             df = self.read(table.name).where(stale).unionByName(df, allowMissingColumns=True)
         df.coalesce(1).write.parquet(str(draft.rows))
-        with self._told(table):
+        with self._naming(table):
             (part,) = draft.rows.glob("*.parquet")
             self._put(part, draft)
 
@@ -148,7 +148,7 @@ class ParquetFolder:
     ) -> None:
         df.write.partitionBy(*table.partition_by).parquet(str(draft.rows))
         depth = "*/" * len(table.partition_by)
-        with self._told(table):
+        with self._naming(table):
             new = {p.relative_to(draft.rows) for p in draft.rows.glob(depth) if p.is_dir()}
             old = {p.relative_to(draft.table) for p in draft.table.glob(depth) if p.is_dir()}
             if keys:
@@ -166,7 +166,8 @@ class ParquetFolder:
                 draft.rows.rename(draft.table)
 
     @contextmanager
-    def _told(self, table: Table) -> Iterator[None]:
+    def _naming(self, table: Table) -> Iterator[None]:
+        """Turn an error of the file system into a LakeError, which names the table."""
         try:
             yield
         except OSError as exc:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 from pyspark.sql.types import StructType
@@ -34,10 +35,16 @@ class Table:
 
     @property
     def schema(self) -> StructType:
-        schema = StructType.fromDDL(self.columns)
-        if not isinstance(schema, StructType):
-            raise TypeError(f"{self.name}: columns are no table's")
-        return schema
+        return _schema(self.columns)
+
+
+@cache
+def _schema(columns: str) -> StructType:
+    """The columns that Spark DDL names, asked of the JVM once; for reading only, as all tables with them share it."""
+    schema = StructType.fromDDL(columns)
+    if not isinstance(schema, StructType):
+        raise TypeError(f"{columns}: are no table's columns")
+    return schema
 
 
 _IMAGE_ID = "Number of the image: the place of its row in the paths file, from 0 on."

@@ -149,8 +149,7 @@ def labels(lake: Lake, model_ids: Sequence[str], image_ids: np.ndarray) -> pd.Da
 
 def outlier_ids(lake: Lake, image_ids: np.ndarray) -> set[int]:
     """Those of the sampled images that the consensus of the outlier methods flags."""
-    flagged = lake.read_or_empty("outliers", features=CONSENSUS).where("is_outlier")
-    return {int(r["image_id"]) for r in _of_images(flagged, image_ids).select("image_id").collect()}
+    return {int(r["image_id"]) for r in _of_images(lake.consensus_outliers(), image_ids).collect()}
 
 
 def methods(lake: Lake, table: str) -> pd.DataFrame:

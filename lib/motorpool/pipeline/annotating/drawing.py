@@ -20,11 +20,11 @@ from motorpool.errors import ConfigError, LakeError
 from motorpool.kernels.labels.audit import allocate
 from motorpool.kernels.labels.typical import typical_rows
 from motorpool.lake import Lake
+from motorpool.pipeline.annotating.attributes import check_name
 from motorpool.pipeline.annotating.population import images_of, looked_at, shuffled, without_outliers
 from motorpool.pipeline.context import explained
 from motorpool.pipeline.output.files import whole_file
 from motorpool.spark.blocks import to_matrix
-from motorpool.texts import NAME_PATTERN
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +58,10 @@ class Drawn:
     notes: list[str]
 
 
-def check_draw(attributes: Sequence[str]) -> None:
+def check_attributes(attributes: Sequence[str]) -> None:
     """ConfigError for a name that no attribute can have, or that stands twice."""
     for at, attribute in enumerate(attributes):
-        if not NAME_PATTERN.fullmatch(attribute):
-            raise ConfigError(f"--attribute {attribute!r}: expected a name of letters, digits and . _ + -")
+        check_name(attribute)
         if attribute in attributes[:at]:
             raise ConfigError(f"--attribute {attribute}: is given twice")
 

@@ -18,6 +18,7 @@ from motorpool.config.labels import AttributeConfig
 from motorpool.config.run import has_scheme
 from motorpool.errors import AnnotationError, ConfigError
 from motorpool.lake import Lake
+from motorpool.pipeline.annotating.attributes import check_known, check_name
 from motorpool.pipeline.annotating.photos import locate
 from motorpool.pipeline.context import explained
 from motorpool.spark import blocks
@@ -65,8 +66,8 @@ def check_file(path: str, asked: Asked) -> None:
     reader_of(path)
     if not files.exists(path):
         raise AnnotationError(f"{files.redact(path)}: there is no such file")
-    if asked.attribute is not None and not NAME_PATTERN.fullmatch(asked.attribute):
-        raise ConfigError(f"--attribute {asked.attribute!r}: expected a name of letters, digits and . _ + -")
+    if asked.attribute is not None:
+        check_name(asked.attribute)
     if asked.column is not None and asked.attribute is None:
         raise ConfigError(f"--column {asked.column!r}: is what the file calls an attribute: give --attribute too")
 
@@ -106,11 +107,7 @@ def _names(asked: Asked, attributes: Mapping[str, AttributeConfig] | None) -> di
     """The names of the attributes by those in small letters; empty where any name will do."""
     if asked.attribute is None:
         return {name.lower(): name for name in attributes or ()}
-    if attributes is not None and asked.attribute not in attributes:
-        raise ConfigError(
-            f"--attribute {asked.attribute}: the config has no such attribute; `labels.attributes` names "
-            f"{', '.join(attributes) or 'none'}"
-        )
+    check_known(asked.attribute, attributes)
     return {asked.attribute.lower(): asked.attribute}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from motorpool.config.run import CONSENSUS
 from motorpool.features.vehicle_steps import own_vehicle
 from motorpool.lake import Lake
 
@@ -26,8 +25,7 @@ def looked_at(lake: Lake, attribute: str) -> DataFrame:
 
 def without_outliers(lake: Lake, images: DataFrame) -> DataFrame:
     """Images that are no outliers of the consensus: those look like no other."""
-    odd = lake.read_or_empty("outliers", features=CONSENSUS).where("is_outlier").select("image_id")
-    return images.join(odd, on="image_id", how="left_anti")
+    return images.join(lake.consensus_outliers(), on="image_id", how="left_anti")
 
 
 def shuffled(seed: int) -> Column:

@@ -48,8 +48,8 @@ def learning(ctx: Context, looks: Looks, vote: bool, outliers: DataFrame, most: 
         whole = images.select("image_id", "vehicle_id").toPandas()
         whole["code"] = whole["vehicle_id"].map(sure).astype(np.int64)
         rows = pd.concat([whole, told[told["vehicle_id"].isna()]])
-    odd = outliers.select("image_id").toPandas()["image_id"]
-    rows = rows[~rows["image_id"].isin(odd)].sort_values("image_id")
+    odd = outliers.join(_frame(ctx, rows["image_id"].to_numpy(np.int64)), on="image_id", how="left_semi").toPandas()
+    rows = rows[~rows["image_id"].isin(odd["image_id"])].sort_values("image_id")
     # A photo without a vehicle is a vehicle of its own.
     name = np.where(rows["vehicle_id"].isna(), "i" + rows["image_id"].astype(str), "v" + rows["vehicle_id"].astype(str))
     vehicles = np.unique(name, return_inverse=True)[1].astype(np.int64)

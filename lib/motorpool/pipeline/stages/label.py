@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +39,15 @@ _MAX_MODELS = 100
 
 @dataclass(frozen=True)
 class _Readable:
-    """What attributes may be told from: definitions and widths of feature sets, and the feature sets of models."""
+    """What attributes may be learned from: definitions and widths of feature sets, and the feature sets of models.
+
+    ``outliers`` are the params of the consensus of outlier methods, whose outliers nothing is learned from.
+    """
 
     definitions: Mapping[str, str]
     widths: Mapping[str, int]
     models: Mapping[str, str]
+    outliers: Sequence[Mapping[str, str]]
 
 
 def run_label(ctx: Context) -> None:
@@ -140,16 +144,16 @@ def _readable(ctx: Context) -> _Readable:
         {r["features"]: r["definition"] for r in sorted(rows, key=lambda r: str(r["features"]))},
         {r["features"]: int(r["n_features"]) for r in rows},
         {m.model_id: m.features for m in ranked},
+        [r["params"] or {} for r in ctx.lake.rows("outlier_methods", ["params"], features=[CONSENSUS])],
     )
 
 
 def _params(ctx: Context, config: AttributeConfig, looks: Looks, readable: _Readable) -> dict[str, str]:
     """All that the labels of an attribute depend on, as text."""
-    outliers = ctx.lake.rows("outlier_methods", ["params"], features=[CONSENSUS])
     seen = {
         "features": {n: d for n, d in readable.definitions.items() if config.features is None or n in config.features},
         "models": sorted(readable.models),
-        "outliers": [sorted((r["params"] or {}).items()) for r in outliers],
+        "outliers": [sorted(params.items()) for params in readable.outliers],
     }
     return {
         "per": config.per,
@@ -170,7 +174,7 @@ def _label(
     params: Mapping[str, dict[str, str]],
 ) -> None:
     began = time.monotonic()
-    outliers = ctx.lake.read_or_empty("outliers", features=CONSENSUS).where("is_outlier").select("image_id")
+    outliers = ctx.lake.consensus_outliers()
     most = most_rows(list(readable.widths.values()))
     taught = {
         name: learning(ctx, looks, config.per == "vehicle", outliers, most, ctx.config.seed)

@@ -97,8 +97,8 @@ def _held(ctx: Context) -> dict[str, _Methods]:
     """The methods in the lake, of every feature set and of the consensus."""
     found: dict[str, _Methods] = defaultdict(dict)
     # Scores from before reasons were written are made again.
-    if ctx.lake.exists("outlier_methods") and ctx.lake.exists("outlier_reasons"):
-        for row in ctx.lake.read("outlier_methods").collect():
+    if ctx.lake.exists("outlier_reasons"):
+        for row in ctx.lake.rows("outlier_methods", ["features", "method", "params"]):
             found[row["features"]][row["method"]] = row["params"]
     return dict(found)
 
@@ -134,8 +134,9 @@ def _keep(ctx: Context, features: str, methods: _Methods) -> None:
     log.info("outliers: %s keeps %s", features, ", ".join(methods))
     for table in ("outliers", "outlier_reasons"):
         ctx.lake.replace(table, ctx.lake.read(table, features=features, method=list(methods)), {"features": [features]})
-    kept = ctx.lake.read("outlier_methods", features=features, method=list(methods)).drop("created_at").collect()
-    rows = [row.asDict() | {"params": methods[row["method"]]} for row in kept]
+    columns = ctx.lake.schema("outlier_methods", without=["created_at"]).names
+    kept = ctx.lake.rows("outlier_methods", columns, features=[features], method=list(methods))
+    rows = [row | {"params": methods[row["method"]]} for row in kept]
     ctx.lake.replace_rows("outlier_methods", rows, {"features": [features]})
 
 
@@ -154,8 +155,7 @@ class _Plan:
 
 
 def _plan(ctx: Context, config: OutlierConfig) -> _Plan:
-    rows = ctx.lake.read_or_empty("feature_sets").select("features", "n_images").collect()
-    sizes = {r["features"]: int(r["n_images"]) for r in rows}
+    sizes = {r["features"]: int(r["n_images"]) for r in ctx.lake.rows("feature_sets", ["features", "n_images"])}
     models = _models_to_read(ctx, config, sizes)
     params: dict[str, _Methods] = {}
     for features in ctx.config.feature_sets:
@@ -180,10 +180,10 @@ def _params(config: OutlierConfig, seed: int, method: str, models: Sequence[str]
 def _models_to_read(ctx: Context, config: OutlierConfig, sizes: Mapping[str, int]) -> dict[tuple[str, str], list[str]]:
     """The ids of the study's models that each method reads on each feature set; only where there are some."""
     asked = {m: labels for m in config.methods if (labels := OUTLIER_METHODS[m].labels)}
-    if not asked or not ctx.lake.exists("models"):
+    if not asked:
         return {}
-    columns = ("model_id", "features", "algorithm", "n_noise", "bic")
-    rows = ctx.lake.read("models").where(F.col("n_clusters") > 0).select(*columns).orderBy("model_id").collect()
+    fitted = ctx.lake.rows("models", ["model_id", "features", "algorithm", "n_clusters", "n_noise", "bic"])
+    rows = sorted((row for row in fitted if row["n_clusters"]), key=lambda row: str(row["model_id"]))
     ids = model_ids(ctx.config)
     found: dict[tuple[str, str], list[str]] = {}
     for method, labels in asked.items():

@@ -91,9 +91,8 @@ def run_project(ctx: Context) -> None:
 def _held(ctx: Context) -> dict[str, dict[str, dict[str, str]]]:
     """The parameters of the maps in the lake, by feature set and name."""
     found: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
-    if ctx.lake.exists("projection_methods"):
-        for row in ctx.lake.read("projection_methods").select("features", "method", "params").collect():
-            found[row["features"]][row["method"]] = row["params"]
+    for row in ctx.lake.rows("projection_methods", ["features", "method", "params"]):
+        found[row["features"]][row["method"]] = row["params"]
     return dict(found)
 
 
@@ -108,9 +107,8 @@ def _forget_sets(ctx: Context, gone: Collection[str]) -> None:
 def _sizes(ctx: Context, config: ProjectionConfig) -> dict[str, int]:
     """The number of images of every feature set to project."""
     names = [fs.name for fs in ctx.config.feature_sets if config.features is None or fs.name in config.features]
-    rows = {
-        r["features"]: r for r in ctx.lake.read("feature_sets").select("features", "n_features", "n_images").collect()
-    }
+    ctx.lake.check("feature_sets")
+    rows = {r["features"]: r for r in ctx.lake.rows("feature_sets", ["features", "n_features", "n_images"])}
     absent = [name for name in names if name not in rows]
     if absent:
         raise LakeError(f"feature set {absent[0]!r} is not in the lake {ctx.lake}: run `motorpool features` first")
