@@ -38,8 +38,8 @@ def decode(data: bytes) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as exc:
-        told = {"utf-8-sig": "UTF-8"}.get(encoding, encoding.upper())
-        raise ValueError(f"it is no {told} text (byte {exc.start:,}: {exc.reason}): save it as UTF-8") from exc
+        shown = {"utf-8-sig": "UTF-8"}.get(encoding, encoding.upper())
+        raise ValueError(f"it is no {shown} text (byte {exc.start:,}: {exc.reason}): save it as UTF-8") from exc
 
 
 def as_number(value: Any) -> Any:

@@ -40,13 +40,13 @@ def test_a_drawn_file_keeps_draw_stratum_and_weight_and_leaves_out_what_nobody_h
         'a/3.jpg,type," ? ",SUV,"a ""typical"" one\nof two",audit-1,audit,1,1\n'
         "a/4.jpg,Type,SUV,SUV,random,audit-1,audit,1,1.5\n"
     )
-    said = list(read_annotations(str(write(tmp_path, "looks.csv", text))))
-    assert [(s.line, s.path, s.attribute, s.value) for s in said] == [
+    found = list(read_annotations(str(write(tmp_path, "looks.csv", text))))
+    assert [(s.line, s.path, s.attribute, s.value) for s in found] == [
         (2, "a/1.jpg", "type", "sedan"),
         (5, "a/3.jpg", "type", None),
         (6, "a/4.jpg", "Type", "SUV"),
     ]
-    assert [(s.draw, s.purpose, s.stratum, s.weight) for s in said[:2]] == [
+    assert [(s.draw, s.purpose, s.stratum, s.weight) for s in found[:2]] == [
         ("audit-1", "audit", "2", 13.5),
         ("audit-1", "audit", "1", 1.0),
     ]
@@ -135,8 +135,8 @@ def test_label_studios_json(tmp_path: Path) -> None:
     ]
     file = write(tmp_path, "export.json", json.dumps(tasks, indent=1))
     lines = [i for i, line in enumerate(file.read_text().splitlines(), 1) if line == " {"]
-    said = list(read_annotations(str(file)))
-    assert [(s.line, s.path, s.attribute, s.value, s.annotator) for s in said] == [
+    found = list(read_annotations(str(file)))
+    assert [(s.line, s.path, s.attribute, s.value, s.annotator) for s in found] == [
         (lines[0], "raw_data/veriwild/1/a b.jpg", "type", "sedan", "ada@example.org"),
         (lines[0], "raw_data/veriwild/1/a b.jpg", "type", "SUV", "4"),
         (lines[0], "raw_data/veriwild/1/a b.jpg", "view", None, "4"),

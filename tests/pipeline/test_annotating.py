@@ -215,8 +215,8 @@ def test_paths_as_others_write_them(spark: SparkSession) -> None:
         "": [],
     }
     known = spark.createDataFrame(pa.table({"image_id": np.arange(len(images)), "path": images}))
-    said = spark.createDataFrame(pa.table({"path": list(expected)}))
-    found = {r["path"]: sorted(r["found"]) for r in locate(said, known).collect()}
+    given = spark.createDataFrame(pa.table({"path": list(expected)}))
+    found = {r["path"]: sorted(r["found"]) for r in locate(given, known).collect()}
     assert found == expected
 
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import BinaryIO, cast
 
+from motorpool.annotations.annotation import Annotation, Reader
 from motorpool.annotations.cvat import read_cvat
 from motorpool.annotations.label_studio import read_label_studio
-from motorpool.annotations.said import Reader, Said
 from motorpool.annotations.tables import read_table
 from motorpool.case import files
 from motorpool.errors import AnnotationError
@@ -30,7 +30,7 @@ def reader_of(path: str) -> Reader:
     return READERS[extension]
 
 
-def read_annotations(path: str, wanted: frozenset[str] | None = None, shown: str | None = None) -> Iterator[Said]:
+def read_annotations(path: str, wanted: frozenset[str] | None = None, shown: str | None = None) -> Iterator[Annotation]:
     """The annotations of a file, by path or URI, in its order and in bounded memory.
 
     ``wanted`` are the attributes to read, in small letters and as the file calls them; None is all. Values that the

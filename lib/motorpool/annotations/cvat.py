@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 from xml.parsers import expat
 
-from motorpool.annotations.said import Said, value_of, wrong
+from motorpool.annotations.annotation import Annotation, value_of, wrong
 
 _PIECE = 1 << 16
 _SHAPES = {"tag", "box", "polygon", "polyline", "points", "ellipse", "cuboid", "mask", "skeleton"}
@@ -32,7 +32,7 @@ class _Document:
 
     def __init__(self, parser: Any, name: str, wanted: frozenset[str] | None) -> None:
         self.parser, self.name, self.wanted = parser, name, wanted
-        self.found: list[Said] = []
+        self.found: list[Annotation] = []
         self.open: list[str] = []
         self.image: str | None = None
         #: Label and line of the tag or shape that is open, and its attributes: line, name and value.
@@ -93,14 +93,14 @@ class _Document:
         if self.wanted is not None and attribute is not None and attribute.lower() not in self.wanted:
             return
         if self.image is not None and value.strip() and value.strip() != _UNSET:
-            self.found.append(Said(line, self.image, attribute, value_of(value)))
+            self.found.append(Annotation(line, self.image, attribute, value_of(value)))
 
-    def take(self) -> list[Said]:
+    def take(self) -> list[Annotation]:
         found, self.found = self.found, []
         return found
 
 
-def read_cvat(f: BinaryIO, name: str, wanted: frozenset[str] | None) -> Iterator[Said]:
+def read_cvat(f: BinaryIO, name: str, wanted: frozenset[str] | None) -> Iterator[Annotation]:
     """The annotations of every image, with the lines of their tags and attributes."""
     parser = expat.ParserCreate()
     document = _Document(parser, name, wanted)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from motorpool.annotations.said import Said, value_of, wrong
+from motorpool.annotations.annotation import Annotation, value_of, wrong
 from motorpool.errors import AnnotationError
 from motorpool.texts import encoding_of
 
@@ -28,7 +28,7 @@ _UPLOADED = re.compile(r"/data/upload/\d+/[0-9a-f]{8}-", re.IGNORECASE)
 _OF_TASK = {"id", "annotation_id", "annotator", "created_at", "updated_at", "lead_time", "agreement"}
 
 
-def read_label_studio(f: BinaryIO, name: str, wanted: frozenset[str] | None) -> Iterator[Said]:
+def read_label_studio(f: BinaryIO, name: str, wanted: frozenset[str] | None) -> Iterator[Annotation]:
     """The choices of every annotation of every task; lines are those where tasks begin."""
     for line, task in _tasks(f, name):
         if not isinstance(task, dict):
@@ -41,7 +41,7 @@ def read_label_studio(f: BinaryIO, name: str, wanted: frozenset[str] | None) -> 
                 continue
             if len(choices) > 1:
                 raise wrong(name, line, f"{path}: several choices of {control!r} at once: {', '.join(choices)}")
-            yield Said(line, path, control, value_of(choices[0]), annotator)
+            yield Annotation(line, path, control, value_of(choices[0]), annotator)
 
 
 def _whole(task: Mapping[str, Any]) -> Iterator[tuple[str, list[str], str | None]]:
@@ -87,9 +87,9 @@ def _path(data: Any, name: str, line: int) -> str:
 def photo_path(address: str) -> str:
     """The path of a photo in what Label Studio stores: a local file's address, an upload's, a URL or a plain path."""
     if "/data/local-files/" in address:
-        told = parse_qs(urlsplit(address).query).get("d")
-        if told:
-            return told[0]
+        local = parse_qs(urlsplit(address).query).get("d")
+        if local:
+            return local[0]
     if _UPLOADED.search(address):
         return unquote(_UPLOADED.split(address)[-1])
     if re.match(r"[a-z][a-z0-9+.-]*://", address, re.IGNORECASE):
@@ -101,54 +101,54 @@ def _tasks(f: BinaryIO, name: str) -> Iterator[tuple[int, Any]]:
     """The items of the list that the file holds, one at a time, each with the line where it begins."""
     decoder = json.JSONDecoder()
     texts = _pieces(f, name)
-    held, line = _more("", texts)[0].lstrip("\ufeff"), 1
+    buffer, line = _more("", texts)[0].lstrip("\ufeff"), 1
 
     def skip(marks: str) -> None:
         """Pass over blanks, and over marks where they are expected."""
-        nonlocal held, line
+        nonlocal buffer, line
         while True:
-            rest = held.lstrip(" \t\r\n")
-            line += held.count("\n", 0, len(held) - len(rest))
-            held = rest
-            if not held:
-                held, ended = _more(held, texts)
+            rest = buffer.lstrip(" \t\r\n")
+            line += buffer.count("\n", 0, len(buffer) - len(rest))
+            buffer = rest
+            if not buffer:
+                buffer, ended = _more(buffer, texts)
                 if ended:
                     return
                 continue
-            if held[0] not in marks:
+            if buffer[0] not in marks:
                 return
-            held = held[1:]
+            buffer = buffer[1:]
             marks = ""
 
     skip("")
-    if not held.startswith("["):
+    if not buffer.startswith("["):
         raise wrong(name, line, "is no export of Label Studio: expected a list of tasks in square brackets")
-    held = held[1:]
+    buffer = buffer[1:]
     skip("")
-    while held and held[0] != "]":
+    while buffer and buffer[0] != "]":
         ended = False
         while True:
             try:
-                task, end = decoder.raw_decode(held)
+                task, end = decoder.raw_decode(buffer)
             except json.JSONDecodeError as exc:
-                longer, ended = _more(held, texts)
+                longer, ended = _more(buffer, texts)
                 if ended or len(longer) > _LONGEST:
                     raise wrong(name, line + exc.lineno - 1, f"cannot be read as JSON: {exc.msg}") from exc
-                held = longer
+                buffer = longer
             else:
                 break
         yield line, task
-        line += held.count("\n", 0, end)
-        held = held[end:]
+        line += buffer.count("\n", 0, end)
+        buffer = buffer[end:]
         skip(",")
-    if not held:
+    if not buffer:
         raise wrong(name, line, "cannot be read as JSON: the list of tasks does not end, so the file is cut off")
 
 
-def _more(held: str, texts: Iterator[str]) -> tuple[str, bool]:
-    """``held`` with the next piece behind it, and whether there was none."""
+def _more(buffer: str, texts: Iterator[str]) -> tuple[str, bool]:
+    """``buffer`` with the next piece behind it, and whether there was none."""
     piece = next(texts, None)
-    return (held, True) if piece is None else (held + piece, False)
+    return (buffer, True) if piece is None else (buffer + piece, False)
 
 
 def _pieces(f: BinaryIO, name: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Protocol
 
-from motorpool.annotations.said import Said, value_of, wrong
+from motorpool.annotations.annotation import Annotation, value_of, wrong
 from motorpool.case.tables import VEHICLE_INFO
 from motorpool.errors import AnnotationError
 from motorpool.texts import encoding_of
@@ -37,7 +37,7 @@ _PURPOSES = ("train", "audit")
 _HEAD = 4096
 
 
-def read_table(f: BinaryIO, name: str, wanted: frozenset[str] | None) -> Iterator[Said]:
+def read_table(f: BinaryIO, name: str, wanted: frozenset[str] | None) -> Iterator[Annotation]:
     """The annotations of a table; rows with an empty value are those that nobody has looked at yet.
 
     AnnotationError for a file without a column of paths or of values, and for rows that cannot be read.
@@ -66,7 +66,7 @@ def _delimiter(header: str) -> str:
     return max(",;\t", key=header.count)
 
 
-def _annotations(rows: Rows, name: str, wanted: frozenset[str] | None) -> Iterator[Said]:
+def _annotations(rows: Rows, name: str, wanted: frozenset[str] | None) -> Iterator[Annotation]:
     spelled = [c.strip() for c in next(rows, [])]
     header = [c.lower() for c in spelled]
     twice = next((c for i, c in enumerate(header) if c and c in header[:i]), None)
@@ -94,7 +94,7 @@ def _annotations(rows: Rows, name: str, wanted: frozenset[str] | None) -> Iterat
                     raise wrong(name, rows.line_num, "names no attribute in its column `attribute`")
             if wanted is not None and called is not None and called.lower() not in wanted:
                 continue
-            yield _said(row, rows.line_num, path, called, row[at], about, name)
+            yield _annotation(row, rows.line_num, path, called, row[at], about, name)
 
 
 def _value_columns(header: Sequence[str], name: str, wanted: frozenset[str] | None) -> list[tuple[str | None, int]]:
@@ -110,25 +110,25 @@ def _value_columns(header: Sequence[str], name: str, wanted: frozenset[str] | No
     return [(c, i) for c, i in named]
 
 
-def _said(
+def _annotation(
     row: Sequence[str], line: int, path: int, attribute: str | None, value: str, about: dict[str, int], name: str
-) -> Said:
-    told = {c: row[i].strip() or None for c, i in about.items()}
-    purpose = told.get("purpose")
+) -> Annotation:
+    details = {c: row[i].strip() or None for c, i in about.items()}
+    purpose = details.get("purpose")
     if purpose is not None and purpose not in _PURPOSES:
         raise wrong(name, line, f"purpose {purpose!r}: expected {' or '.join(_PURPOSES)}")
     if not row[path].strip():
         raise wrong(name, line, "has a value but no path")
-    return Said(
+    return Annotation(
         line,
         row[path].strip(),
         attribute,
         value_of(value),
-        told.get("annotator"),
+        details.get("annotator"),
         purpose,
-        told.get("draw"),
-        told.get("stratum"),
-        _weight(told.get("weight"), name, line),
+        details.get("draw"),
+        details.get("stratum"),
+        _weight(details.get("weight"), name, line),
     )
 
 

@@ -54,7 +54,7 @@ def check_vehicle_column(case: Case, column: str | None) -> None:
             "case.attributes"
         )
     named = named_columns(case.attributes)
-    # The column of the paths is told as the file has it.
+    # The column of the paths is listed by the file's own name.
     names = ["paths" if name == "paths" else column for name, column in named.items()]
     if column not in names:
         raise CaseError(
@@ -106,10 +106,10 @@ def describe_images(
     theirs = next((c for c in attributes.columns if c.lower() == "vehicle_id"), None)
     source = vehicle_column or (theirs if vehicle_pattern is None else None)
     others = [c for c in attributes.columns if c not in ("path", theirs)]
-    told = [F.col(f"`{source}`").alias("vehicle_id")] if source is not None else []
-    if told:
+    named = [F.col(f"`{source}`").alias("vehicle_id")] if source is not None else []
+    if named:
         images = images.drop("vehicle_id")
-    joined = images.join(attributes.select("path", *told, *(f"`{c}`" for c in others)), on="path", how="left")
+    joined = images.join(attributes.select("path", *named, *(f"`{c}`" for c in others)), on="path", how="left")
     return joined.select("image_id", "path", "vehicle_id", *(f"`{c}`" for c in others)).orderBy("image_id")
 
 

@@ -175,11 +175,11 @@ def read_attributes(paths: DataFrame, path: str) -> DataFrame:
     # Some values of VERI-Wild's file begin with a blank; those of others stay as they are.
     texts = {name: F.trim(c) if short else F.col(c) for name, c in positions.items()}
     others = [F.when(text != "", text).alias(name) for name, text in texts.items() if name != "path"]
-    told = read.select(normal_path(positions["path"]).alias("path"), *others)
+    attributes = read.select(normal_path(positions["path"]).alias("path"), *others)
     if not short:
-        return told
+        return attributes
     known = paths.select(F.col("path").alias("known"), _last_two(F.col("path")).alias("short"))
-    joined = told.withColumn("short", _last_two(F.col("path"))).join(known, on="short", how="left")
+    joined = attributes.withColumn("short", _last_two(F.col("path"))).join(known, on="short", how="left")
     return joined.select(F.coalesce("known", "path").alias("path"), *(f"`{c}`" for c in positions if c != "path"))
 
 

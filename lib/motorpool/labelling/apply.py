@@ -46,15 +46,15 @@ def label_images(
     images: DataFrame,
     sources: Mapping[str, DataFrame],
     labellers: Sequence[Labeller],
-    said: DataFrame,
+    answers: DataFrame,
     outliers: DataFrame,
 ) -> DataFrame:
     """One row per image and attribute, as LABELS.
 
     ``images`` has ``image_id, vehicle_id``. ``sources`` have ``image_id`` and either ``vector`` or ``cluster``, by the
-    names that the parts of ``labellers`` read; an image that a source lacks counts as an average one there. ``said`` is
-    ``image_id, attribute, code, own``: what people said of a photo (``own``) or of another photo of its vehicle, a
-    photo and attribute once; ``code`` INT is the value's position, -1 where it cannot be told, -2 where people
+    names that the parts of ``labellers`` read; an image that a source lacks counts as an average one there. ``answers``
+    is ``image_id, attribute, code, own``: what people said of a photo (``own``) or of another photo of its vehicle, a
+    photo and attribute once; ``code`` INT is the value's position, -1 where people cannot tell it, -2 where they
     disagree.
     ``outliers`` has ``image_id`` of images that are not accepted and do not vote.
 
@@ -76,11 +76,11 @@ def label_images(
     odd = outliers.select("image_id", F.lit(True).alias("outlier"))
     marked = one.join(odd, on="image_id", how="left").withColumn("outlier", F.coalesce("outlier", F.lit(False)))
     voted = _voted(marked, labellers, columns, width)
-    told = said.groupBy("image_id").agg(
-        F.map_from_entries(F.collect_list(F.struct("attribute", F.struct("code", "own")))).alias("said")
+    by_image = answers.groupBy("image_id").agg(
+        F.map_from_entries(F.collect_list(F.struct("attribute", F.struct("code", "own")))).alias("answers")
     )
-    known = voted.join(told, on="image_id", how="left")
-    codes = [F.col("said")[c.attribute] for c in labellers]
+    known = voted.join(by_image, on="image_id", how="left")
+    codes = [F.col("answers")[c.attribute] for c in labellers]
     return known.select(
         "image_id",
         "scores",
@@ -168,18 +168,18 @@ def _by_image(
 
 def _whole_images(batches: Batches) -> Iterator[pa.RecordBatch]:
     """Batches anew, so that all rows of an image, which come in a row, are in one of them."""
-    held: pa.RecordBatch | None = None
+    rest: pa.RecordBatch | None = None
     for batch in batches:
         if not len(batch):
             continue
-        joined = batch if held is None else pa.concat_batches([held, batch])
+        joined = batch if rest is None else pa.concat_batches([rest, batch])
         ids = joined.column("image_id").to_numpy()
         cut = int(np.searchsorted(ids, ids[-1]))
         if cut:
             yield joined.slice(0, cut)
-        held = joined.slice(cut)
-    if held is not None:
-        yield held
+        rest = joined.slice(cut)
+    if rest is not None:
+        yield rest
 
 
 def _voted(one: DataFrame, labellers: Sequence[Labeller], columns: Sequence[slice], width: int) -> DataFrame:
@@ -223,19 +223,19 @@ def _decide(labellers: Sequence[Labeller], columns: Sequence[slice]) -> Callable
 
 
 def _labels(
-    who: Labeller, ids: pa.Array, scores: np.ndarray, said: np.ndarray, own: np.ndarray, outlier: np.ndarray
+    who: Labeller, ids: pa.Array, scores: np.ndarray, answers: np.ndarray, own: np.ndarray, outlier: np.ndarray
 ) -> pa.RecordBatch:
     """Labels of one attribute: what people said first, then the likeliest value."""
     probabilities = who.calibration.probabilities(scores)
     code = probabilities.argmax(axis=1)
     top = probabilities.max(axis=1)
-    told, unclear, disagreed = said >= 0, said == -1, said == -2
-    code = np.where(told, said, code)
-    top = np.where(told, 1.0, top)
+    answered, unclear, disagreed = answers >= 0, answers == -1, answers == -2
+    code = np.where(answered, answers, code)
+    top = np.where(answered, 1.0, top)
     enough = top >= who.threshold if who.threshold is not None else np.zeros(len(top), bool)
-    accepted = (told | enough) & ~outlier & ~unclear & ~disagreed
+    accepted = (answered | enough) & ~outlier & ~unclear & ~disagreed
     machine = "vehicle" if who.vote else who.method
-    source = np.where((told | unclear) & own, "person", np.where(told, "vehicle", machine))
+    source = np.where((answered | unclear) & own, "person", np.where(answered, "vehicle", machine))
     return pa.RecordBatch.from_arrays(
         [
             ids,

@@ -166,9 +166,9 @@ def drawn(known: Known, most: int, seed: int) -> np.ndarray:
     names, vehicle = np.unique(known.vehicles, return_inverse=True)
     order: np.ndarray = np.lexsort((rng.permutation(len(vehicle)), rng.permutation(len(names))[vehicle]))
     if known.vote:
-        held = vehicle[order]
-        first = np.flatnonzero(np.append(True, held[1:] != held[:-1]))
-        place = np.arange(len(held)) - np.repeat(first, np.diff(np.append(first, len(held))))
+        ordered = vehicle[order]
+        first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
+        place = np.arange(len(ordered)) - np.repeat(first, np.diff(np.append(first, len(ordered))))
         order = order[place < MAX_PHOTOS]
     return order[: _whole_vehicles(known.vehicles[order], most)]
 

@@ -81,7 +81,7 @@ class Lake:
 
     @staticmethod
     def schema(table: str, without: Sequence[str] = ()) -> StructType:
-        """A table's columns, to make rows with; ``without`` leaves out those that Spark fills in."""
+        """A table's columns, to make rows with; ``without`` names columns to leave out."""
         return StructType([f for f in TABLES[table].schema if f.name not in without])
 
     # -- reading -----------------------------------------------------------------------------------
@@ -163,14 +163,12 @@ class Lake:
         """Replace all rows of a table."""
         self._write(TABLES[table], lambda: conform(df, TABLES[table]), {})
 
-    def replace(self, table: str, df: DataFrame, keys: Mapping[str, Sequence[str]]) -> None:
+    def replace(self, table: str, df: DataFrame, keys: Keys) -> None:
         """Replace the rows whose key columns hold the given values; ``df`` holds rows of these keys only."""
         _check_keys(keys)
         self._write(TABLES[table], lambda: conform(df, TABLES[table]), keys)
 
-    def replace_rows(
-        self, table: str, rows: Sequence[Mapping[str, Any]] | pa.Table, keys: Mapping[str, Sequence[str]]
-    ) -> None:
+    def replace_rows(self, table: str, rows: Sequence[Mapping[str, Any]] | pa.Table, keys: Keys) -> None:
         """`replace` with rows of the driver, by column, or as `fetch` gives them.
 
         ``created_at``, where the table has it, is now in rows without one. No Spark job runs where this process
@@ -201,7 +199,7 @@ class Lake:
 
         self._write(TABLES[table], rows, {})
 
-    def _write(self, table: Table, rows: pa.Table | Callable[[], DataFrame], keys: Mapping[str, Sequence[str]]) -> None:
+    def _write(self, table: Table, rows: pa.Table | Callable[[], DataFrame], keys: Keys) -> None:
         """Every write: of rows that the driver holds, or that Spark makes, anew for each try."""
         if callable(rows):
             self._tables.write(table, rows, keys)
@@ -233,8 +231,8 @@ class Lake:
         names["attributes"] = views.attribute_columns(labelled)
         if self.in_catalog:
             for name in {table for view in wanted for table in views.needed(view)}:
-                held = self._tables.read(name).columns
-                added = [f for f in TABLES[name].schema if f.name not in held]
+                there = self._tables.read(name).columns
+                added = [f for f in TABLES[name].schema if f.name not in there]
                 if added:
                     nulls = ", ".join(f"CAST(NULL AS {f.dataType.simpleString()}) AS `{f.name}`" for f in added)
                     names[name] = f"(SELECT *, {nulls} FROM {names[name]})"  # noqa: S608 (names from the code)

@@ -7,7 +7,7 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -90,7 +90,7 @@ class DeltaFolder:
     def read(self, table: str) -> DataFrame:
         return self._spark.read.format("delta").load(f"{self._path}/{table}")
 
-    def write(self, table: Table, rows: Callable[[], DataFrame], keys: Mapping[str, Sequence[str]]) -> None:
+    def write(self, table: Table, rows: Callable[[], DataFrame], keys: Keys) -> None:
         """Replace the rows of the given keys, or without keys all of them; ``rows`` is asked again by each try."""
         path = f"{self._path}/{table.name}"
 
@@ -126,7 +126,7 @@ class DeltaFolder:
         return done
 
     @contextmanager
-    def _tidy(self, table: Table, keys: Mapping[str, Sequence[str]], there: bool) -> Iterator[None]:
+    def _tidy(self, table: Table, keys: Keys, there: bool) -> Iterator[None]:
         """Leave no files of a write that fails."""
         if self._folder is None:
             try:
@@ -202,7 +202,7 @@ class DeltaCatalog:
         """False: a catalog's tables are written by Spark."""
         return False
 
-    def write(self, table: Table, rows: Callable[[], DataFrame], keys: Mapping[str, Sequence[str]]) -> None:
+    def write(self, table: Table, rows: Callable[[], DataFrame], keys: Keys) -> None:
         """Replace the rows of the given keys, or without keys all of them; ``rows`` is asked again by each try."""
         name, created = self._name(table.name), False
 
@@ -246,7 +246,7 @@ def driver_folder(spark: SparkSession, path: str) -> Path | None:
     return folder if has_scheme(path) or default.startswith("file:") else None
 
 
-def predicate(keys: Mapping[str, Sequence[str]]) -> str:
+def predicate(keys: Keys) -> str:
     """SQL for ``key IN (values)``; the values hold no quotes: `Lake.replace` checks them."""
     parts = []
     for key, values in keys.items():
@@ -255,7 +255,7 @@ def predicate(keys: Mapping[str, Sequence[str]]) -> str:
     return " AND ".join(parts)
 
 
-def _replacing(table: Table, df: DataFrame, keys: Mapping[str, Sequence[str]]) -> DataFrameWriter:
+def _replacing(table: Table, df: DataFrame, keys: Keys) -> DataFrameWriter:
     writer = df.write.format("delta").mode("overwrite")
     if keys:
         return writer.option("replaceWhere", predicate(keys)).option(*_WITH_NEW_COLUMNS)

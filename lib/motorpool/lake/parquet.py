@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,7 +88,7 @@ class ParquetFolder:
             raise
         return hold
 
-    def write(self, table: Table, rows: Callable[[], DataFrame], keys: Mapping[str, Sequence[str]]) -> None:
+    def write(self, table: Table, rows: Callable[[], DataFrame], keys: Keys) -> None:
         """Replace the rows of the given keys, or without keys all of them; ``rows`` is asked under the lock."""
         with self._drafting(table) as draft:
             if table.partition_by:
@@ -132,7 +132,7 @@ class ParquetFolder:
         # One file under one name: the rename replaces the whole table at once.
         part.replace(draft.table / ONE_FILE)
 
-    def _write_file(self, table: Table, df: DataFrame, keys: Mapping[str, Sequence[str]], draft: swaps.Draft) -> None:
+    def _write_file(self, table: Table, df: DataFrame, keys: Keys, draft: swaps.Draft) -> None:
         if keys and self.exists(table.name):
             stale = F.lit(False)
             for key, values in keys.items():
@@ -143,9 +143,7 @@ class ParquetFolder:
             (part,) = draft.rows.glob("*.parquet")
             self._put(part, draft)
 
-    def _write_partitions(
-        self, table: Table, df: DataFrame, keys: Mapping[str, Sequence[str]], draft: swaps.Draft
-    ) -> None:
+    def _write_partitions(self, table: Table, df: DataFrame, keys: Keys, draft: swaps.Draft) -> None:
         df.write.partitionBy(*table.partition_by).parquet(str(draft.rows))
         depth = "*/" * len(table.partition_by)
         with self._naming(table):

@@ -61,30 +61,30 @@ def explain_consensus(flagged: DataFrame, single: DataFrame, usual: DataFrame, i
 
     ``single`` are the scores that it is made of: features, method, image_id, is_outlier.
     """
-    votes = (
+    flagging = (
         single.where("is_outlier")
         .groupBy("image_id", "method")
         .agg(F.sort_array(F.collect_set("features")).alias("features"))
         .groupBy("image_id")
         .agg(
-            F.sum(F.size("features")).alias("n_votes"),
-            F.sort_array(F.collect_list(F.struct("method", "features"))).alias("votes"),
+            F.sum(F.size("features")).alias("n_flagging"),
+            F.sort_array(F.collect_list(F.struct("method", "features"))).alias("flagging"),
         )
     )
     n_rankings = single.select("features", "method").distinct().agg(F.count("*").alias("n_rankings"))
     rows = (
         flagged.select("method", "image_id", F.col("score").alias("value"))
         .join(F.broadcast(usual), on="method", how="inner")
-        .join(votes, on="image_id", how="left")
+        .join(flagging, on="image_id", how="left")
         .join(images.select("image_id", "vehicle_id"), on="image_id", how="left")
         .crossJoin(F.broadcast(n_rankings))
     )
-    named = F.transform("votes", lambda v: F.concat(v["method"], F.lit(" on "), F.concat_ws(", ", v["features"])))
+    named = F.transform("flagging", lambda v: F.concat(v["method"], F.lit(" on "), F.concat_ws(", ", v["features"])))
     by_some = F.format_string(
-        "Flagged by %d of %d rankings: %s.", F.col("n_votes"), F.col("n_rankings"), F.concat_ws("; ", named)
+        "Flagged by %d of %d rankings: %s.", F.col("n_flagging"), F.col("n_rankings"), F.concat_ws("; ", named)
     )
     by_none = F.format_string("High in several of %d rankings, though none of them flags it.", F.col("n_rankings"))
-    reason = F.when(F.col("n_votes").isNotNull(), by_some).otherwise(by_none)
+    reason = F.when(F.col("n_flagging").isNotNull(), by_some).otherwise(by_none)
     nothing = F.lit(None).cast("array<bigint>").alias("neighbours")
     return rows.select("method", "image_id", reason.alias("reason"), nothing, "vehicle_id", "value", F.col("usual"))
 

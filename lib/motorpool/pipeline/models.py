@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,9 +14,6 @@ from motorpool.cluster.models import Facts, ModelSpec
 from motorpool.config.run import ClusterConfig
 from motorpool.kernels.scores import SCORES, Scores, measured
 from motorpool.pipeline.context import Context
-
-log = logging.getLogger(__name__)
-
 
 #: How the reason of a model begins to speak of numbers that are not finite, which no threshold decides.
 NOT_COMPUTED = "cannot be computed"
@@ -55,10 +51,10 @@ def judge(
         if scores is None or not scores.defined:
             return "its scores are not defined: as many clusters as images"
         sizes = scores.sizes
-    held = np.sort(sizes[sizes > 0])
-    if len(held) < len(sizes):
-        return f"only {len(held)} of {len(sizes)} clusters hold images: there are too few distinct vectors"
-    which, size = ("second largest", int(held[-2])) if facts.by_density else ("smallest", int(held[0]))
+    filled = np.sort(sizes[sizes > 0])
+    if len(filled) < len(sizes):
+        return f"only {len(filled)} of {len(sizes)} clusters hold images: there are too few distinct vectors"
+    which, size = ("second largest", int(filled[-2])) if facts.by_density else ("smallest", int(filled[0]))
     if size < rules.min_cluster_share * n:
         return (
             f"the {which} cluster holds {size:,} images ({size / n:.4%}), "
@@ -69,9 +65,13 @@ def judge(
 
 def not_finite(facts: Facts | None, scores: Scores | None) -> list[str]:
     """Names of a model's numbers that are infinite or NaN; ``models`` has nulls for them."""
-    numbers = {name: getattr(facts, name, None) for name in measured("fit")} if facts else {}
-    numbers |= scores.values if scores else {}
+    numbers = {**_scores_of_fit(facts), **(scores.values if scores else {})}
     return [name for name, value in numbers.items() if value is not None and not math.isfinite(value)]
+
+
+def _scores_of_fit(facts: Facts | None) -> dict[str, float | None]:
+    """The scores that fitting gives, by name; null for those that the model's algorithm does not have."""
+    return {name: getattr(facts, name, None) for name in measured("fit")} if facts else {}
 
 
 def model_row(
@@ -81,8 +81,7 @@ def model_row(
     names = ("n_clusters", "n_noise", *SCORES, "agreement_vehicles", "n_iter", "seconds")
     row: dict[str, Any] = dict.fromkeys(names)
     if facts is not None:
-        row |= {name: getattr(facts, name, None) for name in measured("fit")}
-        row |= {"n_iter": facts.n_iter, "seconds": facts.seconds}
+        row |= _scores_of_fit(facts) | {"n_iter": facts.n_iter, "seconds": facts.seconds}
     row = {
         **row,
         "model_id": spec.model_id,
@@ -99,6 +98,7 @@ def model_row(
 
 
 def write_models(ctx: Context, rows: Sequence[dict[str, Any]]) -> None:
+    """Put rows of ``models`` in the place of those of the same models."""
     ctx.lake.replace_rows("models", rows, {"model_id": [str(r["model_id"]) for r in rows]})
 
 
@@ -118,6 +118,7 @@ def write_labels(ctx: Context, wide: DataFrame, model_ids: Sequence[str]) -> Non
 
 
 def cluster_rows(spec: ModelSpec, facts: Facts, scores: Scores, origin: np.ndarray, n: int) -> Iterable[dict[str, Any]]:
+    """Rows of ``clusters`` of a model of ``n`` images; means in ``scores`` are from ``origin`` float64[d]."""
     centres = facts.centres if facts.centres is not None else (scores.means + origin).astype(np.float32)
     for cluster, size in enumerate(scores.sizes.tolist()):
         yield {
@@ -133,6 +134,7 @@ def cluster_rows(spec: ModelSpec, facts: Facts, scores: Scores, origin: np.ndarr
 
 
 def parameter_rows(spec: ModelSpec, facts: Facts) -> Iterable[dict[str, Any]]:
+    """Rows of ``parameters``: one for each array that labels new images, flattened."""
     for name, values in facts.parameters.items():
         yield {
             "model_id": spec.model_id,

@@ -26,8 +26,8 @@ def rejudge(ctx: Context) -> set[str]:
     cluster.max_clusters loses its scores and its rows in ``clusters``, and one that has no longer too many has none, so
     it is to be fitted again. Driver memory: some 50 bytes a cluster.
     """
-    held = ctx.lake.fetch("clusters", ["model_id", "size"]).group_by("model_id").aggregate([("size", "list")])
-    sizes = dict(zip(held.column("model_id").to_pylist(), held.column("size_list").to_pylist(), strict=True))
+    clusters = ctx.lake.fetch("clusters", ["model_id", "size"]).group_by("model_id").aggregate([("size", "list")])
+    sizes = dict(zip(clusters.column("model_id").to_pylist(), clusters.column("size_list").to_pylist(), strict=True))
     columns = (
         "model_id", "features", "algorithm", "params", "n_clusters", "n_noise", "status", "reason",
         *measured("clusters"),

@@ -17,7 +17,7 @@ from motorpool.pipeline.annotating.drawing import labels_mark
 from motorpool.pipeline.annotating.population import images_of, looked_at
 from motorpool.pipeline.context import explained
 
-#: Why a look does not count, and how that is told.
+#: Why a look does not count, and the words for it.
 _REASONS = {
     "disagreed": "on {n} photos people disagree",
     "unclear": "on {n} photos it cannot be told",
@@ -59,7 +59,7 @@ def audit(lake: Lake, attribute: str, target: float | None = None, confidence: f
             f"{attribute}: nobody has looked at photos for an audit yet: `motorpool annotate draw --attribute "
             f"{attribute} --purpose audit` draws some, `motorpool annotate import` takes the answers"
         )
-    told = [c for c in cells if c["status"] == "counts"]
+    counted = [c for c in cells if c["status"] == "counts"]
     shared = {
         "attribute": attribute,
         "accepted": accepted,
@@ -68,7 +68,7 @@ def audit(lake: Lake, attribute: str, target: float | None = None, confidence: f
     }
     rows = []
     for value in (None, *sorted(sizes)):
-        own = [c for c in told if value is None or c["label"] == value]
+        own = [c for c in counted if value is None or c["label"] == value]
         found = accuracy_of(_looks(own), confidence)
         n_images = sum(n[accepted] for v, n in sizes.items() if value in (None, v))
         rows.append(
@@ -159,9 +159,9 @@ def _wrong(cells: Sequence[Mapping[str, Any]], value: str | None) -> dict[str, t
 def _notes(cells: Sequence[Mapping[str, Any]], lake: Lake, attribute: str, accepted: bool) -> list[str]:
     notes = [] if accepted else ["no label is accepted, so the figures are those of all labels"]
     left_out = {reason: sum(c["n"] for c in cells if c["status"] == reason) for reason in _REASONS}
-    told = [_REASONS[reason].format(n=f"{n:,}") for reason, n in left_out.items() if n]
-    if told:
-        notes.append(f"looks that do not count: {', '.join(told)}")
+    reasons = [_REASONS[reason].format(n=f"{n:,}") for reason, n in left_out.items() if n]
+    if reasons:
+        notes.append(f"looks that do not count: {', '.join(reasons)}")
     mark = labels_mark(lake, attribute)
     older = sum(c["n"] for c in cells if c["status"] == "counts" and c["draw"].split("-")[1:2] != [mark])
     if older:

@@ -29,14 +29,14 @@ log = logging.getLogger(__name__)
 
 #: What a row of ``annotations`` is found by.
 KEY = ("image_id", "attribute", "annotator")
-#: Lines of a file that are told where they are wrong.
-_TOLD = 5
+#: Wrong lines of a file that an error lists, at most.
+_LINES = 5
 _BATCH = 4096
-_SAID = (
+_ANNOTATIONS = (
     "line BIGINT, path STRING, attribute STRING, value STRING, annotator STRING, purpose STRING, draw STRING, "
     "stratum STRING, weight DOUBLE"
 )
-_FIELDS = [part.split()[0] for part in _SAID.split(", ")]
+_FIELDS = [part.split()[0] for part in _ANNOTATIONS.split(", ")]
 _ARROW = pa.schema([("line", pa.int64()), *((f, pa.string()) for f in _FIELDS[1:-1]), ("weight", pa.float64())])
 
 
@@ -85,10 +85,10 @@ def import_file(
     names = _names(asked, attributes)
     wanted = frozenset([asked.column.lower()]) if asked.column else (frozenset(names) if names else None)
     with lake.held(), explained():
-        said = _read(lake.spark, path, wanted)
+        annotations = _read(lake.spark, path, wanted)
         images = lake.read("images").select("image_id", "path")
-        told = _told(said, asked, names)
-        with blocks.kept(_checked(locate(told, images), _held(lake), attributes)) as checked:
+        located = locate(_filled_in(annotations, asked, names), images)
+        with blocks.kept(_checked(located, _earlier(lake), attributes)) as checked:
             _refuse(checked, path)
             counts = checked.groupBy("attribute", "status").count().orderBy("attribute").collect()
             if not counts:
@@ -130,16 +130,16 @@ def _read(spark: SparkSession, path: str, wanted: frozenset[str] | None) -> Data
     def run(batches: Batches) -> Batches:
         for batch in batches:
             if len(batch):
-                said = read_annotations(where, wanted, shown)
-                while some := list(itertools.islice(said, _BATCH)):
-                    columns = [pa.array([getattr(s, f.name) for s in some], f.type) for f in _ARROW]
+                annotations = read_annotations(where, wanted, shown)
+                while some := list(itertools.islice(annotations, _BATCH)):
+                    columns = [pa.array([getattr(a, f.name) for a in some], f.type) for f in _ARROW]
                     yield pa.RecordBatch.from_arrays(columns, schema=_ARROW)
 
-    return spark.range(0, 1, 1, 1).mapInArrow(run, _SAID)
+    return spark.range(0, 1, 1, 1).mapInArrow(run, _ANNOTATIONS)
 
 
-def _told(said: DataFrame, asked: Asked, names: Mapping[str, str]) -> DataFrame:
-    """``said`` with what the command says: the attribute's name, who looked, and for which purpose."""
+def _filled_in(annotations: DataFrame, asked: Asked, names: Mapping[str, str]) -> DataFrame:
+    """``annotations`` with what the command says: the attribute's name, who looked, and for which purpose."""
     attribute = F.col("attribute")
     if asked.attribute is not None:
         attribute = F.lit(asked.attribute)
@@ -150,7 +150,7 @@ def _told(said: DataFrame, asked: Asked, names: Mapping[str, str]) -> DataFrame:
             attribute = F.coalesce(attribute, F.lit(next(iter(names.values()))))
     purpose = F.coalesce(F.lit(asked.purpose), "purpose", F.lit("train"))
     drawn = purpose == "audit"
-    return said.select(
+    return annotations.select(
         "line",
         "path",
         attribute.alias("attribute"),
@@ -168,7 +168,7 @@ def _told(said: DataFrame, asked: Asked, names: Mapping[str, str]) -> DataFrame:
 _ANSWER = ("value", "purpose", "draw", "stratum", "weight")
 
 
-def _held(lake: Lake) -> DataFrame:
+def _earlier(lake: Lake) -> DataFrame:
     """What is known of a photo and attribute: ``own``, the rows by time; ``drawn``, what an audit gave; ``trained``."""
     audit = F.col("purpose") == "audit"
     return (
@@ -182,7 +182,7 @@ def _held(lake: Lake) -> DataFrame:
     )
 
 
-def _checked(located: DataFrame, held: DataFrame, attributes: Mapping[str, AttributeConfig] | None) -> DataFrame:
+def _checked(located: DataFrame, earlier: DataFrame, attributes: Mapping[str, AttributeConfig] | None) -> DataFrame:
     """One row an annotation: its columns, ``status`` (new, changed, same), and ``line`` with its ``problem`` or null.
 
     Rows without a problem have a key each.
@@ -196,7 +196,7 @@ def _checked(located: DataFrame, held: DataFrame, attributes: Mapping[str, Attri
         F.min(F.struct(answer.alias("a"), "line")).alias("least"),
         F.max(F.struct(answer.alias("a"), "line")).alias("most"),
     )
-    kept = grouped.join(held, on=["image_id", "attribute"], how="left")
+    kept = grouped.join(earlier, on=["image_id", "attribute"], how="left")
     mine = F.try_element_at(F.filter("own", lambda x: x["annotator"] == F.col("annotator")), F.lit(-1))
     keeps = (F.col("first.purpose") == "train") & F.col("drawn").isNotNull()
     new = {
@@ -257,11 +257,11 @@ def _problem(attributes: Mapping[str, AttributeConfig] | None) -> Column:
 def _refuse(checked: DataFrame, path: str) -> None:
     # A line with several attributes has the problem of its path several times.
     wrong = checked.where(F.col("problem").isNotNull()).select("line", "problem").distinct()
-    rows = wrong.orderBy("line").limit(_TOLD + 1).collect()
+    rows = wrong.orderBy("line").limit(_LINES + 1).collect()
     if not rows:
         return
-    lines: Sequence[str] = [f"line {r['line']:,}: {r['problem']}" for r in rows[:_TOLD]]
-    more = wrong.count() - _TOLD if len(rows) > _TOLD else 0
+    lines: Sequence[str] = [f"line {r['line']:,}: {r['problem']}" for r in rows[:_LINES]]
+    more = wrong.count() - _LINES if len(rows) > _LINES else 0
     rest = [f"and {more:,} more lines"] if more > 0 else []
     listed = "\n  ".join([*lines, *rest])
     raise AnnotationError(f"{files.redact(path)}: nothing was imported:\n  {listed}")

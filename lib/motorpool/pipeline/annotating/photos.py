@@ -11,19 +11,19 @@ from motorpool.case.tables import normal_path
 _ALIKE = 64
 
 
-def locate(said: DataFrame, images: DataFrame) -> DataFrame:
-    """``said`` (with ``path STRING``) and ``found ARRAY<BIGINT>``: the ids of the images that each path may mean.
+def locate(annotations: DataFrame, images: DataFrame) -> DataFrame:
+    """``annotations`` (with ``path STRING``) and ``found ARRAY<BIGINT>``: ids of the images that each path may mean.
 
     One id where the path is the image's, but for its slashes; or else where, without extensions, one of the two paths
     ends with the other, as ``00001/000001`` and ``raw_data/veriwild/1/00001/000001.jpg`` do with
     ``veriwild/1/00001/000001.jpg``. No id for a path that means no image, several where it says too little. The last
-    two parts of ``images`` (``image_id, path``) must not be the same for very many of them, or those are not told
-    apart.
+    two parts of ``images`` (``image_id, path``) must not be the same for more than
+    _ALIKE of them: no others are looked at.
     """
     known = images.select("image_id", F.col("path").alias("known"), _stem(F.col("path")).alias("stem"))
     keyed = known.select("image_id", "stem", F.explode(F.array_distinct(_keys(F.col("stem")))).alias("key"))
     alike = keyed.groupBy("key").agg(F.slice(F.collect_list(F.struct("image_id", "stem")), 1, _ALIKE).alias("alike"))
-    given = said.withColumn("known", normal_path("path"))
+    given = annotations.withColumn("known", normal_path("path"))
     exact = given.join(known.drop("stem"), on="known", how="left")
     stem = _stem(F.col("known"))
     # Rows whose image is known match no key.
@@ -33,7 +33,7 @@ def locate(said: DataFrame, images: DataFrame) -> DataFrame:
     found = F.when(F.col("image_id").isNotNull(), F.array("image_id")).otherwise(
         F.coalesce(meant, F.array().cast("array<bigint>"))
     )
-    return near.select(*said.columns, found.alias("found"))
+    return near.select(*annotations.columns, found.alias("found"))
 
 
 def _stem(path: Column) -> Column:

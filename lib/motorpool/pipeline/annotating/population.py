@@ -16,8 +16,8 @@ def images_of(lake: Lake) -> DataFrame:
 
 def looked_at(lake: Lake, attribute: str) -> DataFrame:
     """``image_id, vehicle, trained, audited`` of the images that somebody looked at for an attribute."""
-    said = lake.read_or_empty("annotations", attribute=attribute).groupBy("image_id")
-    flags = said.agg(
+    annotations = lake.read_or_empty("annotations", attribute=attribute)
+    flags = annotations.groupBy("image_id").agg(
         F.bool_or(F.col("purpose") == "train").alias("trained"), F.bool_or(F.col("purpose") == "audit").alias("audited")
     )
     return images_of(lake).drop("path").join(flags, on="image_id", how="inner")

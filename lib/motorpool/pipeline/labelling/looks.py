@@ -15,7 +15,7 @@ from motorpool.config.labels import AttributeConfig
 from motorpool.errors import ConfigError
 from motorpool.pipeline.context import Context
 
-#: Codes of photos without a value: it cannot be told, or annotators disagree.
+#: Codes of photos without a value: people cannot tell it, or they disagree.
 UNCLEAR, DISAGREED = -1, -2
 
 
@@ -35,7 +35,7 @@ class Looks:
     fingerprint: str
 
     @property
-    def told(self) -> pd.DataFrame:
+    def usable(self) -> pd.DataFrame:
         """The photos with a value, of vehicles on which people agree."""
         known = self.photos[self.photos["code"] >= 0]
         bad = self.vehicles.index[self.vehicles == DISAGREED]
@@ -48,7 +48,7 @@ class Looks:
     @property
     def n_disagreed(self) -> int:
         return int((self.photos["code"] == DISAGREED).sum()) + int(
-            ((self.photos["code"] >= 0) & ~self.photos.index.isin(self.told.index)).sum()
+            ((self.photos["code"] >= 0) & ~self.photos.index.isin(self.usable.index)).sum()
         )
 
 
@@ -62,27 +62,27 @@ def read_looks(ctx: Context, attributes: Mapping[str, AttributeConfig]) -> dict[
     columns = ("image_id", "attribute", "value", "annotator", "created_at")
     rows = ctx.lake.read("annotations", attribute=list(attributes)).where("purpose = 'train'").select(*columns)
     images = ctx.lake.read("images").select("image_id", "vehicle_id")
-    said = rows.join(images, on="image_id", how="inner").toPandas()
+    annotations = rows.join(images, on="image_id", how="inner").toPandas()
     found = {}
     for name, config in attributes.items():
-        own = said[said["attribute"] == name]
+        own = annotations[annotations["attribute"] == name]
         if len(own):
             found[name] = _resolve(name, config, own)
     return found
 
 
-def _resolve(name: str, config: AttributeConfig, said: pd.DataFrame) -> Looks:
+def _resolve(name: str, config: AttributeConfig, annotations: pd.DataFrame) -> Looks:
     """One answer a photo. The newest answer of each annotator counts; of two at the same time, the later by name."""
-    values = config.values or tuple(sorted(said["value"].dropna().unique()))
-    strange = said.loc[said["value"].notna() & ~said["value"].isin(values), "value"]
+    values = config.values or tuple(sorted(annotations["value"].dropna().unique()))
+    strange = annotations.loc[annotations["value"].notna() & ~annotations["value"].isin(values), "value"]
     if len(strange):
         raise ConfigError(
             f"labels.attributes.{name}.values: lacks {strange.iloc[0]!r}, which {len(strange):,} annotations say: add "
             "it to the values, or leave the key out to take those of the annotations"
         )
-    code = pd.Series(pd.Categorical(said["value"], categories=list(values)).codes.astype(np.int64), index=said.index)
-    said = said.assign(code=code, annotator=said["annotator"].fillna(""))
-    order = said.sort_values(["image_id", "annotator", "created_at", "code"], kind="stable")
+    code = pd.Categorical(annotations["value"], categories=list(values)).codes.astype(np.int64)
+    coded = annotations.assign(code=code, annotator=annotations["annotator"].fillna(""))
+    order = coded.sort_values(["image_id", "annotator", "created_at", "code"], kind="stable")
     last = order.drop_duplicates(["image_id", "annotator"], keep="last")
     by_image = last.groupby("image_id", sort=True)
     photos = pd.DataFrame(
@@ -100,10 +100,10 @@ def _resolve(name: str, config: AttributeConfig, said: pd.DataFrame) -> Looks:
     return Looks(name, values, photos, vehicles, fingerprint)
 
 
-def said_of_images(ctx: Context, looks: list[Looks]) -> DataFrame:
+def answers_of_images(ctx: Context, looks: list[Looks]) -> DataFrame:
     """What people said, for `label_images`: ``image_id, attribute, code, own``.
 
-    A photo of which it cannot be told has the value of its vehicle, where that is known.
+    A photo of which people cannot tell the value has that of its vehicle, where that is known.
     """
     own, shared = [], []
     for item in looks:

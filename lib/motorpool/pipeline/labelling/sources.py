@@ -39,15 +39,15 @@ def learning(ctx: Context, looks: Looks, vote: bool, outliers: DataFrame, most: 
 
     Where the photos of a vehicle share the value (``vote``) these are all photos of the vehicles looked at.
     """
-    told = looks.told[["image_id", "vehicle_id", "code"]]
-    rows = told
+    usable = looks.usable[["image_id", "vehicle_id", "code"]]
+    rows = usable
     if vote and len(looks.vehicles):
         sure = looks.vehicles[looks.vehicles >= 0]
         names = ctx.spark.createDataFrame(pd.DataFrame({"vehicle_id": sure.index.astype(str)}), "vehicle_id STRING")
         images = ctx.lake.read("images").select("image_id", "vehicle_id").join(names, on="vehicle_id", how="left_semi")
         whole = images.select("image_id", "vehicle_id").toPandas()
         whole["code"] = whole["vehicle_id"].map(sure).astype(np.int64)
-        rows = pd.concat([whole, told[told["vehicle_id"].isna()]])
+        rows = pd.concat([whole, usable[usable["vehicle_id"].isna()]])
     odd = outliers.join(_frame(ctx, rows["image_id"].to_numpy(np.int64)), on="image_id", how="left_semi").toPandas()
     rows = rows[~rows["image_id"].isin(odd["image_id"])].sort_values("image_id")
     # A photo without a vehicle is a vehicle of its own.

@@ -55,7 +55,7 @@ def run_consensus(ctx: Context) -> None:
                 _make(ctx, config, members, missing)
         nodes = sorted(members + _best(ctx, specs))
         pairs = list(combinations(nodes, 2))
-        if missing or _told(ctx) != {(a, b) for (_, a), (_, b) in pairs}:
+        if missing or _pairs(ctx) != {(a, b) for (_, a), (_, b) in pairs}:
             with timed(f"consensus: agreement of {len(nodes)} models"):
                 _write_agreement(ctx, nodes, pairs)
         else:
@@ -136,12 +136,14 @@ def _cut(
         write_labels(ctx, strong.withColumns({"distances": unknown, "outliers": unknown}), ids)
     finally:
         placed.unpersist()
-    held = [sizes(of[0], k) for of, k in zip(tables, counts, strict=True)]
-    clusters = [row for model_id, size in zip(ids, held, strict=True) for row in _cluster_rows(model_id, size, n)]
+    found_sizes = [sizes(of[0], k) for of, k in zip(tables, counts, strict=True)]
+    clusters = [
+        row for model_id, size in zip(ids, found_sizes, strict=True) for row in _cluster_rows(model_id, size, n)
+    ]
     ctx.lake.replace_rows("clusters", clusters, {"model_id": ids})
     seconds = (time.monotonic() - began) / len(specs)
     rows = []
-    for spec, of, size, agreed in zip(specs, tables, held, agreement, strict=True):
+    for spec, of, size, agreed in zip(specs, tables, found_sizes, agreement, strict=True):
         facts = Facts(seconds, found={"mean_nmi": str(_mean_nmi(of))})
         n_noise = n - int(size.sum())
         reason = judge(len(size), n_noise, None, facts, n, ctx.config.cluster, sizes=size)
@@ -159,8 +161,8 @@ def _cluster_rows(model_id: str, size: np.ndarray, n: int) -> list[dict[str, obj
     """A consensus has no vectors: no centroids, and no images next to them."""
     empty: dict[str, object] = {"centroid": [], "exemplars": [], "title": None, "description": None}
     return [
-        {"model_id": model_id, "cluster": cluster, "size": held, "share": held / n, **empty}
-        for cluster, held in enumerate(size.tolist())
+        {"model_id": model_id, "cluster": cluster, "size": images, "share": images / n, **empty}
+        for cluster, images in enumerate(size.tolist())
     ]
 
 
@@ -173,7 +175,8 @@ def _best(ctx: Context, specs: Sequence[ModelSpec]) -> list[Node]:
     return [(CONSENSUS, model_id) for _, _, model_id in ranked[:1]]
 
 
-def _told(ctx: Context) -> set[tuple[str, str]]:
+def _pairs(ctx: Context) -> set[tuple[str, str]]:
+    """The pairs of models whose agreement the lake holds."""
     return {(r["model_a"], r["model_b"]) for r in ctx.lake.rows("agreement", ["model_a", "model_b"])}
 
 

@@ -77,8 +77,8 @@ def _not_yet_in_lake(ctx: Context, arrays: dict[str, ArrayFile], fingerprint: st
         return list(arrays)
     known = {row["descriptor"]: row for row in ctx.lake.rows("sources")}
     advice = f"use another lake.path, or remove {ctx.lake} first"
-    for held in known.values():
-        if held["paths_fingerprint"] != fingerprint:
+    for source in known.values():
+        if source["paths_fingerprint"] != fingerprint:
             raise LakeError(f"the lake {ctx.lake} holds another case (its image paths differ): {advice}")
     for name, array in arrays.items():
         row = known.get(name)
@@ -123,13 +123,13 @@ def _write_attributes(ctx: Context, case: Case, paths: DataFrame) -> bool:
     features, scores and outliers may rest on it.
     """
     config = ctx.config.require_case()
-    held = ctx.lake.read("images")
+    in_lake = ctx.lake.read("images")
     lost = ctx.lake.read("bad_rows").select("image_id")
-    told = without(describe_images(paths, case, config.vehicle_pattern, config.vehicle_column), lost)
-    others = sorted(set(told.columns) - {"image_id", "path", "vehicle_id"})
-    same_columns = set(told.columns) == set(held.columns)
+    described = without(describe_images(paths, case, config.vehicle_pattern, config.vehicle_column), lost)
+    others = sorted(set(described.columns) - {"image_id", "path", "vehicle_id"})
+    same_columns = set(described.columns) == set(in_lake.columns)
     columns = others if same_columns else []
-    (of_case, of_lake) = _summed(told, columns).unionAll(_summed(held, columns)).collect()
+    (of_case, of_lake) = _summed(described, columns).unionAll(_summed(in_lake, columns)).collect()
     if same_columns and of_case == of_lake:
         return False
     # Before anything else, so that a mistake in the attributes file is called one.

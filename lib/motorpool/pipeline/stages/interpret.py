@@ -74,43 +74,43 @@ def run_interpret(ctx: Context) -> None:
     are not there.
     """
     config = ctx.config.report
-    held = _held(ctx)
+    stored = _stored(ctx)
     if config is None:
         log.info("interpret: the config has no section `report`, nothing to do")
-        if held:
-            _outdate(ctx, held)
-            _forget_others(ctx, held, [], {}, _titled(ctx))
+        if stored:
+            _outdate(ctx, stored)
+            _forget_others(ctx, stored, [], {}, _titled(ctx))
         return
     given = _overrides(ctx, config)
     chosen, peers = _choose(ctx, config)
     root = find_images(ctx.config.case) if ctx.config.case is not None else None
     images = ctx.lake.read("images")
     columns, left_out = attribute_columns(images)
-    told = _Told(columns, attributes_fingerprint(images, columns), root, peers, given)
-    asked = {m: _params(ctx, config, m, told, chosen) for m in chosen}
+    inputs = _Inputs(columns, attributes_fingerprint(images, columns), root, peers, given)
+    asked = {m: _params(ctx, config, m, inputs, chosen) for m in chosen}
     titled = _titled(ctx)
     # Clusters that were made again have lost their titles.
-    pending = [m for m in chosen if held.get(m) != asked[m] or not titled.get(m, False)]
-    outdated = [m for m in held if held[m] != asked.get(m) or m in pending]
+    pending = [m for m in chosen if stored.get(m) != asked[m] or not titled.get(m, False)]
+    outdated = [m for m in stored if stored[m] != asked.get(m) or m in pending]
     if outdated:
         _outdate(ctx, outdated)
-    if ctx.lake.exists("appearance") and any(params.get("photos") != told.photos for params in held.values()):
+    if ctx.lake.exists("appearance") and any(params.get("photos") != inputs.photos for params in stored.values()):
         log.info("interpret: photos lie elsewhere now, so all are measured again")
         forget(ctx, "appearance")
-    renamed = _forget_others(ctx, held, chosen, given, titled)
+    renamed = _forget_others(ctx, stored, chosen, given, titled)
     with explained():
         if pending:
             for column in left_out:
                 log.info("interpret: attribute %s is left out: it has too many values to name kinds", column)
             with timed(f"interpret: {len(pending)} models"):
-                _interpret(ctx, config, pending, told, asked)
+                _interpret(ctx, config, pending, inputs, asked)
     if not pending and not renamed:
         log.info("interpret: all models of the study are in the lake, nothing to do")
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What models' clusters are told by, beside their labels.
+class _Inputs:
+    """What titles, descriptions and members are made of, beside the models' labels.
 
     Kinds in the ``columns`` of attributes and their values' ``fingerprint``, photos below ``root``, ``peers`` of other
     feature sets (features, model_id), and what people call clusters.
@@ -147,34 +147,36 @@ def _choose(ctx: Context, config: ReportConfig) -> tuple[list[str], list[Node]]:
         return [model_id for _, model_id in best[: config.models]], best[:MAX_PEERS]
     named = list(config.named_models)
     with_clusters = {r["model_id"] for r in ctx.lake.rows("clusters", ["model_id"], model_id=named)}
-    told = {r["model_id"]: r["reason"] for r in ctx.lake.rows("models", ["model_id", "reason"], model_id=named)}
-    unknown = [m for m in named if m not in told]
+    reasons = {r["model_id"]: r["reason"] for r in ctx.lake.rows("models", ["model_id", "reason"], model_id=named)}
+    unknown = [m for m in named if m not in reasons]
     if unknown:
         raise ConfigError(
             f"report.models: {unknown[0]!r}: the lake {ctx.lake} holds no such model; the table `models` lists the ids"
         )
     for m in (m for m in named if m not in with_clusters):
-        log.warning("interpret: model %s, which report.models names, has no clusters: %s", m, told[m])
+        log.warning("interpret: model %s, which report.models names, has no clusters: %s", m, reasons[m])
     return [m for m in named if m in with_clusters], best[:MAX_PEERS]
 
 
-def _params(ctx: Context, config: ReportConfig, model_id: str, told: _Told, chosen: Collection[str]) -> dict[str, str]:
+def _params(
+    ctx: Context, config: ReportConfig, model_id: str, inputs: _Inputs, chosen: Collection[str]
+) -> dict[str, str]:
     """What a model's titles, descriptions and members depend on, beside its labels."""
-    peers = [peer for _, peer in told.peers]
+    peers = [peer for _, peer in inputs.peers]
     # Descriptions name clusters of other models by their titles, where they have some.
     named = {model_id, *peers}
-    titles = [[m, c, o.title, o.description] for (m, c), o in sorted(told.given.items(), key=_key) if m in named]
+    titles = [[m, c, o.title, o.description] for (m, c), o in sorted(inputs.given.items(), key=_key) if m in named]
     return {
-        "attributes": json.dumps(told.columns),
+        "attributes": json.dumps(inputs.columns),
         "members": str(config.members),
         "peers": json.dumps(peers),
-        "photos": told.photos,
+        "photos": inputs.photos,
         "rules": _RULES,
         "sample": str(config.sample),
         "seed": str(ctx.config.seed),
         "titled": json.dumps([peer for peer in peers if peer in chosen]),
         "titles": fingerprint(titles) if titles else "",
-        "values": told.fingerprint,
+        "values": inputs.fingerprint,
     }
 
 
@@ -182,7 +184,7 @@ def _key(item: tuple[tuple[str, int], Override]) -> tuple[str, int]:
     return item[0]
 
 
-def _held(ctx: Context) -> dict[str, dict[str, str]]:
+def _stored(ctx: Context) -> dict[str, dict[str, str]]:
     """The parameters of the models that the lake holds interpretations of."""
     return {r["model_id"]: r["params"] for r in ctx.lake.rows("interpretations", ["model_id", "params"])}
 
@@ -190,12 +192,12 @@ def _held(ctx: Context) -> dict[str, dict[str, str]]:
 def _titled(ctx: Context) -> dict[str, bool]:
     """The models of which clusters have a title, and whether all have one."""
     whole: dict[str, bool] = {}
-    told = set()
+    titled = set()
     for row in ctx.lake.rows("clusters", ["model_id", "title", "description"]):
         whole[row["model_id"]] = whole.get(row["model_id"], True) and row["title"] is not None
         if row["title"] is not None or row["description"] is not None:
-            told.add(row["model_id"])
-    return {model_id: all_have for model_id, all_have in whole.items() if model_id in told}
+            titled.add(row["model_id"])
+    return {model_id: all_have for model_id, all_have in whole.items() if model_id in titled}
 
 
 # -- the work -----------------------------------------------------------------------------------------
@@ -205,10 +207,10 @@ def _interpret(
     ctx: Context,
     config: ReportConfig,
     pending: Sequence[str],
-    told: _Told,
+    inputs: _Inputs,
     asked: Mapping[str, dict[str, str]],
 ) -> None:
-    peers, columns = told.peers, told.columns
+    peers, columns = inputs.peers, inputs.columns
     began = time.monotonic()
     models = _load_models(ctx, pending)
     others = [(features, m) for features, m in peers if m not in pending]
@@ -225,7 +227,7 @@ def _interpret(
     with blocks.kept(wide), blocks.kept(typical):
         with timed("interpret: choosing images"):
             _write_members(ctx, config, models, own, typical)
-        photos = _measured(ctx, typical, drawn, told.root)
+        photos = _measured(ctx, typical, drawn, inputs.root)
         with timed("interpret: gathering evidence"):
             # A model meets the best of all feature sets but its own, in their order, whichever are pending.
             at = {m: j for j, m in enumerate(ids)}
@@ -240,7 +242,7 @@ def _interpret(
                 m: evidence_of(m, model.sizes, model.centroids, counts.of_model(m), found[m])
                 for m, model in models.items()
             }
-    _write_titles(ctx, evidence, told.given, others)
+    _write_titles(ctx, evidence, inputs.given, others)
     _write_done(ctx, evidence, asked, (time.monotonic() - began) / len(pending))
 
 
@@ -297,8 +299,7 @@ def _measured(ctx: Context, typical: DataFrame, drawn: Mapping[str, int], root: 
     limits = F.create_map(*(F.lit(v) for m, k in drawn.items() for v in (m, k)))
     sample = typical.where(F.col("position") < limits[F.col("model_id")]).select("model_id", "cluster", "image_id")
     wanted = sample.select("image_id").distinct()
-    held = ctx.lake.read_or_empty("appearance")
-    known = held.where("status = 'ok'")
+    known = ctx.lake.read_or_empty("appearance").where("status = 'ok'")
     missing = ctx.lake.read("images").select("image_id", "path").join(wanted, on="image_id", how="left_semi")
     new = missing.join(known, on="image_id", how="left_anti")
     n = new.count()
@@ -364,16 +365,16 @@ def _outdate(ctx: Context, model_ids: Collection[str]) -> None:
 
 def _forget_others(
     ctx: Context,
-    held: Collection[str],
+    stored: Collection[str],
     chosen: Collection[str],
     given: Overrides,
     titled: Collection[str],
 ) -> bool:
     """Bring models that are not interpreted to what people call their clusters; False where the tables say so already.
 
-    ``held`` are the models with interpretations, ``titled`` those with titles.
+    ``stored`` are the models with interpretations, ``titled`` those with titles.
     """
-    gone = sorted(set(held) - set(chosen))
+    gone = sorted(set(stored) - set(chosen))
     if gone:
         forget(ctx, "cluster_members", {"model_id": gone})
     renamed = _write_overrides(ctx, given, {*titled, *(m for m, _ in given)} - set(chosen))
@@ -388,10 +389,10 @@ def _write_overrides(ctx: Context, given: Overrides, others: Collection[str]) ->
     if not ids:
         return False
     rows = ctx.lake.rows("clusters", ["model_id", "cluster", "title", "description"], model_id=ids)
-    held = [(r["model_id"], r["cluster"], r["title"], r["description"]) for r in rows]
-    named = [(m, c, given.get((m, c), Override())) for m, c, _, _ in held]
+    before = [(r["model_id"], r["cluster"], r["title"], r["description"]) for r in rows]
+    named = [(m, c, given.get((m, c), Override())) for m, c, _, _ in before]
     new = [(m, c, override.title, override.description) for m, c, override in named]
-    if new == held:
+    if new == before:
         return False
     _replace_titles(ctx, new)
     return True
@@ -399,14 +400,14 @@ def _write_overrides(ctx: Context, given: Overrides, others: Collection[str]) ->
 
 def _replace_titles(ctx: Context, rows: Sequence[tuple[str, int, str | None, str | None]]) -> None:
     ids = sorted({r[0] for r in rows})
-    told = {(model_id, cluster): (title, description) for model_id, cluster, title, description in rows}
-    held = ctx.lake.fetch("clusters", model_id=ids)
-    keys = zip(held.column("model_id").to_pylist(), held.column("cluster").to_pylist(), strict=True)
-    new = [told.get(key, (None, None)) for key in keys]
+    texts = {(model_id, cluster): (title, description) for model_id, cluster, title, description in rows}
+    table = ctx.lake.fetch("clusters", model_id=ids)
+    keys = zip(table.column("model_id").to_pylist(), table.column("cluster").to_pylist(), strict=True)
+    new = [texts.get(key, (None, None)) for key in keys]
     for at, name in enumerate(("title", "description")):
         column = pa.array([values[at] for values in new], pa.string())
-        held = held.set_column(held.schema.get_field_index(name), name, column)
-    ctx.lake.replace_rows("clusters", held, {"model_id": ids})
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    ctx.lake.replace_rows("clusters", table, {"model_id": ids})
 
 
 def _write_done(

@@ -20,7 +20,7 @@ from motorpool.labelling.compare import Choice, compare
 from motorpool.labelling.program import program_rows
 from motorpool.percentages import percent
 from motorpool.pipeline.context import Context, explained, timed
-from motorpool.pipeline.labelling.looks import Looks, read_looks, said_of_images
+from motorpool.pipeline.labelling.looks import Looks, answers_of_images, read_looks
 from motorpool.pipeline.labelling.sources import (
     Learning,
     cluster_sources,
@@ -54,16 +54,16 @@ def run_label(ctx: Context) -> None:
     """Label all images by every attribute of the config, from what people said about some of them.
 
     For each attribute the ways of `candidates` are compared on vehicles that are held out, and the best labels all
-    images. Attributes without looks are told and left out, as are those of which all looks say one value. The row in
-    ``label_sets`` is written last; its ``params`` hold all that the labels depend on, so what changed is labelled
+    images. Attributes without looks are left out with a warning, as are those of which all looks say one value. The row
+    in ``label_sets`` is written last; its ``params`` hold all that the labels depend on, so what changed is labelled
     again. Labels of attributes that the config no longer names go out; annotations stay.
 
     Raises ConfigError where annotations name values that the config does not.
     """
     config = ctx.config.labels
     attributes = dict(config.attributes) if config else {}
-    held = _held(ctx)
-    gone = set(held) - set(attributes)
+    stored = _stored(ctx)
+    gone = set(stored) - set(attributes)
     if not attributes:
         log.info("label: the config names no attribute in `labels`, nothing to do")
         _forget(ctx, gone)
@@ -75,17 +75,17 @@ def run_label(ctx: Context) -> None:
         if problem:
             log.warning("label: %s", problem)
             looks.pop(name, None)
-            gone |= {name} & set(held)
+            gone |= {name} & set(stored)
     _forget(ctx, gone)
     if not looks:
         return
     readable = _readable(ctx)
     params = {name: _params(ctx, attributes[name], item, readable) for name, item in looks.items()}
-    pending = [name for name in looks if held.get(name) != params[name]]
+    pending = [name for name in looks if stored.get(name) != params[name]]
     if not pending:
         log.info("label: all attributes with looks are labelled, nothing to do")
         return
-    outdated = sorted(set(pending) & set(held))
+    outdated = sorted(set(pending) & set(stored))
     if outdated:
         outdate(ctx, "label_sets", {"attribute": outdated})
     with explained(), timed(f"label: {', '.join(pending)}"):
@@ -95,7 +95,7 @@ def run_label(ctx: Context) -> None:
 # -- what is there -------------------------------------------------------------------------------------
 
 
-def _held(ctx: Context) -> dict[str, dict[str, str]]:
+def _stored(ctx: Context) -> dict[str, dict[str, str]]:
     """The params of every label set in the lake, by its attribute."""
     rows = ctx.lake.rows("label_sets", ["attribute", "params"])
     return {r["attribute"]: dict(r["params"] or {}) for r in rows}
@@ -117,19 +117,19 @@ def _problem(name: str, looks: Looks | None) -> str | None:
             f"{name}: nobody has looked at a photo for it yet, so it gets no labels. `{draw}` chooses photos to "
             "look at, `motorpool annotate import` takes the answers"
         )
-    told = looks.told
-    found = sorted({looks.values[code] for code in told["code"]})
+    usable = looks.usable
+    found = sorted({looks.values[code] for code in usable["code"]})
     if len(found) < 2:
-        said = (
-            f"all {len(told):,} of them say {found[0]!r}"
+        answers = (
+            f"all {len(usable):,} of them say {found[0]!r}"
             if found
             else "none of them gives a value that people agree on"
         )
         return (
-            f"{name}: {len(looks.photos):,} photos were looked at, and {said}: labels need photos of two values. "
+            f"{name}: {len(looks.photos):,} photos were looked at, and {answers}: labels need photos of two values. "
             f"`{draw}` chooses more photos"
         )
-    if told["vehicle_id"].fillna(told["image_id"].astype(str)).nunique() < 2:
+    if usable["vehicle_id"].fillna(usable["image_id"].astype(str)).nunique() < 2:
         return f"{name}: all photos looked at show one vehicle: labels need photos of others. `{draw}` chooses some"
     return None
 
@@ -197,7 +197,7 @@ def _label(
         with timed(f"label: {name}: comparing ways on {len(taught[name].ids):,} photos of known value"):
             choices[name] = compare(known, sources[name], ctx.config.seed, config.target)
         _tell(name, choices[name], config)
-    _forget(ctx, {name for name in asked if name not in choices} & set(_held(ctx)))
+    _forget(ctx, {name for name in asked if name not in choices} & set(_stored(ctx)))
     if not choices:
         return
     labellers = [_labeller(name, choice, *asked[name]) for name, choice in choices.items()]
@@ -208,8 +208,8 @@ def _label(
             frames[source] = ctx.lake.read("features", features=source)
         else:
             frames[source] = ctx.lake.read("labels", model_id=source)
-    said = said_of_images(ctx, [asked[name][1] for name in choices])
-    labels = label_images(ctx.lake.read("images"), frames, labellers, said, outliers)
+    answers = answers_of_images(ctx, [asked[name][1] for name in choices])
+    labels = label_images(ctx.lake.read("images"), frames, labellers, answers, outliers)
     names = list(choices)
     with timed(f"label: labelling all images by {', '.join(names)}"):
         ctx.lake.replace("image_labels", labels, {"attribute": names})
@@ -304,7 +304,7 @@ def _row(
         "per": config.per,
         "target": config.target,
         "classes": list(who.values),
-        "n_looks": len(looks.told),
+        "n_looks": len(looks.usable),
         "n_unclear": looks.n_unclear,
         "n_disagreed": looks.n_disagreed,
         "accuracy": choice.accuracy,

@@ -46,31 +46,31 @@ def run_outliers(ctx: Context) -> None:
     Where there are some, the consensus weighs all rankings by how far they agree with these.
     """
     config = ctx.config.outliers
-    held = _held(ctx)
+    stored = _stored(ctx)
     if config is None:
         log.info("outliers: the config has no section `outliers`, nothing to do")
-        _forget_all(ctx, held)
+        _forget_all(ctx, stored)
         return
     config, vehicles = _with_vehicles(ctx, config)
     plan = _plan(ctx, config)
     wanted = plan.params
     if not wanted:
         log.info("outliers: no method can be run on any feature set, nothing to do")
-        _forget_all(ctx, held)
+        _forget_all(ctx, stored)
         return
     agreed = {"share": str(config.share), "rankings": fingerprint(wanted)}
     leading = _leading(wanted)
     if leading:
         agreed["leading"] = ", ".join(leading)
-    if _without_weights(held) == wanted | {CONSENSUS: {CONSENSUS: agreed}}:
+    if _without_weights(stored) == wanted | {CONSENSUS: {CONSENSUS: agreed}}:
         log.info("outliers: all methods of the study are in the lake, nothing to do")
         return
-    gone = (set(held) | _partitions(ctx)) - set(wanted) - {CONSENSUS}
-    outdated = [features for features, methods in held.items() if methods != wanted.get(features)]
+    gone = (set(stored) | _partitions(ctx)) - set(wanted) - {CONSENSUS}
+    outdated = [features for features, methods in stored.items() if methods != wanted.get(features)]
     if outdated:
         outdate(ctx, "outlier_methods", {"features": outdated})
     for features, methods in wanted.items():
-        have = held.get(features, {})
+        have = stored.get(features, {})
         if any(have.get(method) != params for method, params in methods.items()):
             with explained(), timed(f"outliers: {', '.join(methods)} on {features}"):
                 _run_methods(ctx, config, features, plan, vehicles)
@@ -93,7 +93,7 @@ def _with_vehicles(ctx: Context, config: OutlierConfig) -> tuple[OutlierConfig, 
     return config.model_copy(update={"methods": [m for m in config.methods if m not in asking]}), None
 
 
-def _held(ctx: Context) -> dict[str, _Methods]:
+def _stored(ctx: Context) -> dict[str, _Methods]:
     """The methods in the lake, of every feature set and of the consensus."""
     found: dict[str, _Methods] = defaultdict(dict)
     # Scores from before reasons were written are made again.
@@ -122,9 +122,9 @@ def _partitions(ctx: Context) -> set[str]:
     return {r["features"] for r in ctx.lake.read("outliers").select("features").distinct().collect()}
 
 
-def _forget_all(ctx: Context, held: Collection[str]) -> None:
-    if held:
-        outdate(ctx, "outlier_methods", {"features": held})
+def _forget_all(ctx: Context, stored: Collection[str]) -> None:
+    if stored:
+        outdate(ctx, "outlier_methods", {"features": stored})
         for table in _TABLES:
             forget(ctx, table)
 

@@ -58,17 +58,17 @@ def run_project(ctx: Context) -> None:
     installed, LakeError where the lake lacks a feature set.
     """
     config = ctx.config.projections
-    held = _held(ctx)
+    stored = _stored(ctx)
     if config is None:
         log.info("project: the config has no section `projections`, nothing to do")
-        _forget_sets(ctx, held)
+        _forget_sets(ctx, stored)
         return
     check_packages(config.methods)
     n_images = _sizes(ctx, config)
     changed = False
     for features, n in n_images.items():
         maps = {m.name: m for m in _possible(config, features, n)}
-        there = held.get(features, {})
+        there = stored.get(features, {})
         kept = [name for name, m in maps.items() if there.get(name) == m.params(config, ctx.config.seed)]
         pending = [m for m in maps.values() if m.name not in kept]
         outdated = there.keys() - set(kept)
@@ -82,13 +82,13 @@ def run_project(ctx: Context) -> None:
             ctx.lake.replace("projections", _kept(ctx, features, kept), {"features": [features]})
             forget(ctx, "projection_methods", {"features": [features], "method": outdated})
         changed |= bool(pending or outdated)
-    gone = held.keys() - n_images.keys()
+    gone = stored.keys() - n_images.keys()
     _forget_sets(ctx, gone)
     if not changed and not gone:
         log.info("project: all maps of the study are in the lake, nothing to do")
 
 
-def _held(ctx: Context) -> dict[str, dict[str, dict[str, str]]]:
+def _stored(ctx: Context) -> dict[str, dict[str, dict[str, str]]]:
     """The parameters of the maps in the lake, by feature set and name."""
     found: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
     for row in ctx.lake.rows("projection_methods", ["features", "method", "params"]):

@@ -37,10 +37,10 @@ def run_vehicles(ctx: Context) -> None:
         return
     best = ranking.best(None if most == "all" else int(most))
     wanted = {m.model_id: m.features for m in best if m.vehicle_part != "within"}
-    held = _forget_others(ctx, wanted)
+    stored = _forget_others(ctx, wanted)
     missing: dict[str, list[str]] = defaultdict(list)
     for model_id, features in wanted.items():
-        if model_id not in held:
+        if model_id not in stored:
             missing[features].append(model_id)
     if not missing:
         log.info("vehicles: all models of the study are in the lake, nothing to do")
@@ -54,9 +54,9 @@ def _forget_others(ctx: Context, wanted: Collection[str]) -> set[str]:
     """The models in ``vehicles``, after those have gone out that are not ``wanted``."""
     if not ctx.lake.exists("vehicles"):
         return set()
-    held = {r["model_id"] for r in ctx.lake.read("vehicles").select("model_id").distinct().collect()}
-    gone = held - set(wanted)
+    stored = {r["model_id"] for r in ctx.lake.read("vehicles").select("model_id").distinct().collect()}
+    gone = stored - set(wanted)
     if gone:
         log.info("vehicles: %d models are no longer among the best and go out", len(gone))
         forget(ctx, "vehicles", {"model_id": gone})
-    return held - gone
+    return stored - gone

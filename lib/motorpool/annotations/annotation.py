@@ -8,12 +8,12 @@ from typing import BinaryIO, Protocol
 
 from motorpool.errors import AnnotationError
 
-#: How people write in files that it cannot be told from the photo.
+#: What people write in files where they cannot tell the value from the photo.
 CANNOT_TELL = "?"
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Annotation:
     """One annotation of a file. ``value`` is null where the person cannot tell."""
 
     line: int
@@ -32,7 +32,7 @@ class Said:
 class Reader(Protocol):
     """Reads one format. ``wanted`` are names of attributes in small letters; None is all that the file has."""
 
-    def __call__(self, f: BinaryIO, name: str, wanted: frozenset[str] | None) -> Iterator[Said]:
+    def __call__(self, f: BinaryIO, name: str, wanted: frozenset[str] | None) -> Iterator[Annotation]:
         """The annotations in the file's order, in bounded memory; AnnotationError with the line for what is wrong."""
         ...
 
