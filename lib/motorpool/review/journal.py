@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from motorpool.annotations.said import CANNOT_TELL
+from motorpool.annotations.annotation import CANNOT_TELL
 from motorpool.errors import LakeError
 
 _VERSION = 1

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from motorpool.annotations.said import CANNOT_TELL, wrong
+from motorpool.annotations.annotation import CANNOT_TELL, wrong
 from motorpool.config.labels import AttributeConfig
 from motorpool.config.run import CONSENSUS
 from motorpool.errors import AnnotationError, ConfigError, LakeError

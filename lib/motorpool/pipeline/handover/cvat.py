@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
+from motorpool.annotations.annotation import CANNOT_TELL
 from motorpool.annotations.cvat import SEEN, SUGGESTED
-from motorpool.annotations.said import CANNOT_TELL
 from motorpool.errors import ConfigError, LakeError
 from motorpool.pipeline.handover.format import Attribute, Documents, Format, HandOver, Part, Photo, rounded
 

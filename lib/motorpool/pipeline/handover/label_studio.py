@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from xml.sax.saxutils import quoteattr
 
-from motorpool.annotations.said import CANNOT_TELL
+from motorpool.annotations.annotation import CANNOT_TELL
 from motorpool.pipeline.handover.format import Attribute, Documents, Format, HandOver, Part, Photo, rounded
 
 #: The names of the photo in the labelling config and in tasks.
