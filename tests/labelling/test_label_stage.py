@@ -207,6 +207,9 @@ def test_the_whole_way_and_again_with_other_looks(
     # With a look more, a changed target, and an attribute less, it is as in a lake of its own.
     annotate(ctx, [(120, "type", str(kind[120]))])
     changed = {"type": {**TYPE, "target": 0.9}}
+    audits = [{"attribute": name, "n": 1, "verdict": "more looks"} for name in ("type", "view")]
+    empty = dict.fromkeys(ctx.lake.schema("audits", without=["created_at"]).fieldNames())
+    ctx.lake.replace_rows("audits", [empty | row for row in audits], {"attribute": ["type", "view"]})
     again = run(spark, tmp_path / "lake", changed)
     run_label(again)
     shutil.copytree(lake, tmp_path / "fresh")
@@ -217,6 +220,7 @@ def test_the_whole_way_and_again_with_other_looks(
     assert told(again) == told(fresh)
     assert label_set(again, "type")["n_looks"] == 30
     assert again.lake.read("image_labels", attribute="view").isEmpty()
+    assert [r["attribute"] for r in again.lake.rows("audits")] == ["type"]
     # The annotations stay, whatever the config asks for.
     assert again.lake.read("annotations", attribute="view").count() == 41
 

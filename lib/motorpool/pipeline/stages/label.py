@@ -56,7 +56,7 @@ def run_label(ctx: Context) -> None:
     For each attribute the ways of `candidates` are compared on vehicles that are held out, and the best labels all
     images. Attributes without looks are left out with a warning, as are those of which all looks say one value. The row
     in ``label_sets`` is written last; its ``params`` hold all that the labels depend on, so what changed is labelled
-    again. Labels of attributes that the config no longer names go out; annotations stay.
+    again. Labels of attributes that the config no longer names go out, with their audits; annotations stay.
 
     Raises ConfigError where annotations name values that the config does not.
     """
@@ -105,8 +105,9 @@ def _forget(ctx: Context, attributes: set[str]) -> None:
     """Take attributes out of the tables: first what says that their labels are complete."""
     if attributes:
         log.info("label: %s: the labels go out of the lake", ", ".join(sorted(attributes)))
-        for table in ("label_sets", "image_labels"):
-            forget(ctx, table, {"attribute": attributes})
+        for table in ("label_sets", "image_labels", "audits"):
+            if ctx.lake.exists(table):
+                forget(ctx, table, {"attribute": attributes})
 
 
 def _problem(name: str, looks: Looks | None) -> str | None:
