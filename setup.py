@@ -50,6 +50,7 @@ setup(
             "import-linter>=2.3",
             "impyla>=0.21",
             "ipykernel>=6.29",
+            "kaleido>=1.3",
             "nbclient>=0.10",
             "playwright>=1.50",
             "pre-commit>=4",

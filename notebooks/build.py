@@ -4,7 +4,8 @@
 
 First the answers go into docs/sql.md, and the fifth notebook is made from that page. Then notebooks are executed in
 place from top to bottom, with one kernel for all. It starts in the current folder, so that relative paths in the
-variables hold and outputs name no path of the machine.
+variables hold and outputs name no path of the machine. Figures are stored twice: as plotly's JSON, and as PNG pictures
+for viewers that do not draw it; kaleido makes them with Chromium or Chrome.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ PLACE = "/data/lake"
 #: How docs/sql.md begins the name of a table whose versions it asks for.
 STORED = f"delta.`{PLACE}/"
 CELL_CHARACTERS = 100
+#: Plotly's names of what a figure is stored as; plotly.js, 4.8 MB, is neither.
+RENDERERS = "plotly_mimetype+png"
 #: One cell may start Spark.
 CELL_SECONDS = 300
 
@@ -145,16 +148,16 @@ sql = lake.spark.sql
 STORED = f"delta.`{lake.root}/" if lake.root else "`\""""
 
 
-def execute(notebooks: Sequence[NotebookNode], folder: Path) -> None:
+def execute(notebooks: Sequence[NotebookNode], folder: Path, renderers: str = RENDERERS) -> None:
     """Run notebooks one after the other in one kernel, started in ``folder`` and emptied in between.
 
-    Spark starts once, and every notebook but the first finds it running, as on Databricks. Raises CellExecutionError
-    at the first cell that fails.
+    Spark starts once, and every notebook but the first finds it running, as on Databricks. ``renderers`` are plotly's.
+    Raises CellExecutionError at the first cell that fails: pictures of figures need a browser.
     """
     client = NotebookClient(
         nbformat.v4.new_notebook(), timeout=CELL_SECONDS, resources={"metadata": {"path": str(folder)}}
     )
-    with client.setup_kernel():
+    with client.setup_kernel(env={**os.environ, "PLOTLY_RENDERER": renderers}):
         for notebook in notebooks:
             client.nb = notebook
             client.reset_execution_trackers()

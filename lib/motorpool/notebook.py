@@ -1,20 +1,18 @@
-"""What a notebook needs besides SQL: to open a lake, to see photos, and three plain figures.
+"""What a notebook needs besides SQL: to open a lake, and to see photos.
 
 The same calls work in Jupyter, where a local Spark starts, and on Databricks, where a session is already there.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -28,9 +26,6 @@ from motorpool.photos.montage import jpeg, tile
 from motorpool.photos.source import Images, open_images
 from motorpool.spark.session import build_session
 from motorpool.texts import expand_home
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: Rows that are looked at for pictures: text or numbers, a few MB.
 MAX_ROWS = 10_000
@@ -108,16 +103,12 @@ def attributes(lake: Lake) -> DataFrame:
 
 @dataclass(frozen=True)
 class Picture:
-    """An encoded picture; notebooks show it when it is a cell's last value."""
+    """A JPEG; notebooks show it when it is a cell's last value."""
 
     data: bytes = field(repr=False)
-    mime: str
 
-    def _repr_mimebundle_(self, **_: object) -> dict[str, bytes]:
-        return {self.mime: self.data}
-
-    def save(self, file: str | Path) -> None:
-        Path(file).write_bytes(self.data)
+    def _repr_jpeg_(self) -> bytes:
+        return self.data
 
 
 def show_photos(
@@ -192,70 +183,4 @@ def _montage(lines: Sequence[tuple[str, Sequence[str]]], source: Images, side: i
             sheet.paste(tile(photo, side), (left, top))
             # Blank photos are white, as the sheet is.
             draw.rectangle((left - 1, top - 1, left + side, top + side), outline=_FRAME)
-    return Picture(jpeg(sheet, 80), "image/jpeg")
-
-
-def plot_lines(frame: DataFrame, x: str, y: str, group: str, *, title: str = "", mark: str | None = None) -> Picture:
-    """``y`` over ``x``, a line for each value of ``group``; rows where the boolean column ``mark`` holds get a ring.
-
-    At most 10,000 rows are drawn; rows without ``x`` or ``y`` are left out. Returns a PNG.
-    """
-    figure = _figure(7.5, 3.6)
-    axes = figure.add_subplot()
-    table = frame.dropna(subset=[x, y]).limit(MAX_ROWS).toPandas().sort_values([group, x])
-    for name, part in table.groupby(group, sort=True):
-        (line,) = axes.plot(part[x], part[y], marker=".", markersize=4, linewidth=1.2, label=str(name))
-        if mark is not None:
-            ringed = part[part[mark]]
-            axes.plot(ringed[x], ringed[y], "o", markersize=9, fillstyle="none", color=line.get_color())
-    axes.set(xlabel=x, ylabel=y, title=title)
-    if len(table):
-        axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return _png(figure)
-
-
-def plot_bars(frame: DataFrame, label: str, value: str, *, title: str = "") -> Picture:
-    """A horizontal bar for each row, in the rows' order from the top; at most 60. Returns a PNG."""
-    table = frame.select(label, value).limit(60).toPandas()
-    figure = _figure(6, 0.8 + 0.24 * len(table))
-    axes = figure.add_subplot()
-    axes.barh([str(v) for v in table[label]], table[value], height=0.7)
-    axes.invert_yaxis()
-    axes.set(xlabel=value, title=title)
-    return _png(figure)
-
-
-def plot_heatmap(frame: DataFrame, row: str, column: str, value: str, *, title: str = "") -> Picture:
-    """A grid of ``value`` by ``row`` and ``column``, each cell with its number; at most 10,000 cells. Returns a PNG."""
-    table = frame.select(row, column, value).limit(MAX_ROWS).toPandas().pivot(index=row, columns=column, values=value)
-    figure = _figure(1.6 + 0.55 * len(table.columns), 1 + 0.36 * len(table))
-    axes = figure.add_subplot()
-    numbers = table.to_numpy(dtype=float)
-    if numbers.size:
-        axes.imshow(numbers, cmap="Blues", aspect="auto")
-    axes.set_xticks(range(len(table.columns)), [str(c) for c in table.columns], fontsize=8, rotation=45, ha="right")
-    axes.set_yticks(range(len(table)), [str(r) for r in table.index], fontsize=8)
-    axes.set(xlabel=column, ylabel=row, title=title)
-    known = np.isfinite(numbers)
-    whole = bool((numbers[known] % 1 == 0).all())
-    middle = numbers[known].max(initial=0.0) / 2
-    for y, x in zip(*known.nonzero(), strict=True):
-        shown = f"{numbers[y, x]:.0f}" if whole else f"{numbers[y, x]:.2f}"
-        axes.text(
-            x, y, shown, ha="center", va="center", fontsize=7, color="white" if numbers[y, x] > middle else "black"
-        )
-    return _png(figure)
-
-
-def _figure(width: float, height: float) -> Figure:
-    # Without pyplot: no figure stays open, and none is shown twice.
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=80, layout="constrained")
-
-
-def _png(figure: Figure) -> Picture:
-    buffer = io.BytesIO()
-    # No date and no version: the same table gives the same bytes.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return Picture(buffer.getvalue(), "image/png")
+    return Picture(jpeg(sheet, 80))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -22,6 +25,11 @@ from motorpool.pipeline.context import Context
 from motorpool.pipeline.stages.ingest import run_ingest
 
 MAX_BYTES = 600_000
+#: Of the JSON of all figures of a notebook.
+MAX_JSON = 200_000
+PLOTLY = "application/vnd.plotly.v1+json"
+#: A call of Plotly Express, as the notebooks import it.
+FIGURE = re.compile(r"\bpx\.")
 #: Folders of the machine that made the outputs.
 ABSOLUTE = re.compile(r"(?<![\w./])/(?:tmp|work|home|root|Users|opt|var)/")
 
@@ -34,14 +42,33 @@ def test_all_run_on_another_lake(sample_run: Context, monkeypatch: pytest.Monkey
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebooks = [nbformat.read(path, as_version=4) for path in build.NOTEBOOKS]
     assert len(notebooks) == 5
-    build.execute(notebooks, tmp_path)
+    # As JSON only: pictures need a browser, and a test below has one drawn.
+    build.execute(notebooks, tmp_path, renderers="plotly_mimetype")
     for ran in notebooks:
         code = [c for c in ran.cells if c.cell_type == "code"]
         assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
         # A query or a picture in every cell but those that prepare.
         assert sum(bool(c.outputs) for c in code) >= len(code) - 2
+        for cell in code:
+            assert bool(FIGURE.search(cell.source)) == any(PLOTLY in o["data"] for o in cell.outputs)
     # Spark may leave the empty folder of its warehouse.
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+@pytest.mark.slow
+def test_a_figure_is_stored_as_json_and_as_a_picture(tmp_path: Path) -> None:
+    pytest.importorskip("kaleido", reason="kaleido is not installed")
+    if "BROWSER_PATH" not in os.environ and not any(map(shutil.which, ("chromium", "google-chrome", "chrome"))):
+        pytest.skip("no Chromium or Chrome in the PATH, and BROWSER_PATH names none")
+    cell = nbformat.v4.new_code_cell('import plotly.express as px\n\npx.bar(x=["a", "b"], y=[1, 3], height=300)')
+    build.execute([nbformat.v4.new_notebook(cells=[cell])], tmp_path)
+    (output,) = cell.outputs
+    assert set(output["data"]) == {PLOTLY, "image/png"}
+    assert picture_of(output["data"]["image/png"]).size == (700, 300)
+
+
+def picture_of(stored: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(stored)))
 
 
 @pytest.mark.parametrize("path", build.NOTEBOOKS, ids=lambda p: p.stem)
@@ -53,24 +80,42 @@ class TestStored:
         code = [c for c in stored.cells if c.cell_type == "code"]
         assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
         assert sum(bool(c.outputs) for c in code) >= len(code) - 2
-        kinds = {o.output_type for c in code for o in c.outputs}
-        assert kinds == {"execute_result"}
+        for cell in code:
+            # Plotly's figures display themselves.
+            kind = "display_data" if FIGURE.search(cell.source) else "execute_result"
+            assert {o.output_type for o in cell.outputs} <= {kind}
 
     def test_no_path_of_a_machine(self, path: Path) -> None:
         for cell in nbformat.read(path, as_version=4).cells:
             for output in cell.get("outputs", []):
                 for kind, value in output["data"].items():
-                    assert kind.startswith("image/") or not ABSOLUTE.search(value), value[:300]
+                    text = value if isinstance(value, str) else json.dumps(value)
+                    assert kind.startswith("image/") or not ABSOLUTE.search(text), text[:300]
 
-    def test_pictures(self, path: Path) -> None:
+    def test_figures(self, path: Path) -> None:
+        """One call each, with the query beside it; as JSON, and as a picture where that is not drawn."""
+        cells = [c for c in nbformat.read(path, as_version=4).cells if FIGURE.search(c.source)]
+        wanted = {"1_tour_of_the_tables": 1, "2_choose_a_model": 3, "3_read_the_clusters": 3, "4_outliers": 2}
+        assert len(cells) == wanted.get(path.stem, 0)
+        for cell in cells:
+            assert len(FIGURE.findall(cell.source)) == 1
+            (output,) = cell.outputs
+            assert set(output["data"]) == {PLOTLY, "image/png"}
+            assert output["data"][PLOTLY]["layout"]["title"]["text"]
+            picture = picture_of(output["data"]["image/png"])
+            assert min(picture.size) >= 300
+            assert np.asarray(picture.convert("L")).std() > 5, "an empty figure"
+        assert sum(len(json.dumps(c.outputs[0]["data"][PLOTLY])) for c in cells) < MAX_JSON
+
+    def test_photos(self, path: Path) -> None:
         cells = nbformat.read(path, as_version=4).cells
         outputs = [o["data"] for c in cells for o in c.get("outputs", [])]
-        photos = [base64.b64decode(d["image/jpeg"]) for d in outputs if "image/jpeg" in d]
+        photos = [d["image/jpeg"] for d in outputs if "image/jpeg" in d]
         wanted = {"1_tour_of_the_tables": 1, "3_read_the_clusters": 3, "4_outliers": 2}.get(path.stem, 0)
         assert len(photos) == wanted
         for data in photos:
             # Placeholders and margins are flat; photos are not.
-            assert np.asarray(Image.open(io.BytesIO(data))).std() > 30
+            assert np.asarray(picture_of(data)).std() > 30
 
 
 def test_the_second_run_asks_for_all_of_the_first() -> None:
@@ -211,30 +256,3 @@ class TestShowPhotos:
             notebook.show_photos(frame.where("false"), root)
         with pytest.raises(CaseError, match="none"):
             notebook.show_photos(frame, root / "none")
-
-
-class TestPlots:
-    def test_png_of_the_same_bytes(self, spark: SparkSession, tmp_path: Path) -> None:
-        frame = spark.createDataFrame(
-            [(2, 0.5, "a", True), (3, None, "a", False), (3, 0.7, "b", False)],
-            "k INT, y DOUBLE, g STRING, best BOOLEAN",
-        )
-        calls = (
-            lambda: notebook.plot_lines(frame, "k", "y", "g", mark="best", title="t"),
-            lambda: notebook.plot_bars(frame.dropna(), "g", "y"),
-            lambda: notebook.plot_heatmap(frame, "g", "k", "y"),
-            lambda: notebook.plot_lines(frame.where("false"), "k", "y", "g"),
-            lambda: notebook.plot_bars(frame.where("false"), "g", "y"),
-            lambda: notebook.plot_heatmap(frame.where("false"), "g", "k", "y"),
-        )
-        seen = set()
-        for call in calls:
-            picture = call()
-            assert picture.mime == "image/png"
-            assert picture._repr_mimebundle_() == {"image/png": picture.data}
-            assert call().data == picture.data
-            seen.add(picture.data)
-            picture.save(tmp_path / "x.png")
-            with Image.open(tmp_path / "x.png") as image:
-                assert min(image.size) > 50
-        assert len(seen) == len(calls)
