@@ -215,6 +215,25 @@ def sample_run(spark: SparkSession, made_once: Callable[[str, Callable[[Path], o
     return run(made_once("sample", fill))
 
 
+_CHROMIUM_FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--enable-unsafe-swiftshader",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A real Chromium, or the reason why there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = os.environ.get("MOTORPOOL_CHROMIUM") or shutil.which("chromium")
+    if path is None:
+        pytest.skip("no chromium in the PATH, and MOTORPOOL_CHROMIUM names none")
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=list(_CHROMIUM_FLAGS))
+        yield started
+        started.close()
+
+
 #: The files that take longest, which start first, so that no worker is left alone with one of them at the end.
 LONGEST = (
     "standalone_cluster", "submit", "pipeline", "interpret", "study", "serve", "assign", "outliers_of_vehicles", "lake",

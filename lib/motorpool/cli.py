@@ -196,6 +196,9 @@ def sample_answers(case: Path, looks: Path) -> None:
 
 
 _LAKE_OPTION = click.option("--lake", "lake_path", type=expand_home, metavar="DIR", help="The lake's folder.")
+_IMAGES_OPTION = click.option(
+    "--images", "images_root", type=expand_home, metavar="DIR|ZIP", help="Where the photos lie, unless the config says."
+)
 _CONF_OPTION = click.option(
     "--conf", type=expand_home, metavar="FILE", help="Take the lake from a config instead (for catalogs)."
 )
@@ -410,13 +413,7 @@ def assign(
 @click.option(
     "--out", type=expand_home, metavar="DIR", help="The folder to write; `report` beside the lake by default."
 )
-@click.option(
-    "--images",
-    "images_root",
-    type=expand_home,
-    metavar="DIR|ZIP",
-    help="Where the photos lie, unless the config says.",
-)
+@_IMAGES_OPTION
 @click.pass_context
 def report(
     ctx: click.Context,
@@ -516,7 +513,7 @@ def annotate_draw(
 ) -> None:
     """Choose photos to look at: fill in the column `value` (`?`: it cannot be told), then import the file."""
     check_attributes(attributes)
-    known = _attributes(lake_path, conf)
+    known = _attributes(_lake_config(lake_path, conf)[1])
     for attribute in attributes:
         check_known(attribute, known)
     lake = _open_lake(ctx, lake_path, conf)
@@ -552,7 +549,7 @@ def annotate_import(
     vehicle_info.txt, an export of Label Studio (JSON) or of CVAT (for images, XML). All of the file, or nothing."""
     asked = Asked(annotator or _login(), purpose, attribute, column)
     check_file(file, asked)
-    attributes = _attributes(lake_path, conf)
+    attributes = _attributes(_lake_config(lake_path, conf)[1])
     lake = _open_lake(ctx, lake_path, conf)
     with SparkProgress(lake.spark, _ERR):
         done = import_file(lake, file, asked, attributes)
@@ -576,13 +573,7 @@ def _show_imported(source: str, done: Sequence[Imported]) -> None:
 @click.option("--model", "model_id", metavar="ID", help="Show the clusters of a model instead of labels.")
 @click.option("--all", "everything", is_flag=True, help="Show accepted labels too, behind those left for people.")
 @click.option("--n", "goal", type=click.IntRange(min=1), metavar="N", help="Photos to look at; all by default.")
-@click.option(
-    "--images",
-    "images_root",
-    type=expand_home,
-    metavar="DIR|ZIP",
-    help="Where the photos lie, unless the config says.",
-)
+@_IMAGES_OPTION
 @click.option("--annotator", metavar="NAME", help="The name that the page proposes; your login name by default.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="TCP port of the page; 0: any free."
@@ -627,7 +618,7 @@ def review(
     if sum((draws is not None, model_id is not None, everything)) > 1:
         raise ConfigError("--draws, --model and --all each say what to look at: give one of them")
     lake_config, config = _lake_config(lake_path, conf)
-    attributes = config.labels.attributes if config is not None and config.labels is not None else None
+    attributes = _attributes(config)
     if no_import and only_import:
         raise ConfigError("--import and --no-import: give one of them")
     tables = LocalTables(lake_config)
@@ -703,9 +694,8 @@ def _login() -> str:
         return "unknown"
 
 
-def _attributes(lake_path: str | None, conf: str | None) -> Mapping[str, AttributeConfig] | None:
+def _attributes(config: Config | None) -> Mapping[str, AttributeConfig] | None:
     """The attributes that the config names; None without a config or its section `labels`."""
-    config = _lake_config(lake_path, conf)[1]
     return config.labels.attributes if config is not None and config.labels is not None else None
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterable
+
 
 class MotorpoolError(Exception):
     """Something went wrong that the message explains: what, where, the value found, and what to do."""
@@ -35,3 +38,12 @@ class EnvironmentMissingError(MotorpoolError):
 
 class TaskMemoryError(MotorpoolError):
     """A task was ended, on every executor that tried it, because memory ran out."""
+
+
+def require_packages(user: str, packages: Iterable[str]) -> None:
+    """EnvironmentMissingError, which says what to install, where one of the packages that ``user`` needs is missing."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EnvironmentMissingError(
+            f"{user} needs {', '.join(missing)}, not installed here: pip install {' '.join(missing)}"
+        )

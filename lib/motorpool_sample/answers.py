@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from motorpool.annotations.annotation import CANNOT_TELL
 from motorpool.errors import ConfigError
 
 _PATH, _ATTRIBUTE, _VALUE = "path", "attribute", "value"
-#: The photo shows no vehicle of the case, so nobody can tell.
-_UNCLEAR = "?"
 
 
 def fill_in(case: Path, looks: Path) -> int:
@@ -31,10 +30,11 @@ def fill_in(case: Path, looks: Path) -> int:
                 f"{', '.join(true)}"
             )
         if not row[_VALUE]:
-            row[_VALUE] = _UNCLEAR if true.get("outlier") else true[row[_ATTRIBUTE]]
+            # The photo of an outlier shows no vehicle, so nobody can tell.
+            row[_VALUE] = CANNOT_TELL if true.get("outlier") else true[row[_ATTRIBUTE]]
             n += 1
     with open(looks, "w", encoding="utf-8", newline="") as f:
-        writer = csv.DictWriter(f, rows[0].keys() if rows else (), lineterminator="\n")
+        writer = csv.DictWriter(f, rows[0].keys(), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     return n

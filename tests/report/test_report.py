@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import importlib.util
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -37,10 +36,6 @@ from motorpool.report.wording import number, percent, title_of
 from report_lake import EVIL, EVIL_TITLE, EVIL_VALUE, EVIL_VEHICLE, K, make_lake
 
 N_IMAGES, N_MODELS = 300, 870
-_FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--enable-unsafe-swiftshader",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -421,18 +416,6 @@ class TestWritten:
 
 
 # -- in a browser ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = os.environ.get("MOTORPOOL_CHROMIUM") or shutil.which("chromium")
-    if path is None:
-        pytest.skip("no chromium in the PATH, and MOTORPOOL_CHROMIUM names none")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=list(_FLAGS))
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -21,21 +21,8 @@ from review_lake import COARSE, NAMES, Made, label, make_lake
 
 pytest.importorskip("uvicorn", reason="the extra `review` is not installed")
 
-_FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 DESK = {"width": 1366, "height": 768}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = os.environ.get("MOTORPOOL_CHROMIUM") or shutil.which("chromium")
-    if path is None:
-        pytest.skip("no chromium in the PATH, and MOTORPOOL_CHROMIUM names none")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=path, args=list(_FLAGS))
-        yield started
-        started.close()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 
 from motorpool.cluster.ensemble.agreement import label_matrix
 from motorpool.kernels.distances import distance_factors, squared_distances
+from motorpool.kernels.runs import place_in_run
 from motorpool.kernels.sampling import uniform_hash
 from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
@@ -158,11 +159,7 @@ def _firsts(ids: np.ndarray, found: np.ndarray, values: np.ndarray, limits: Sequ
     for m, limit in enumerate(limits):
         use = np.flatnonzero((found[:, m] >= 0) & ~np.isnan(values[:, m]))
         use = use[np.lexsort((ids[use], values[use, m], found[use, m]))]
-        labels = found[use, m]
-        # Places within each run of one cluster.
-        starts = np.flatnonzero(np.diff(labels, prepend=-1))
-        place = np.arange(len(use)) - np.repeat(starts, np.diff(np.append(starts, len(use))))
-        kept = use[place < limit]
+        kept = use[place_in_run(found[use, m]) < limit]
         model.append(np.full(len(kept), m, np.int32))
         cluster.append(found[kept, m].astype(np.int32))
         image_id.append(ids[kept])

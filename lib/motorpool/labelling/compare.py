@@ -15,6 +15,7 @@ import numpy as np
 from motorpool.kernels.labels.calibration import Calibration, calibrate, interval, log_loss, threshold
 from motorpool.kernels.labels.folds import vehicle_folds
 from motorpool.kernels.labels.votes import vote
+from motorpool.kernels.runs import place_in_run
 from motorpool.labelling.candidates import WAYS, Part, Source, log_probabilities
 
 log = logging.getLogger(__name__)
@@ -166,10 +167,7 @@ def drawn(known: Known, most: int, seed: int) -> np.ndarray:
     names, vehicle = np.unique(known.vehicles, return_inverse=True)
     order: np.ndarray = np.lexsort((rng.permutation(len(vehicle)), rng.permutation(len(names))[vehicle]))
     if known.vote:
-        ordered = vehicle[order]
-        first = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1]))
-        place = np.arange(len(ordered)) - np.repeat(first, np.diff(np.append(first, len(ordered))))
-        order = order[place < MAX_PHOTOS]
+        order = order[place_in_run(vehicle[order]) < MAX_PHOTOS]
     return order[: _whole_vehicles(known.vehicles[order], most)]
 
 

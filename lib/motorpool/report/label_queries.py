@@ -8,7 +8,6 @@ import pandas as pd
 from pyspark.sql import Window
 from pyspark.sql import functions as F
 
-from motorpool.config.run import CONSENSUS
 from motorpool.lake import Lake
 from motorpool.report.queries import to_frame
 
@@ -49,8 +48,7 @@ def photos(lake: Lake, attributes: Sequence[str], seed: int) -> pd.DataFrame:
     limit = F.when(F.col("accepted"), PER_VALUE).otherwise(PER_ATTRIBUTE)
     shown = labels.withColumn("position", F.row_number().over(of_group)).where(F.col("position") <= limit)
     images = lake.read("images").select("image_id", "path")
-    outliers = lake.read_or_empty("outliers", features=CONSENSUS).where("is_outlier")
-    marked = outliers.select("image_id", F.lit(True).alias("outlier"))
+    marked = lake.consensus_outliers().withColumn("outlier", F.lit(True))
     joined = shown.join(images, on="image_id", how="inner").join(marked, on="image_id", how="left")
     columns = ("attribute", "value", "accepted", "outlier", "image_id", "path", "probability")
     ordered = joined.na.fill({"outlier": False}).orderBy("attribute", "accepted", "value", "position")

@@ -8,17 +8,9 @@ and `static` is the page. Spark is not used: it starts behind the review, to imp
 `app` and `serving` can be imported only where the packages of the extra `review` are installed.
 """
 
-import importlib.util
-
-from motorpool.errors import EnvironmentMissingError
-
-_PACKAGES = ("starlette", "uvicorn")
+from motorpool.errors import require_packages
 
 
 def check_packages() -> None:
     """EnvironmentMissingError, which says what to install, where a package that the page is served by is missing."""
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise EnvironmentMissingError(
-            f"the review page needs {', '.join(missing)}, not installed here: pip install {' '.join(missing)}"
-        )
+    require_packages("the review page", ("starlette", "uvicorn"))

@@ -16,8 +16,10 @@ from motorpool.annotations.annotation import CANNOT_TELL, wrong
 from motorpool.config.labels import AttributeConfig
 from motorpool.config.run import CONSENSUS
 from motorpool.errors import AnnotationError, ConfigError, LakeError
+from motorpool.kernels.runs import place_in_run
 from motorpool.lake.local_tables import LocalTables
 from motorpool.percentages import percent
+from motorpool.pipeline.annotating.attributes import check_known
 from motorpool.review.queue import BATCH, Group, Parts, Photos
 from motorpool.texts import decode, listed
 
@@ -63,11 +65,7 @@ def choose_attribute(lake: LocalTables, attribute: str | None, config: Mapping[s
     for table in ("label_sets", "annotations"):
         known |= set(lake.fetch(table, ["attribute"]).column("attribute").unique().to_pylist())
     if attribute is not None:
-        if config and attribute not in config:
-            raise ConfigError(
-                f"--attribute {attribute}: the config has no such attribute; `labels.attributes` names "
-                f"{', '.join(config)}"
-            )
+        check_known(attribute, config or None)
         return attribute
     if len(known) == 1:
         return known.pop()
@@ -145,6 +143,15 @@ def _looked_at(images: pa.Table, said: pa.Table) -> tuple[np.ndarray, np.ndarray
     return seen, kept_aside
 
 
+def _unseen(labels: pa.Table, images: pa.Table, said: pa.Table) -> tuple[np.ndarray, pa.Table]:
+    """The labels of images to look at, by ascending id, and int64[k], their rows of ``images``."""
+    labels = _of_images(labels, images)
+    seen, kept_aside = _looked_at(images, said)
+    rows = _rows_of(images, labels.column("image_id"))
+    fresh = ~(seen | kept_aside)[rows]
+    return rows[fresh], labels.filter(pa.array(fresh))
+
+
 def _photos(images: pa.Table, rows: np.ndarray, note: pa.Array) -> Photos:
     some = images.take(pa.array(rows))
     return Photos(np.asarray(some.column("image_id")), some.column("path").combine_chunks(), note)
@@ -160,9 +167,7 @@ def _turns(group: np.ndarray, images: pa.Table, rows: np.ndarray, before: np.nda
     turns = np.zeros(len(rows), np.int64)
     own = np.flatnonzero(code >= 0)
     order = own[np.lexsort((before[own], code[own], group[own]))]
-    if len(order):
-        starts = np.flatnonzero(np.r_[True, (np.diff(code[order]) != 0) | (np.diff(group[order]) != 0)])
-        turns[order] = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    turns[order] = place_in_run(code[order], group[order])
     return turns
 
 
@@ -196,11 +201,7 @@ def _of_labels(
     labels = lake.fetch("image_labels", columns, attribute=[attribute])
     unwanted = pc.or_(pc.equal(labels.column("source"), "person"), pc.is_null(labels.column("value")))
     labels = labels.filter(pc.invert(unwanted if everything else pc.or_(labels.column("accepted"), unwanted)))
-    labels = _of_images(labels, images)
-    seen, kept_aside = _looked_at(images, said)
-    rows = _rows_of(images, labels.column("image_id"))
-    fresh = ~(seen | kept_aside)[rows]
-    rows, labels = rows[fresh], labels.filter(pa.array(fresh))
+    rows, labels = _unseen(labels, images, said)
     if not len(rows):
         raise LakeError(
             f"no photo is left for people: every label of {attribute} is accepted or was looked at"
@@ -256,11 +257,7 @@ def _of_clusters(
     labels = labels.filter(
         pc.and_(pc.greater_equal(labels.column("cluster"), 0), pc.invert(pc.is_in(labels.column("image_id"), odd)))
     )
-    labels = _of_images(labels, images)
-    seen, kept_aside = _looked_at(images, said)
-    rows = _rows_of(images, labels.column("image_id"))
-    fresh = ~(seen | kept_aside)[rows]
-    rows, labels = rows[fresh], labels.filter(pa.array(fresh))
+    rows, labels = _unseen(labels, images, said)
     if not len(rows):
         raise LakeError(f"no photo of the clusters of model {model} is left: all were looked at, or it has no clusters")
     code = np.asarray(labels.column("cluster"), np.int64)
@@ -292,8 +289,7 @@ def _spread(code: np.ndarray, images: pa.Table, rows: np.ndarray, distance: np.n
     even = np.zeros(len(rows))
     even[by_distance] = np.arange(len(rows)) * ((5**0.5 - 1) / 2) % 1
     order = np.lexsort((even, turn, code))
-    starts = np.flatnonzero(np.r_[True, np.diff(code[order]) != 0])
-    place = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    place = place_in_run(code[order])
     found: np.ndarray = order[np.lexsort((distance[order], place // BATCH, code[order]))]
     return found
 

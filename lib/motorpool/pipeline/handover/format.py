@@ -9,9 +9,6 @@ from urllib.parse import quote
 
 from pyspark.sql import DataFrame
 
-#: What a label is in a row of `HandOver.photos`.
-LABELS = "ARRAY<STRUCT<attribute: STRING, value: STRING, probability: FLOAT, accepted: BOOLEAN, source: STRING>>"
-
 
 @dataclass(frozen=True)
 class Attribute:
@@ -44,7 +41,8 @@ class Photo:
 
 @dataclass(frozen=True)
 class HandOver:
-    """What is handed over: ``photos`` has ``image_id, path, labels`` (LABELS, by attribute), as they are to come.
+    """What is handed over: ``photos`` has ``image_id, path, labels``, as they are to come; ``labels`` is an array by
+    attribute of structs with the fields of `Label`.
 
     ``version`` says when the labels were made. ``maps`` reads ``image_id, x, y`` of a map of all images, for formats
     that draw one.

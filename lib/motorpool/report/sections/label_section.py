@@ -10,11 +10,11 @@ import pandas as pd
 
 from motorpool.lake import Lake
 from motorpool.percentages import percent
-from motorpool.report import label_queries
+from motorpool.report import label_queries, page
 from motorpool.report.figures import charts, drawing
 from motorpool.report.photos.album import Album, Wanted
 from motorpool.report.verdict import Fact, headline
-from motorpool.report.wording import is_missing, records, title_of
+from motorpool.report.wording import is_missing, records
 
 #: Sides in pixels of the photos of a value, and of those that are left for people.
 TILE, SINGLE = 96, 128
@@ -75,7 +75,6 @@ class LabelSection:
             "per_vehicle": row["per"] == "vehicle",
             "facts": _facts(row, audit_of.get(None)),
             "values": values,
-            "has_audit": bool(audit_of),
             "values_cut": len(counts) > len(values),
             "n_values": len(counts),
             "left": [
@@ -176,8 +175,9 @@ def _why_left(shot: Mapping[str, Any]) -> str:
 
 
 def _audit_text(audit: Mapping[str, Any] | None) -> str:
+    """How often a value is right by audit; empty where no look tells."""
     if audit is None or not audit["n"]:
-        return "–"
+        return ""
     return (
         f"{percent(audit['accuracy'])} ({percent(audit['low'])} to {percent(audit['high'])}, {int(audit['n']):,} looks)"
     )
@@ -204,17 +204,14 @@ def _separated(best: pd.DataFrame, clusters: pd.DataFrame) -> list[dict[str, Any
     """What the best model of each feature set seems to tell apart, by the titles of its largest clusters."""
     found = []
     for model in records(best):
-        part = clusters[clusters["model_id"] == model["model_id"]].sort_values(
-            ["size", "cluster"], ascending=[False, True]
-        )
-        titles = [title_of(r["title"], int(r["cluster"])) for r in records(part.head(_TITLES))]
-        if titles:
-            more = len(part) - len(titles)
+        items = page.cluster_items(clusters, model["model_id"], _TITLES)
+        if items:
+            more = int((clusters["model_id"] == model["model_id"]).sum()) - len(items)
             found.append(
                 {
                     "model": headline(model),
-                    "anchor": f"c-{model['model_id']}-{int(part.iloc[0]['cluster'])}",
-                    "titles": titles,
+                    "anchor": items[0]["anchor"],
+                    "titles": [item["title"] for item in items],
                     "more": f"and {more:,} more" if more else "",
                 }
             )
