@@ -141,7 +141,7 @@ def _facts(row: Mapping[str, Any], audit: Mapping[str, Any] | None) -> list[Fact
             f"{left:,}",
             "photo is left for people" if left == 1 else "photos are left for people",
             "Choose those that tell most:",
-            f"motorpool annotate draw --attribute {name}",
+            f"motorpool annotate draw --conf FILE --attribute {name} --out looks.csv",
         ),
         _audit_fact(row, audit),
     ]
@@ -150,7 +150,7 @@ def _facts(row: Mapping[str, Any], audit: Mapping[str, Any] | None) -> list[Fact
 def _audit_fact(row: Mapping[str, Any], audit: Mapping[str, Any] | None) -> Fact:
     name = row["attribute"]
     if audit is None or not audit["n"]:
-        draw = f"motorpool annotate draw --attribute {name} --purpose audit"
+        draw = f"motorpool annotate draw --conf FILE --attribute {name} --purpose audit --out audit.csv"
         return Fact("No audit", "yet", "Draw photos that measure how often the accepted labels are right:", draw)
     which = "accepted labels" if audit["accepted"] else "labels"
     looks = (
@@ -159,7 +159,7 @@ def _audit_fact(row: Mapping[str, Any], audit: Mapping[str, Any] | None) -> Fact
     )
     label = f"of the {which} are right by audit"
     if audit["created_at"] < row["created_at"]:
-        again = f"motorpool audit --attribute {name}"
+        again = f"motorpool audit --conf FILE --attribute {name}"
         return Fact(
             percent(audit["accuracy"]), label, f"{looks} The labels are newer than this audit; repeat it:", again
         )
