@@ -60,6 +60,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
         "spark.sql.shuffle.partitions": "3",
         # Compiling a stage takes longer than these stages; jobs that tests submit run as Spark does by itself.
         "spark.sql.codegen.wholeStage": "false",
+        # Planning each stage again from what the last one wrote pays for millions of rows.
+        "spark.sql.adaptive.enabled": "false",
         "spark.databricks.delta.snapshotPartitions": "1",
         # Small tables are joined by broadcast unless told otherwise, and real ones are not.
         "spark.sql.autoBroadcastJoinThreshold": "-1",
@@ -244,8 +246,10 @@ LONGEST = (
 
 def pytest_configure(config: pytest.Config) -> None:
     """With several workers, one process fetches the jars first: two that fill one cache at once spoil it."""
-    # These JVMs live for minutes: the optimising compiler would take a third of all time and never earn it back.
-    os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+    # These JVMs live for minutes: the optimising compiler would take a third of all time and never earn it back. With
+    # it goes the large code cache; Spark and Delta fill the small one, which then throws compiled code away.
+    options = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC"
+    os.environ.setdefault("SPARK_SUBMIT_OPTS", options)
     first = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
     if first and not _delta_is_here():
         start = "from motorpool.spark.session import build_session; build_session().stop()"

@@ -26,14 +26,14 @@ PHOTOS = (
 )  # fmt: skip
 
 
-def files(to: str, out: Path, images_url: str | None = None) -> list[Path]:
-    """Write the text files of a format, in place of what tasks of Spark render."""
+def files(to: str, out: Path, images_url: str | None = None, *, montage: int | None = None) -> list[Path]:
+    """Write the text files of a format, in place of what tasks of Spark render; a montage holds all photos."""
     form = FORMATS[to]
     assert form.documents is not None
     url = images_url if images_url is not None else form.default_url
     photos = [dataclasses.replace(p, address=address(p.path, url)) for p in PHOTOS]
     handed = HandOver(
-        ATTRIBUTES, cast(DataFrame, None), "motorpool 2026-01-01 10:00:00", url, lambda: cast(DataFrame, None)
+        ATTRIBUTES, cast(DataFrame, None), "motorpool 2026-01-01 10:00:00", url, montage, lambda: cast(DataFrame, None)
     )
     made = []
     for suffix, parts in form.documents(handed).items():
@@ -45,5 +45,7 @@ def files(to: str, out: Path, images_url: str | None = None) -> list[Path]:
 
 def _text(part: Part, photos: Sequence[Photo]) -> str:
     render = part.render
+    if part.render_montage is not None:
+        return f"{part.head}{part.render_montage(photos)}{part.tail}"
     found = [text for photo in photos if render is not None and (text := render(photo)) is not None]
     return f"{part.head}{part.between.join(found)}{part.tail}"

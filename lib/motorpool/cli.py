@@ -323,6 +323,10 @@ def _cell(value: object) -> str:
     "--images-url", metavar="PREFIX", help="With --to: what stands before the photos' paths, a folder or a URL."
 )
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="With --to: the first N photos.")
+@click.option(
+    "--montage", type=click.IntRange(min=2), metavar="N",
+    help="With --to label-studio: N photos that have the same labels share a task.",
+)  # fmt: skip
 @click.option("--features", metavar="NAME", help="With --to embedding-atlas: the feature set whose map is drawn.")
 @click.option("--map", "map_name", metavar="METHOD", help="With --to embedding-atlas: the map, e.g. umap2.")
 @click.pass_context
@@ -336,20 +340,21 @@ def export(
     attributes: tuple[str, ...],
     images_url: str | None,
     limit: int | None,
+    montage: int | None,
     features: str | None,
     map_name: str | None,
 ) -> None:
     """Write path, cluster and outlier of every image as CSV, or with --to the labels of attributes for other tools."""
     if to is None:
-        if attributes or images_url is not None or limit or features or map_name:
-            raise ConfigError("--attribute, --images-url, --limit, --features, --map: only with --to")
+        if attributes or images_url is not None or limit or montage or features or map_name:
+            raise ConfigError("--attribute, --images-url, --limit, --montage, --features, --map: only with --to")
         lake = _open_lake(ctx, lake_path, conf)
         chosen, n_lines = run_export(lake, out, model_id)
         click.echo(f"{out}: {n_lines:,} images, clusters of model {chosen}")
         return
     if model_id is not None:
         raise ConfigError("--model: chooses clusters, and --to writes labels of attributes: give one of both")
-    asked = HandOverAsked(to, attributes or None, images_url, limit, features, map_name)
+    asked = HandOverAsked(to, attributes or None, images_url, limit, montage, features, map_name)
     check_hand_over(asked, out)
     lake = _open_lake(ctx, lake_path, conf)
     with SparkProgress(lake.spark, _ERR):

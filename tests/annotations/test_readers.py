@@ -175,6 +175,17 @@ def test_long_exports_are_read_a_task_at_a_time(tmp_path: Path) -> None:
             json.dumps([task("a.jpg", {"result": [choices("type", "a", "b")]})]),
             "several choices of 'type' at once: a, b",
         ),
+        # Controls of montages that belong to no photo of theirs.
+        *(
+            (
+                json.dumps(
+                    [{"data": {"photos": [{"path": "a.jpg"}]}, "annotations": [{"result": [choices(name, "a")]}]}]
+                ),
+                f"{name!r} belongs to none of the task's 1 photos",
+            )
+            for name in ("type_1", "type", "_0", "type_-1", "type_x")
+        ),
+        ('[{"data": {"photos": [7]}}]', "the task's data name no photo"),
         (b"[\xff]", "neither UTF-8 nor UTF-16"),
     ],
 )

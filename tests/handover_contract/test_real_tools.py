@@ -59,6 +59,28 @@ def test_label_studio(tmp_path: Path) -> None:
     assert (said.path, said.attribute, said.value, said.annotator) == (PHOTOS[0].path, "type", "sedan", "ada")
 
 
+def test_montages_of_label_studio(tmp_path: Path) -> None:
+    """Its reader takes the config of montages, and what a photo's controls are called in there is what is imported."""
+    interface = pytest.importorskip("label_studio_sdk.label_interface")
+    tasks, config = files("label-studio", tmp_path / "tasks.json", montage=4)
+    interface.LabelInterface(config.read_text()).validate()
+    (task,) = json.loads(tasks.read_text())
+    # The config as Label Studio sees it for this task: a photo at a time.
+    inner = config.read_text().split("<Repeater", 1)[1].split(">", 1)[1].split("</Repeater>")[0]
+    repeated = "".join(
+        inner.replace("$photos[{{idx}}].image", f"$image_{at}").replace("{{idx}}", str(at)) for at in range(len(PHOTOS))
+    )
+    found = interface.LabelInterface(f"<View>{repeated}</View>")
+    found.validate()
+    (prediction,) = task["predictions"]
+    assert found.validate_prediction(prediction)
+    exported = [{**task, "annotations": [{"completed_by": 1, "result": prediction["result"]}]}]
+    (tmp_path / "export.json").write_text(json.dumps(exported))
+    said = {(a.path, a.attribute): a.value for a in read_annotations(str(tmp_path / "export.json"))}
+    expected = {(p.path, x.attribute): x.value for p in PHOTOS for x in p.labels if x.value is not None}
+    assert said == expected
+
+
 def test_cvat(tmp_path: Path) -> None:
     """Datumaro, by which CVAT reads formats, finds every tag with its value."""
     datumaro = pytest.importorskip("datumaro")

@@ -120,6 +120,38 @@ def test_label_studio_and_back(lake: Lake, tmp_path: Path, capsys: pytest.Captur
     assert imported(lake, capsys, out) == [(3, "type", "sedan")]
 
 
+def test_montages_of_label_studio_and_back(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Photos that share all labels go together, those that are left first; each keeps choices of its own."""
+    out = tmp_path / "tasks.json"
+    said = export(lake, capsys, "label-studio", out, "--montage", 2)
+    assert said == f"{out}, {tmp_path / 'tasks.config.xml'}: 12 photos, 4 of them left for people come first\n"
+    tasks = json.loads(out.read_text())
+    shown = [[PATHS.index(photo["path"]) for photo in task["data"]["photos"]] for task in tasks]
+    # By type and view; the least certain photo of a group leads it, and groups come by their first photo.
+    assert shown == [[0, 6], [3, 9], [4], [1, 7], [2, 8], [5, 11], [10]]
+    assert tasks[1]["data"]["photos"][0]["image"] == f"/data/local-files/?d={PATHS[3]}"
+    (prediction,) = tasks[1]["predictions"]
+    assert [(r["from_name"], r["to_name"], r["value"]["choices"]) for r in prediction["result"]] == [
+        ("type_0", "photo_0", ["truck"]), ("view_0", "photo_0", ["front"]),
+        ("type_1", "photo_1", ["truck"]), ("view_1", "photo_1", ["front"]),
+    ]  # fmt: skip
+    assert prediction["score"] == 0.503
+    config = ElementTree.parse(tmp_path / "tasks.config.xml").getroot()
+    (repeated,) = config.iter("Repeater")
+    assert [c.get("name") for c in repeated.iter("Choices")] == ["type_{{idx}}", "view_{{idx}}"]
+    assert [c.get("name") for c in config.iter("Image")] == ["photo_{{idx}}"]
+
+    nothing(lake, capsys, out)
+    # One montage is submitted, with the second photo's view changed; then the same as JSON-MIN.
+    results = [*prediction["result"][:3], prediction["result"][3] | {"value": {"choices": ["?"]}}]
+    expected = [(3, "type", "truck"), (3, "view", "front"), (9, "type", "truck"), (9, "view", None)]
+    out.write_text(json.dumps([tasks[1] | {"annotations": [{"completed_by": 1, "result": results}]}]))
+    assert imported(lake, capsys, out) == expected
+    fields = {r["from_name"]: r["value"]["choices"][0] for r in results}
+    out.write_text(json.dumps([{**tasks[1]["data"], **fields, "id": 2, "annotator": 1}]))
+    assert imported(lake, capsys, out) == expected
+
+
 def test_cvat_and_back(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "tags.xml"
     export(lake, capsys, "cvat", out)
@@ -227,6 +259,12 @@ def test_what_cannot_be(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixtur
         ((tmp_path / "out.png",), f"{to} reads files that end in"),
         ((out, "--attribute", "doors"), "--attribute doors: the lake .* it has those of type, view"),
         ((out, "--model", "x"), "--model: chooses clusters"),
+        (
+            (out, "--montage", 4, "--attribute", "doors"),
+            "the lake .* holds no such labels"
+            if to == "label-studio"
+            else f"--montage 4: a task of {to} shows one photo",
+        ),
         ((out, "--map", "umap3"), "it has pca2 of net" if to == "embedding-atlas" else f"{to} draws none"),
     ]
     for args, message in wrong:

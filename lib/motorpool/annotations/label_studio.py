@@ -2,14 +2,15 @@
 
 The attribute is called as the control (`name="type"`). Other controls (boxes, text, ...), predictions and tasks that
 were skipped are passed over. The photo is what the task's data call ``path``, or else ``image`` or the one text in them
-that looks like the address of a photo.
+that looks like the address of a photo. A task whose data hold a list ``photos`` is a montage: its controls are called
+as the attribute and the photo's place in the list (`name="type_0"`).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -35,8 +36,9 @@ def read_label_studio(f: BinaryIO, name: str, wanted: frozenset[str] | None) -> 
             raise wrong(name, line, "is no task of Label Studio: export as JSON or JSON-MIN")
         # A task that has only been imported has predictions, and no annotations yet.
         whole = "annotations" in task or "completions" in task or isinstance(task.get("data"), dict)
-        path = _path(task.get("data") if whole else task, name, line)
-        for control, choices, annotator in _whole(task) if whole else _minimal(task):
+        photo_of = _photos(task.get("data") if whole else task, name, line)
+        for named, choices, annotator in _whole(task) if whole else _minimal(task):
+            control, path = photo_of(named)
             if (wanted is not None and control.lower() not in wanted) or not choices:
                 continue
             if len(choices) > 1:
@@ -71,6 +73,23 @@ def _who(annotation: Mapping[str, Any]) -> str | None:
     if isinstance(by, dict):
         by = by.get("email") or by.get("id")
     return None if by is None else str(by)
+
+
+def _photos(data: Any, name: str, line: int) -> Callable[[str], tuple[str, str]]:
+    """From a control's name to the attribute and the path of the photo it belongs to."""
+    photos = data.get("photos") if isinstance(data, dict) else None
+    if not isinstance(photos, list):
+        path = _path(data, name, line)
+        return lambda control: (control, path)
+    paths = [_path(photo, name, line) for photo in photos]
+
+    def photo_of(control: str) -> tuple[str, str]:
+        attribute, _, place = control.rpartition("_")
+        if not (attribute and place.isdecimal() and int(place) < len(paths)):
+            raise wrong(name, line, f"{control!r} belongs to none of the task's {len(paths)} photos")
+        return attribute, paths[int(place)]
+
+    return photo_of
 
 
 def _path(data: Any, name: str, line: int) -> str:

@@ -44,14 +44,15 @@ class HandOver:
     """What is handed over: ``photos`` has ``image_id, path, labels``, as they are to come; ``labels`` is an array by
     attribute of structs with the fields of `Label`.
 
-    ``version`` says when the labels were made. ``maps`` reads ``image_id, x, y`` of a map of all images, for formats
-    that draw one.
+    ``version`` says when the labels were made. ``montage`` is how many photos at most a task shows side by side, null
+    for tasks of one photo. ``maps`` reads ``image_id, x, y`` of a map of all images, for formats that draw one.
     """
 
     attributes: Sequence[Attribute]
     photos: DataFrame
     version: str
     images_url: str | None
+    montage: int | None
     maps: Callable[[], DataFrame] = field(repr=False)
 
 
@@ -59,13 +60,16 @@ class HandOver:
 class Part:
     """A piece of a text file: ``head``, what ``render`` makes of each photo with ``between`` between them, ``tail``.
 
-    Photos of which ``render`` makes null are left out. One pass over the photos for each part with ``render``.
+    Photos of which ``render`` makes null are left out. ``render_montage`` stands in for ``render`` where photos with
+    the same labels go together, as many as the hand-over's ``montage`` says. One pass over the photos for each part
+    with either.
     """
 
     head: str = ""
     render: Callable[[Photo], str | None] | None = None
     between: str = ",\n"
     tail: str = ""
+    render_montage: Callable[[Sequence[Photo]], str] | None = None
 
 
 #: Text files by what takes the place of the extension of the file that was asked for; "" is that file itself.
@@ -78,7 +82,7 @@ class Format:
 
     ``documents`` gives the files' parts. ``table`` gives rows, which are written as CSV, or as Parquet where
     ``extensions`` says so. ``extensions`` are those that the tool reads. ``default_url`` stands before paths where no
-    other prefix was asked for.
+    other prefix was asked for. ``montages`` says whether several photos can share a task.
     """
 
     name: str
@@ -86,6 +90,7 @@ class Format:
     documents: Callable[[HandOver], Documents] | None = None
     table: Callable[[HandOver], DataFrame] | None = None
     default_url: str | None = None
+    montages: bool = False
 
 
 def address(path: str, prefix: str | None) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from motorpool.errors import ConfigError
@@ -27,13 +27,15 @@ _MAPS = ("umap2", "tsne2", "pca2")
 class Asked:
     """What the command says. ``attributes`` None are all that have labels; ``limit`` None is all photos.
 
-    ``features`` and ``map`` name the map that Embedding Atlas draws.
+    ``montage`` photos share a task of Label Studio, None for one each. ``features`` and ``map`` name the map that
+    Embedding Atlas draws.
     """
 
     to: str
     attributes: Collection[str] | None = None
     images_url: str | None = None
     limit: int | None = None
+    montage: int | None = None
     features: str | None = None
     map: str | None = None
 
@@ -52,6 +54,8 @@ def check_hand_over(asked: Asked, out: Path) -> Format:
     form = FORMATS[asked.to]
     if out.suffix.lower() not in form.extensions:
         raise ConfigError(f"--out {out}: {form.name} reads files that end in {', '.join(form.extensions)}")
+    if asked.montage and not form.montages:
+        raise ConfigError(f"--montage {asked.montage}: a task of {form.name} shows one photo")
     if (asked.features or asked.map) and form.name != "embedding-atlas":
         raise ConfigError(f"--features and --map choose a map, and {form.name} draws none")
     return form
@@ -61,7 +65,8 @@ def hand_over(lake: Lake, asked: Asked, out: Path) -> HandedOver:
     """Write the labels of attributes in the format ``asked.to``, with their probabilities.
 
     Photos come in this order: those with a label that is not accepted and that nobody has looked at, then by their
-    least probability. ``out`` and the files beside it appear whole or not at all.
+    least probability. In a montage photos have the same labels, and montages come by their first photo. ``out`` and
+    the files beside it appear whole or not at all.
 
     Raises ConfigError for attributes without labels, and where the lake has no map for a format that draws one. Driver
     memory: one partition of the file, whatever the format; with ``limit`` that many photos.
@@ -72,7 +77,7 @@ def hand_over(lake: Lake, asked: Asked, out: Path) -> HandedOver:
     with ExitStack() as stack:
         stack.enter_context(explained())
         photos = stack.enter_context(blocks.kept(_photos(lake, [a.name for a in attributes], asked.limit)))
-        handed = HandOver(attributes, photos, version, url, lambda: _map(lake, asked))
+        handed = HandOver(attributes, photos, version, url, asked.montage, lambda: _map(lake, asked))
         files = []
         if form.table is not None:
             rows = form.table(handed)
@@ -84,7 +89,7 @@ def hand_over(lake: Lake, asked: Asked, out: Path) -> HandedOver:
                 files.append(beside(out, suffix))
                 f = stack.enter_context(whole_file(files[-1]))
                 for part in parts:
-                    _write_part(photos, part, url, f)
+                    _write_part(photos, part, url, asked.montage, f)
         counts = photos.agg(F.count("*").alias("n"), F.count_if("left").alias("left")).first()
         assert counts is not None
         return HandedOver(files, int(counts["n"]), int(counts["left"]))
@@ -121,20 +126,38 @@ def _photos(lake: Lake, names: list[str], limit: int | None) -> DataFrame:
     return ordered.withColumn("place", F.monotonically_increasing_id()).drop("least")
 
 
-def _write_part(photos: DataFrame, part: Part, url: str | None, f: BinaryIO) -> None:
+def _montages(photos: DataFrame, size: int) -> DataFrame:
+    """``photos``: arrays of at most ``size`` photos that have the same labels, in the order of their first photo."""
+    same = ("left", "values")
+    valued = photos.withColumn("values", F.transform("labels", lambda x: x["value"]))
+    before = F.row_number().over(Window.partitionBy(*same).orderBy("place")) - 1
+    photo = F.struct("place", "image_id", "path", "labels")
+    groups = valued.withColumn("montage", F.floor(before / size)).groupBy(*same, "montage")
+    arrays = groups.agg(F.sort_array(F.collect_list(photo)).alias("photos"), F.min("place").alias("first"))
+    return arrays.orderBy("first").select("photos")
+
+
+def _write_part(photos: DataFrame, part: Part, url: str | None, montage: int | None, f: BinaryIO) -> None:
     """One part of a text file; its photos are rendered in tasks."""
     f.write(part.head.encode())
     if part.render is not None:
         write_text(photos.select("image_id", "path", "labels"), _lines(part.render, url), part.between, f)
+    if part.render_montage is not None and montage is not None:
+        write_text(_montages(photos, montage), _montage_lines(part.render_montage, url), part.between, f)
     f.write(part.tail.encode())
 
 
 def _lines(render: Callable[[Photo], str | None], url: str | None) -> Callable[[dict[str, Any]], str | None]:
-    def line(row: dict[str, Any]) -> str | None:
-        labels = [Label(**label) for label in row["labels"]]
-        return render(Photo(row["image_id"], row["path"], address(row["path"], url), labels))
+    return lambda row: render(_photo(row, url))
 
-    return line
+
+def _montage_lines(render: Callable[[Sequence[Photo]], str], url: str | None) -> Callable[[dict[str, Any]], str]:
+    return lambda row: render([_photo(photo, url) for photo in row["photos"]])
+
+
+def _photo(row: Mapping[str, Any], url: str | None) -> Photo:
+    labels = [Label(**label) for label in row["labels"]]
+    return Photo(row["image_id"], row["path"], address(row["path"], url), labels)
 
 
 def _map(lake: Lake, asked: Asked) -> DataFrame:
