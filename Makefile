@@ -56,6 +56,10 @@ $(HANDOVER)/.installed: setup.py constraints-handover.txt
 
 notebooks: demo ## the demo, then the notebooks and the answers in docs/sql.md anew
 	$(MOTORPOOL) run --conf notebooks/study.yaml --set case.path=$(DEMO)/case --set lake.path=$(DEMO)/lake
+	$(MOTORPOOL) annotate draw --lake $(DEMO)/lake --attribute body_type --purpose audit --n 80 --out $(DEMO)/audit.csv
+	$(MOTORPOOL) sample-answers $(DEMO)/case $(DEMO)/audit.csv
+	$(MOTORPOOL) annotate import --lake $(DEMO)/lake $(DEMO)/audit.csv --annotator simulated
+	$(MOTORPOOL) audit --lake $(DEMO)/lake --attribute body_type
 	MOTORPOOL_LAKE=$(DEMO)/lake MOTORPOOL_IMAGES=$(DEMO)/case/raw_data $(PY) notebooks/build.py
 
 docs: setup ## the reference pages from the code anew, then the documentation as a site in site/

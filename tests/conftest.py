@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,14 @@ SAMPLE_STUDY: dict[str, Any] = {
     },
     "consensus": {"n_clusters": [3, 4]},
     "outliers": {"methods": ["isolation_forest", "knn_distance"], "share": 0.05},
+}
+#: What is asked about the sample case's photos.
+SAMPLE_LABELS: dict[str, Any] = {
+    "attributes": {
+        "body_type": {"per": "vehicle", "target": 0.8},
+        "color": {"per": "vehicle", "target": 0.8},
+        "view": {"per": "image", "target": 0.8},
+    }
 }
 CASE = Path(__file__).resolve().parents[2] / "shared" / "case" / "IntelliVision_case"
 
@@ -198,21 +206,41 @@ def made_once(
 
 @pytest.fixture(scope="session")
 def sample_run(spark: SparkSession, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Context:
-    """A sample case of 240 photos through every stage into a Delta lake; every table has rows, and one model failed.
+    """A sample case of 240 photos through every stage into a Delta lake, with looks, labels and an audit.
+
+    Every table has rows, and one model failed.
 
     For reading only: the tests of a run share it.
     """
     # All stages and what they import: most test files need none of it.
     from cases import run_of
+    from motorpool.pipeline.annotating.auditing import audit
+    from motorpool.pipeline.annotating.drawing import draw, write_looks
+    from motorpool.pipeline.annotating.importing import Asked, import_file
     from motorpool.pipeline.run import run_pipeline
+    from motorpool.pipeline.stages.label import run_label
     from motorpool_sample import make_sample_case
+    from motorpool_sample.answers import fill_in
 
     def run(folder: Path) -> Context:
-        return run_of(spark, folder / "case", folder / "lake", **SAMPLE_STUDY)
+        return run_of(spark, folder / "case", folder / "lake", **SAMPLE_STUDY, labels=SAMPLE_LABELS)
+
+    def look(ctx: Context, attributes: Iterable[str], n: int, purpose: str) -> None:
+        """A file of drawn photos, filled in from the truth."""
+        drawn = {attribute: draw(ctx.lake, attribute, n, purpose, seed=1) for attribute in attributes}
+        file = Path(str(ctx.config.lake.path)).parent / f"{purpose}.csv"
+        write_looks(drawn, purpose, file)
+        fill_in(file.parent / "case", file)
+        import_file(ctx.lake, str(file), Asked("simulated", None, None, None), None)
 
     def fill(folder: Path) -> None:
         make_sample_case(folder / "case", images=240, seed=1)
-        run_pipeline(run(folder))
+        ctx = run(folder)
+        run_pipeline(ctx)
+        look(ctx, SAMPLE_LABELS["attributes"], 14, "train")
+        run_label(ctx)
+        look(ctx, ["view"], 10, "audit")
+        audit(ctx.lake, "view")
 
     return run(made_once("sample", fill))
 
@@ -238,9 +266,10 @@ def browser() -> Iterator[Any]:
 
 #: The files that take longest, which start first, so that no worker is left alone with one of them at the end.
 LONGEST = (
-    "standalone_cluster", "submit", "pipeline", "interpret", "study", "serve", "assign", "outliers_of_vehicles", "lake",
-    "notebooks", "vehicle_features", "explained", "consensus", "ingest", "report", "maps", "backend",
-    "vehicle_agreement",
+    "standalone_cluster", "submit", "second_run", "outliers_of_vehicles", "report", "assign", "small_cases", "study",
+    "extreme_values", "pipeline", "model_identity", "notebooks", "wide_grids", "interpret", "lake", "maps", "serve",
+    "vehicle_features", "consensus", "explained", "ingest", "vehicle_agreement", "label_stage", "ends", "cli",
+    "backend", "extension_score", "sql_cookbook", "annotating",
 )  # fmt: skip
 
 

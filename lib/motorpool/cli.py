@@ -499,7 +499,11 @@ _PURPOSE = click.Choice(["train", "audit"])
     help="Labels are learned from `train`: typical photos, then those whose labels are unsure. `audit` is a random "
     "sample that measures how often labels are right.",
 )
-@click.option("--features", metavar="NAME", help="The feature set that says which photos are typical.")
+@click.option(
+    "--features", multiple=True, metavar="NAME",
+    help="A feature set that says which photos are typical; several count side by side. By default those that the "
+    "config gives the attribute, or else one of every descriptor.",
+)  # fmt: skip
 @click.option(
     "--seed", type=click.IntRange(min=0), default=1, show_default=True, help="The same seed, the same photos."
 )
@@ -512,7 +516,7 @@ def annotate_draw(
     attributes: tuple[str, ...],
     n: int,
     purpose: str,
-    features: str | None,
+    features: tuple[str, ...],
     seed: int,
     out: Path,
 ) -> None:
@@ -523,7 +527,10 @@ def annotate_draw(
         check_known(attribute, known)
     lake = _open_lake(ctx, lake_path, conf)
     with SparkProgress(lake.spark, _ERR):
-        drawn = {attribute: draw(lake, attribute, n, purpose, seed, features) for attribute in attributes}
+        drawn = {}
+        for attribute in attributes:
+            configured = known[attribute].features if known else None
+            drawn[attribute] = draw(lake, attribute, n, purpose, seed, features or configured)
     write_looks(drawn, purpose, out)
     for attribute, part in drawn.items():
         click.echo(f"{out}: {len(part.looks):,} photos to look at for {attribute} ({purpose})")

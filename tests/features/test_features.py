@@ -128,7 +128,7 @@ CHAINS = {
         "l2 > pca: 8",
         "l2 > svd: 5 > standard",
         "clip > standard > pca: 6",
-        "pca: 12 > robust > standard",
+        "pca: 10 > robust > standard",
         "svd: 6 > minmax",
         "standard > l2 > minmax",
         "pca: 10 > pca: 3",

@@ -311,8 +311,12 @@ def test_a_short_gap_has_the_digits_of_float32_and_the_range_of_float64() -> Non
 
 # -- with Spark --------------------------------------------------------------------------------------
 
+#: One of each kind is quick to have; `make test-slow` goes through the others.
 SPARK_CASES = [
-    "1e-30", "1e30", "one row at 1e25", "tiny among ordinary", "99 % duplicates", "one row", "two rows", "three rows"
+    "1e30", "two rows",
+    *(pytest.param(case, marks=pytest.mark.slow) for case in (
+        "1e-30", "one row at 1e25", "tiny among ordinary", "99 % duplicates", "one row", "three rows"
+    )),
 ]  # fmt: skip
 
 

@@ -79,6 +79,7 @@ def test_neighbours_are_counted_up_to_what_is_asked_for(backend: CPU, enough: in
     assert (counts <= 900).all()
 
 
+@pytest.mark.slow
 def test_more_equal_rows_than_any_narrow_integer_holds() -> None:
     """Copies in one place, and min_samples on both sides of their number."""
     x = np.zeros((33_000, 1), np.float32)

@@ -558,6 +558,7 @@ class _StoppedError(Exception):
     """What stands for a kill between two writes."""
 
 
+@pytest.mark.slow
 def test_a_stop_between_writes_leaves_what_can_be_gone_on_from(
     done: Context,
     spark: SparkSession,

@@ -40,12 +40,17 @@ def lake(spark: SparkSession, tmp_path: Path) -> Lake:
         spark.createDataFrame(pa.table({"image_id": np.arange(ROWS), "path": PATHS, "vehicle_id": vehicles})),
     )
     x = np.random.default_rng(0).normal(size=(ROWS, 4)).astype(np.float32) + 20 * (TRUTH == "truck")[:, None]
-    rows = pa.table({"image_id": np.arange(ROWS), "features": ["net"] * ROWS, "vector": to_list_array(x)})
-    lake.replace("features", spark.createDataFrame(rows), {"features": ["net"]})
-    known = {"features": "net", "n_features": 4, "n_images": ROWS, "descriptors": ["net"], "steps": []}
-    columns = dict.fromkeys(lake.schema("feature_sets").fieldNames()) | known
-    lake.replace_rows("feature_sets", [{k: v for k, v in columns.items() if k != "created_at"}], {"features": ["net"]})
+    put_features(lake, "net", x)
     return lake
+
+
+def put_features(lake: Lake, name: str, x: np.ndarray, descriptors: Sequence[str] = ("net",), *steps: str) -> None:
+    n, d = x.shape
+    rows = pa.table({"image_id": np.arange(n), "features": [name] * n, "vector": to_list_array(x.astype(np.float32))})
+    lake.replace("features", lake.spark.createDataFrame(rows), {"features": [name]})
+    known = {"features": name, "n_features": d, "n_images": n, "descriptors": list(descriptors), "steps": list(steps)}
+    columns = dict.fromkeys(lake.schema("feature_sets").fieldNames()) | known
+    lake.replace_rows("feature_sets", [{k: v for k, v in columns.items() if k != "created_at"}], {"features": [name]})
 
 
 def put_labels(lake: Lake, value: np.ndarray, accepted: np.ndarray, note: str = "1") -> None:
@@ -190,6 +195,48 @@ def test_photos_are_drawn_filled_in_imported_and_labels_audited(
     assert kept == set(tested)
     assert "30 photos show vehicles that labels were learned from" in call(capsys, "audit", *where)[1]
     assert call(capsys, "annotate", "draw", *where, "--out", looks)[0] == 1
+
+
+def test_typical_photos_are_those_of_all_descriptors_side_by_side(
+    lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One feature set of each descriptor, of equal weight whatever its scale; or those that are named."""
+    rng = np.random.default_rng(1)
+    rear = np.arange(ROWS) % 2
+    noise = rng.normal(size=(ROWS, 7))
+    # Whitened comes first, and a joined set adds nothing where its descriptors have sets of their own.
+    put_features(lake, "view-raw", 1e3 * noise[:, :3], ["view"])
+    put_features(lake, "view-white", 1e-3 * (noise[:, :3] + 20 * rear[:, None]), ["view"], "vehicle_whiten")
+    put_features(lake, "joined", noise, ["net", "view"])
+    # Without vectors of the last photos.
+    put_features(lake, "other+view", noise[:150], ["other", "view"])
+    where = ("annotate", "draw", "--lake", lake.config.path, "--attribute", "type", "--out", tmp_path / "looks.csv")
+
+    def kinds(*more: object) -> tuple[set[tuple[str, int]], str]:
+        status, out, err = call(capsys, *where, *more)
+        assert status == 0, err
+        ids = [PATHS.index(r["path"]) for r in drawn(tmp_path / "looks.csv")]
+        return {(str(TRUTH[i]), int(rear[i])) for i in ids}, out.splitlines()[1].strip()
+
+    found, told = kinds("--n", 4, "--features", "net", "--features", "view-white")
+    assert found == {("truck", 0), ("truck", 1), ("sedan", 0), ("sedan", 1)}
+    assert told == "typical photos are those of the feature sets net, view-white side by side"
+    assert kinds("--n", 4)[1].endswith("feature sets net, other+view, view-white side by side")
+    assert kinds("--n", 2, "--features", "net")[0] in ({("truck", a), ("sedan", b)} for a in (0, 1) for b in (0, 1))
+    assert {view for _, view in kinds("--n", 2, "--features", "view-white")[0]} == {0, 1}
+    status, _, err = call(capsys, *where, "--features", "net", "--features", "neural")
+    assert status == 2
+    assert "feature set neural: the lake has joined, net, other+view, view-raw, view-white" in " ".join(err.split())
+
+    # What the config gives an attribute counts where the command names none.
+    conf = tmp_path / "run.yaml"
+    conf.write_text(f"lake: {{path: {lake.config.path}, format: parquet}}\n"
+                    "features: [{name: view-white, descriptor: view}]\n"
+                    "labels: {attributes: {type: {features: [view-white]}}}\n")  # fmt: skip
+    lake_option = where.index("--lake")
+    by_conf = [*where[:lake_option], "--conf", conf, *where[lake_option + 2 :], "--n", 2]
+    status, out, err = call(capsys, *by_conf)
+    assert (status, "those of the feature set view-white" in out) == (0, True), err
 
 
 def test_paths_as_others_write_them(spark: SparkSession) -> None:

@@ -121,6 +121,7 @@ ALONE: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 def test_a_model_does_not_depend_on_what_is_asked_for_beside_it(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     # Samples much smaller than the rows, and of a size that depends on k.
     monkeypatch.setattr(coreset, "CORESET_ROWS", 80)

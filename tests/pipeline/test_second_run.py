@@ -6,6 +6,7 @@ first run, but those of the config's own are the same.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import shutil
 from collections.abc import Callable, Sequence
@@ -193,19 +194,29 @@ CHANGES: list[tuple[str, Stage, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "values"), [c[1:] for c in CHANGES], ids=[c[0] for c in CHANGES])
 def test_a_stage_with_another_config(
-    start: Callable[..., Context], done: Context, fitted: Context, stage: Stage, values: dict[str, Any]
+    start: Callable[..., Context],
+    done: Context,
+    fitted: Context,
+    stage: Stage,
+    values: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     study = changed(STUDY, **values)
     second = start(study, done)
-    stage(second)
+    with caplog.at_level(logging.INFO, logger="motorpool"):
+        stage(second)
+    if None in values.values():
+        assert "so what another config asked for goes out of the lake" in caplog.text
     first = start(study, fitted, DERIVED[stage] if stage is run_consensus else ())
     stage(first)
     # Titles are there.
     check_same(second.lake, first.lake, [*DERIVED[stage], *(["clusters"] if stage is run_interpret else [])])
 
 
+@pytest.mark.slow
 def test_leading_outlier_methods_come_and_go(start: Callable[..., Context], done: Context, fitted: Context) -> None:
     study = changed(STUDY, outliers__methods=[*STUDY["outliers"]["methods"], "odd_one_out"])
     second, first = start(study, done), start(study, fitted)
@@ -219,6 +230,7 @@ def test_leading_outlier_methods_come_and_go(start: Callable[..., Context], done
     check_same(back.lake, done.lake, DERIVED[run_outliers])
 
 
+@pytest.mark.slow
 def test_titles_come_and_go(start: Callable[..., Context], done: Context, fitted: Context, tmp_path: Path) -> None:
     """Those of models that are interpreted, that others are compared with, and that are neither."""
     best = [r["model_id"] for r in done.lake.leaderboard().where("rank_in_features = 1").orderBy("rank").collect()]
@@ -243,6 +255,7 @@ def test_titles_come_and_go(start: Callable[..., Context], done: Context, fitted
 FITTED = ("models", "labels", "clusters", "parameters", "k_distances")
 
 
+@pytest.mark.slow
 def test_thresholds_judge_models_that_are_there(start: Callable[..., Context], fitted: Context) -> None:
     strict = {"cluster__min_cluster_share": 0.3, "cluster__max_noise_share": 0.02, "cluster__max_clusters": 4}
     study = changed(STUDY, **strict)
@@ -298,6 +311,7 @@ def moved(case: Path, tmp_path: Path) -> Path:
 CASE_TABLES = ("images", "descriptors", "sources", "bad_rows")
 
 
+@pytest.mark.slow
 def test_changed_attributes(start: Callable[..., Context], done: Context, fitted: Context, moved: Path) -> None:
     attributes = [{"path": p, "kind": "xyz"[i % 2], "new": i % 2} for i, p in enumerate(image_paths(ROWS))]
     write_attributes(moved / "attributes.csv", attributes)

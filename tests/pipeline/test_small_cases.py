@@ -72,7 +72,13 @@ def study(spark: SparkSession, lake: Path, algorithm: str) -> Context:
     return ctx
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+#: Of the four ways to fit models one each in minutes; `make test-slow` goes through the others.
+_QUICK = ("kmeans", "agglomerative")
+
+
+@pytest.mark.parametrize(
+    "algorithm", [pytest.param(a, marks=[] if a in _QUICK else pytest.mark.slow) for a in ALGORITHMS]
+)
 def test_what_cannot_be_fitted_says_why(spark: SparkSession, tmp_path: Path, algorithm: str) -> None:
     ctx = study(spark, tmp_path / "lake", algorithm)
     run_cluster(ctx)

@@ -220,6 +220,7 @@ class _StoppedError(Exception):
     """What stands for a kill between two writes."""
 
 
+@pytest.mark.slow
 def test_a_stop_before_the_row_that_says_done(
     done: Context, spark: SparkSession, case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from motorpool.config.run import CONSENSUS, Config, ConsensusConfig
 from motorpool.features.spec import FeatureSet
 from motorpool.lake.schemas import VIEWS
 from motorpool.pipeline.context import Context
+
+log = logging.getLogger(__name__)
 
 #: A model's feature set and its id.
 Node = tuple[str, str]
@@ -128,6 +131,12 @@ def _first(models: Sequence[Ranked], of_each: int | None) -> list[Ranked]:
 
 
 # -- rows that no longer hold --------------------------------------------------------------------------
+
+
+def log_not_asked(stage: str, why: str, held: object) -> None:
+    """Say that the config asks nothing of a stage, and what becomes of what the lake holds of it, if anything."""
+    outcome = "so what another config asked for goes out of the lake" if held else "nothing to do"
+    log.info("%s: %s, %s", stage, why, outcome)
 
 
 def forget(ctx: Context, table: str, keys: Mapping[str, Collection[str]] | None = None) -> None:

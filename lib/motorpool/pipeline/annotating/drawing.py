@@ -7,12 +7,15 @@ import hashlib
 import io
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -66,11 +69,13 @@ def check_attributes(attributes: Sequence[str]) -> None:
             raise ConfigError(f"--attribute {attribute}: is given twice")
 
 
-def draw(lake: Lake, attribute: str, n: int, purpose: str, seed: int, features: str | None = None) -> Drawn:
+def draw(lake: Lake, attribute: str, n: int, purpose: str, seed: int, features: Sequence[str] | None = None) -> Drawn:
     """At most ``n`` photos that nobody has looked at for this attribute; the same for the same lake and seed.
 
     ``train``: typical photos of the vehicles that nobody has looked at, one of each; once there are labels, half of the
-    photos are those whose labels are least sure. Where vehicles run out, further photos of them follow. ``audit``: a
+    photos are those whose labels are least sure. Where vehicles run out, further photos of them follow. Typical is what
+    is typical in ``features`` side by side, each of the same weight; by default one feature set of every descriptor:
+    whitened within vehicles, or else that of the best model. ``audit``: a
     random sample of the accepted labels (of all, where none is accepted; of all images, where there are none), one
     photo of each vehicle that nobody has looked at, stratified by value. Driver memory: a sample of at most 20,000
     vectors, and the photos drawn.
@@ -116,17 +121,20 @@ def write_looks(drawn: Mapping[str, Drawn], purpose: str, out: Path) -> None:
 # -- training ------------------------------------------------------------------------------------------
 
 
-def _for_training(lake: Lake, attribute: str, n: int, seed: int, features: str | None) -> tuple[list[Look], list[str]]:
+def _for_training(
+    lake: Lake, attribute: str, n: int, seed: int, features: Sequence[str] | None
+) -> tuple[list[Look], list[str]]:
     labelled = _labels(lake, attribute)
     n_unsure = n // 2 if labelled is not None else 0
     free = _free(lake, attribute, seed)
-    name = features or _features(lake)
-    typical, vehicles = _typical(lake, free, attribute, name, n - n_unsure, seed)
+    names = features or _features(lake)
+    typical, vehicles = _typical(lake, free, attribute, names, n - n_unsure, seed)
     looks = list(typical)
     if labelled is not None:
         looks += _unsure(free, labelled, n - len(looks), vehicles, seed)
         looks = _suggest(looks, labelled)
-    return looks, [f"typical photos are those of the feature set {name}"]
+    where = f"feature sets {', '.join(names)} side by side" if len(names) > 1 else f"feature set {names[0]}"
+    return looks, [f"typical photos are those of the {where}"]
 
 
 def _labels(lake: Lake, attribute: str) -> DataFrame | None:
@@ -155,37 +163,46 @@ def _free(lake: Lake, attribute: str, seed: int) -> DataFrame:
     )
 
 
-def _features(lake: Lake) -> str:
-    """The feature set in which photos of one kind lie together best: whitened within vehicles, or the best model's."""
+def _features(lake: Lake) -> list[str]:
+    """One feature set of every descriptor: whitened within vehicles if there is one, or else that of the best model.
+
+    Feature sets of several descriptors count where a descriptor has none of its own.
+    """
     lake.check("feature_sets")
-    sets: dict[str, list[str]] = {
-        r["features"]: list(r["steps"] or ()) for r in lake.rows("feature_sets", ["features", "steps"])
-    }
+    sets = {r["features"]: r for r in lake.rows("feature_sets", ["features", "descriptors", "steps"])}
     if not sets:
         raise LakeError(f"the lake {lake} has no feature sets: run `motorpool features` first")
-    whitened = sorted(name for name, steps in sets.items() if any(s.startswith("vehicle_whiten") for s in steps))
-    if whitened:
-        return whitened[0]
+    rank: dict[str, int] = {}
     if lake.exists("models"):
-        best = lake.leaderboard().where(F.col("features").isin(list(sets))).orderBy("rank").first()
-        if best is not None:
-            return str(best["features"])
-    return min(sets)
+        best = lake.leaderboard().groupBy("features").agg(F.min("rank").alias("rank")).collect()
+        rank = {r["features"]: r["rank"] for r in best}
+
+    def order(name: str) -> tuple[bool, float, str]:
+        whitened = any(step.startswith("vehicle_whiten") for step in sets[name]["steps"] or ())
+        return not whitened, rank.get(name, math.inf), name
+
+    first: dict[frozenset[str], str] = {}
+    for name in sorted(sets, key=order):
+        first.setdefault(frozenset(sets[name]["descriptors"]), name)
+    alone = frozenset().union(*(of for of in first if len(of) == 1))
+    return sorted(name for of, name in first.items() if len(of) == 1 or not of <= alone)
 
 
 def _typical(
-    lake: Lake, free: DataFrame, attribute: str, features: str, n: int, seed: int
+    lake: Lake, free: DataFrame, attribute: str, features: Sequence[str], n: int, seed: int
 ) -> tuple[list[Look], set[str]]:
     """Typical photos, and their vehicles."""
     width = {r["features"]: r["n_features"] for r in lake.rows("feature_sets", ["features", "n_features"])}
-    if features not in width:
-        raise ConfigError(f"--features {features}: the lake has {', '.join(sorted(width)) or 'no feature sets'}")
-    most = max(n, min(_SAMPLE, _VALUES // max(1, width[features])))
-    sample = free.orderBy("round", shuffled(seed + 1), "image_id").limit(most)
-    vectors = lake.read("features", features=features).select("image_id", "vector")
-    rows = _fetched(sample, vectors)
-    x = to_matrix(rows.column("vector").combine_chunks())
-    y = _learned(lake, attribute, vectors, seed) if lake.exists("annotations") else None
+    for name in features:
+        if name not in width:
+            raise ConfigError(f"feature set {name}: the lake has {', '.join(sorted(width)) or 'no feature sets'}")
+    most = max(n, min(_SAMPLE, _VALUES // max(1, sum(width[name] for name in features))))
+    sample = free.orderBy("round", shuffled(seed + 1), "image_id").limit(most).toArrow()
+    rows, parts = _vectors(lake, sample, features)
+    scales = [_scale(part) for part in parts]
+    x = _side_by_side(parts, scales)
+    known = _learned(lake, attribute, features, seed) if lake.exists("annotations") else None
+    y = _side_by_side(known, scales) if known is not None else None
     turn = rows.column("round").to_numpy()
     looks: list[Look] = []
     vehicles: set[str] = set()
@@ -201,15 +218,44 @@ def _typical(
     return looks, vehicles
 
 
-def _learned(lake: Lake, attribute: str, vectors: DataFrame, seed: int) -> np.ndarray | None:
-    """Vectors float32[k, d] of photos that labels are learned from, a random part of very many; None without any."""
+def _learned(lake: Lake, attribute: str, features: Sequence[str], seed: int) -> list[np.ndarray] | None:
+    """Vectors float32[k, d] in each feature set of photos that labels are learned from, a random part of very many.
+
+    None without any.
+    """
     seen = looked_at(lake, attribute).where("trained").select("image_id").orderBy(shuffled(seed), "image_id")
-    rows = _fetched(seen.limit(_KNOWN), vectors)
-    return to_matrix(rows.column("vector").combine_chunks()) if rows.num_rows else None
+    rows, parts = _vectors(lake, seen.limit(_KNOWN).toArrow(), features)
+    return parts if rows.num_rows else None
 
 
-def _fetched(some: DataFrame, vectors: DataFrame) -> pa.Table:
-    return vectors.join(F.broadcast(some), on="image_id", how="inner").toArrow().sort_by("image_id")
+def _vectors(lake: Lake, some: pa.Table, features: Sequence[str]) -> tuple[pa.Table, list[np.ndarray]]:
+    """Rows of ``some`` whose ``image_id`` has a vector in every feature set, by image, and these float32[n, d]."""
+    wanted = F.broadcast(lake.spark.createDataFrame(some.select(["image_id"])))
+    found = []
+    for name in features:
+        vectors = lake.read("features", features=name).select("image_id", "vector")
+        found.append(vectors.join(wanted, on="image_id", how="inner").toArrow().sort_by("image_id"))
+    ids = reduce(np.intersect1d, (table.column("image_id").to_numpy() for table in found))
+
+    def kept(table: pa.Table) -> pa.Table:
+        return table.filter(pc.is_in(table.column("image_id"), value_set=pa.array(ids)))
+
+    return kept(some).sort_by("image_id"), [to_matrix(kept(t).column("vector").combine_chunks()) for t in found]
+
+
+def _scale(x: np.ndarray) -> tuple[np.ndarray, float]:
+    """The mean of the rows, and the root of the variance of all columns together; 1 where nothing varies."""
+    if not len(x):
+        return np.zeros(x.shape[1]), 1.0
+    mean = x.mean(axis=0, dtype=np.float64)
+    spread = float(np.sqrt(np.mean(((x - mean) ** 2).sum(axis=1))))
+    return mean, spread or 1.0
+
+
+def _side_by_side(parts: Sequence[np.ndarray], scales: Sequence[tuple[np.ndarray, float]]) -> np.ndarray:
+    """float32[n, d of all]: the parts beside each other, each centred and divided by its spread."""
+    placed = [(x - mean) / spread for x, (mean, spread) in zip(parts, scales, strict=True)]
+    return np.hstack(placed).astype(np.float32)
 
 
 def _unsure(free: DataFrame, labelled: DataFrame, n: int, taken: set[str], seed: int) -> list[Look]:
@@ -244,7 +290,9 @@ def _values_of(labelled: DataFrame, ids: Iterable[int]) -> dict[int, str]:
 # -- audits --------------------------------------------------------------------------------------------
 
 
-def _for_audit(lake: Lake, attribute: str, n: int, seed: int, features: str | None) -> tuple[list[Look], list[str]]:
+def _for_audit(
+    lake: Lake, attribute: str, n: int, seed: int, features: Sequence[str] | None
+) -> tuple[list[Look], list[str]]:
     """Two phases: one random photo of every vehicle, then a random sample of these in each stratum."""
     if features is not None:
         raise ConfigError("--features chooses typical photos, and an audit draws at random: leave it out")

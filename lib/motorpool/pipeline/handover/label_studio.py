@@ -24,8 +24,8 @@ _PHOTO = "photo"
 
 #: What Label Studio replaces by the photo's place in a montage.
 _PLACE = "{{idx}}"
-#: Photos side by side in a montage.
-_COLUMNS = 4
+#: Photos side by side in a montage, and the name by which its style finds it.
+_COLUMNS, _MONTAGE = 4, "montage"
 
 
 def _task(version: str, photo: Photo) -> str:
@@ -67,12 +67,18 @@ def _config(attributes: Sequence[Attribute]) -> str:
 
 def _montage_config(attributes: Sequence[Attribute]) -> str:
     """The labelling config of montages: photos side by side, below each of them its choices as drop-down lists."""
-    style = f"display: inline-block; width: {96 // _COLUMNS}%; margin: 0.5%; vertical-align: top"
-    image = f'<Image name="{_PHOTO}_{_PLACE}" value="$photos[{_PLACE}].image"/>'
+    # Label Studio puts all that is repeated into one box, and each repetition into a box in that. It spoils ">" in a
+    # style, so boxes are told by what they hold.
+    style = (
+        f".{_MONTAGE} div:has(.{_PHOTO}) {{ display: flex; flex-wrap: wrap; gap: 12px }} "
+        f".{_MONTAGE} div div:has(.{_PHOTO}) {{ display: block; width: calc({100 // _COLUMNS}% - 12px) }}"
+    )
+    image = f'<Image name="{_PHOTO}_{_PLACE}" value="$photos[{_PLACE}].image" zoomControl="false"/>'
     choices = [line for a in attributes for line in _choices(a, f"_{_PLACE}", 'layout="select"')]
-    inner = [f'<View style="{style}">', *(f"  {line}" for line in [image, *choices]), "</View>"]
+    inner = [f'<View className="{_PHOTO}">', *(f"  {line}" for line in [image, *choices]), "</View>"]
     repeated = [f'<Repeater on="$photos" indexFlag="{_PLACE}">', *(f"  {line}" for line in inner), "</Repeater>"]
-    return _lines(repeated)
+    montage = [f'<View className="{_MONTAGE}">', *(f"  {line}" for line in repeated), "</View>"]
+    return _lines([f"<Style>{style}</Style>", *montage])
 
 
 def _choices(attribute: Attribute, ending: str, layout: str) -> list[str]:

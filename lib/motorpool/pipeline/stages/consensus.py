@@ -18,7 +18,7 @@ from motorpool.config.run import CONSENSUS, ConsensusConfig
 from motorpool.features.spec import FeatureSet
 from motorpool.pipeline.context import Context, explained, timed
 from motorpool.pipeline.models import judge, model_row, write_labels, write_models
-from motorpool.pipeline.study import Node, consensus_features, consensus_specs, forget, rank
+from motorpool.pipeline.study import Node, consensus_features, consensus_specs, forget, log_not_asked, rank
 from motorpool.pipeline.vehicle_agreement import agreement_columns, joint_part, remeasure
 from motorpool.spark import blocks
 
@@ -37,7 +37,7 @@ def run_consensus(ctx: Context) -> None:
     """
     config = ctx.config.consensus
     if config is None:
-        log.info("consensus: the config has no section `consensus`, nothing to do")
+        log_not_asked("consensus", "the config has no section `consensus`", ctx.lake.rows("agreement", ["model_a"]))
         _forget_agreement(ctx)
         return
     with explained():

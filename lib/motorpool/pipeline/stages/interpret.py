@@ -34,7 +34,7 @@ from motorpool.interpret.overrides import Override, Overrides, check_overrides, 
 from motorpool.interpret.wording import describe, titles
 from motorpool.photos.source import find_images
 from motorpool.pipeline.context import Context, explained, timed
-from motorpool.pipeline.study import Node, fingerprint, forget, outdate, rank
+from motorpool.pipeline.study import Node, fingerprint, forget, log_not_asked, outdate, rank
 from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def run_interpret(ctx: Context) -> None:
     config = ctx.config.report
     stored = _stored(ctx)
     if config is None:
-        log.info("interpret: the config has no section `report`, nothing to do")
+        log_not_asked("interpret", "the config has no section `report`", stored)
         if stored:
             _outdate(ctx, stored)
             _forget_others(ctx, stored, [], {}, _titled(ctx))

@@ -29,7 +29,7 @@ from motorpool.pipeline.labelling.sources import (
     sample_vehicles,
     vector_sources,
 )
-from motorpool.pipeline.study import fingerprint, forget, outdate, rank
+from motorpool.pipeline.study import fingerprint, forget, log_not_asked, outdate, rank
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def run_label(ctx: Context) -> None:
     stored = _stored(ctx)
     gone = set(stored) - set(attributes)
     if not attributes:
-        log.info("label: the config names no attribute in `labels`, nothing to do")
+        log_not_asked("label", "the config names no attribute in `labels`", gone)
         _forget(ctx, gone)
         return
     with explained():

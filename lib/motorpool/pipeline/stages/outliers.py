@@ -23,7 +23,7 @@ from motorpool.outliers.registry import OUTLIER_METHODS
 from motorpool.outliers.resources import Resources
 from motorpool.pipeline.context import Context, explained, timed
 from motorpool.pipeline.stages.features import known_vehicles, load_program, wide_descriptors
-from motorpool.pipeline.study import fingerprint, forget, model_ids, outdate
+from motorpool.pipeline.study import fingerprint, forget, log_not_asked, model_ids, outdate
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +48,14 @@ def run_outliers(ctx: Context) -> None:
     config = ctx.config.outliers
     stored = _stored(ctx)
     if config is None:
-        log.info("outliers: the config has no section `outliers`, nothing to do")
+        log_not_asked("outliers", "the config has no section `outliers`", stored)
         _forget_all(ctx, stored)
         return
     config, vehicles = _with_vehicles(ctx, config)
     plan = _plan(ctx, config)
     wanted = plan.params
     if not wanted:
-        log.info("outliers: no method can be run on any feature set, nothing to do")
+        log_not_asked("outliers", "no method can be run on any feature set", stored)
         _forget_all(ctx, stored)
         return
     agreed = {"share": str(config.share), "rankings": fingerprint(wanted)}

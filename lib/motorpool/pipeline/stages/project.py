@@ -25,7 +25,7 @@ from motorpool.maps.method import MapMethod
 from motorpool.maps.placing import Axes, lay_out_all, place_all
 from motorpool.maps.registry import MAP_METHODS, check_packages
 from motorpool.pipeline.context import Context, explained, timed
-from motorpool.pipeline.study import forget, outdate
+from motorpool.pipeline.study import forget, log_not_asked, outdate
 from motorpool.spark import blocks
 from motorpool.spark.tasks import run_tasks
 
@@ -60,7 +60,7 @@ def run_project(ctx: Context) -> None:
     config = ctx.config.projections
     stored = _stored(ctx)
     if config is None:
-        log.info("project: the config has no section `projections`, nothing to do")
+        log_not_asked("project", "the config has no section `projections`", stored)
         _forget_sets(ctx, stored)
         return
     check_packages(config.methods)
