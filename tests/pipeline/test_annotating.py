@@ -197,6 +197,26 @@ def test_photos_are_drawn_filled_in_imported_and_labels_audited(
     assert call(capsys, "annotate", "draw", *where, "--out", looks)[0] == 1
 
 
+def test_two_values_are_not_merged_into_one(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An attribute of one value tells nothing; where there is a third value, the same looks advise to merge."""
+    put_labels(lake, np.full(ROWS, "sedan"), np.ones(ROWS, bool))
+    sample = tmp_path / "audit.csv"
+    where = ("--lake", lake.config.path, "--attribute", "type")
+    call(capsys, "annotate", "draw", *where, "--n", 40, "--purpose", "audit", "--out", sample)
+    fill_in(sample, lambda i: TRUTH[i])
+    call(capsys, "annotate", "import", "--lake", lake.config.path, sample, "--annotator", "ada")
+
+    def verdicts() -> dict[str | None, str]:
+        status, _, err = call(capsys, "audit", *where)
+        assert status == 0, err
+        return {r["value"]: r["verdict"] for r in lake.rows("audits")}
+
+    assert verdicts() == {None: "look by hand", "sedan": "look by hand"}
+    looked_at = VEHICLE[[PATHS.index(r["path"]) for r in drawn(sample)]]
+    put_labels(lake, np.where(np.isin(VEHICLE, looked_at), "sedan", "bus"), np.ones(ROWS, bool), note="2")
+    assert verdicts() == {None: "look by hand", "sedan": "merge with truck", "bus": "more looks"}
+
+
 def test_typical_photos_are_those_of_all_descriptors_side_by_side(
     lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

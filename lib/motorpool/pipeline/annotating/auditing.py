@@ -66,15 +66,18 @@ def audit(lake: Lake, attribute: str, target: float | None = None, confidence: f
         "confidence": confidence,
         "target": goal,
     }
+    # Two values that become one leave nothing to tell.
+    mergeable = len(sizes.keys() | {c["found"] for c in counted}) > 2
     rows = []
     for value in (None, *sorted(sizes)):
         own = [c for c in counted if value is None or c["label"] == value]
         found = accuracy_of(_looks(own), confidence)
+        wrong = _wrong(own) if value is not None and mergeable else {}
         n_images = sum(n[accepted] for v, n in sizes.items() if value in (None, v))
         rows.append(
             shared
             | {"value": value, "n_images": n_images, "n": found.n, "right": found.right, "accuracy": found.accuracy}
-            | {"low": found.low, "high": found.high, "verdict": verdict(found, goal, _wrong(own, value), value)}
+            | {"low": found.low, "high": found.high, "verdict": verdict(found, goal, wrong, value)}
         )
     with lake.held():
         lake.replace_rows("audits", rows, {"attribute": [attribute]})
@@ -143,10 +146,8 @@ def _looks(cells: Sequence[Mapping[str, Any]]) -> Looks:
     return Looks(*sums)
 
 
-def _wrong(cells: Sequence[Mapping[str, Any]], value: str | None) -> dict[str, tuple[int, float]]:
+def _wrong(cells: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, float]]:
     """The other values that looks at labels of one value found: their number, and their share of the weights."""
-    if value is None:
-        return {}
     total = sum(c["weight"] for c in cells)
     wrong: dict[str, tuple[int, float]] = {}
     for c in cells:
