@@ -261,7 +261,7 @@ def test_what_cannot_be(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixtur
         ((out, "--model", "x"), "--model: chooses clusters"),
         (
             (out, "--montage", 4, "--attribute", "doors"),
-            "the lake .* holds no such labels"
+            "the lake .* holds no labels of it"
             if to == "label-studio"
             else f"--montage 4: a task of {to} shows one photo",
         ),

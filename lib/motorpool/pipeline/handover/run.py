@@ -16,6 +16,7 @@ from motorpool.lake import Lake
 from motorpool.pipeline.context import explained
 from motorpool.pipeline.handover import FORMATS
 from motorpool.pipeline.handover.format import Attribute, Format, HandOver, Label, Part, Photo, address, beside
+from motorpool.pipeline.labelling.stored import label_rows
 from motorpool.pipeline.output.files import whole_file, write_csv, write_parquet, write_text
 from motorpool.spark import blocks
 
@@ -97,18 +98,9 @@ def hand_over(lake: Lake, asked: Asked, out: Path) -> HandedOver:
 
 def _attributes(lake: Lake, wanted: Collection[str] | None) -> tuple[list[Attribute], str]:
     """The attributes by name, and when their labels were made."""
-    rows = {r["attribute"]: r for r in lake.rows("label_sets", ["attribute", "classes", "created_at"])}
-    unknown = [name for name in (rows if wanted is None else wanted) if name not in rows]
-    if unknown or not rows:
-        who = f"--attribute {unknown[0]}" if unknown else "--to"
-        there = f"it has those of {', '.join(sorted(rows))}" if rows else "it has none at all"
-        raise ConfigError(
-            f"{who}: the lake {lake} holds no such labels of an attribute (table label_sets); {there}. `motorpool "
-            "annotate draw` and `motorpool label` make them"
-        )
-    chosen = [rows[name] for name in sorted(rows if wanted is None else set(wanted))]
-    made = max(str(r["created_at"]) for r in chosen)
-    return [Attribute(r["attribute"], tuple(r["classes"])) for r in chosen], f"motorpool {made[:19]}"
+    rows = label_rows(lake, ["classes", "created_at"], wanted, needed_by="--to")
+    made = max(str(r["created_at"]) for r in rows)
+    return [Attribute(r["attribute"], tuple(r["classes"])) for r in rows], f"motorpool {made[:19]}"
 
 
 def _photos(lake: Lake, names: list[str], limit: int | None) -> DataFrame:

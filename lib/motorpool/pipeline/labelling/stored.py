@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -14,27 +15,38 @@ from motorpool.labelling.program import from_rows
 from motorpool.lake import Lake
 
 
+def label_rows(
+    lake: Lake, columns: Sequence[str], attributes: Collection[str] | None = None, needed_by: str | None = None
+) -> list[dict[str, Any]]:
+    """``columns`` of ``label_sets``, by the attribute's name; of ``attributes`` alone where these are given.
+
+    ConfigError for attributes that the lake has no labels of, and, with the option that is ``needed_by``, for a lake
+    without any.
+    """
+    rows = {r["attribute"]: r for r in lake.rows("label_sets", ["attribute", *columns])}
+    unknown = [name for name in attributes or () if name not in rows]
+    if unknown or (needed_by and not rows):
+        who, what = (f"--attribute {unknown[0]}", "it") if unknown else (needed_by, "attributes")
+        there = f"it has those of {', '.join(sorted(rows))}" if rows else "it has none at all"
+        raise ConfigError(
+            f"{who}: the lake {lake} holds no labels of {what} (table label_sets); {there}. `motorpool annotate "
+            "draw` and `motorpool label` make them"
+        )
+    return [rows[name] for name in sorted(rows if attributes is None else set(attributes))]
+
+
 def stored_labellers(lake: Lake, attributes: Collection[str] | None = None) -> list[Labeller]:
     """What labelled each attribute of the lake, by name; of ``attributes`` alone where these are given.
 
     ConfigError for attributes that the lake has no labels of. Driver memory: the stored programs, of which those with
     annotated photos (`nearest`) have up to 20,000 rows.
     """
-    columns = ["attribute", "method", "per", "classes", "program"]
-    rows = {r["attribute"]: r for r in lake.rows("label_sets", columns)}
-    unknown = [name for name in attributes or () if name not in rows]
-    if unknown:
-        there = f"it has those of {', '.join(sorted(rows))}" if rows else "it has none at all"
-        raise ConfigError(
-            f"--attribute {unknown[0]}: the lake {lake} holds no labels of it (table label_sets); {there}. "
-            "`motorpool annotate draw` and `motorpool label` make them"
-        )
     found = []
-    for name in sorted(rows if attributes is None else set(attributes)):
-        row = rows[name]
+    for row in label_rows(lake, ["method", "per", "classes", "program"], attributes):
         parts, calibration, threshold = from_rows(row["program"])
         vote = row["per"] == "vehicle"
-        found.append(Labeller(name, tuple(row["classes"]), parts, calibration, threshold, vote, row["method"]))
+        name, values = row["attribute"], tuple(row["classes"])
+        found.append(Labeller(name, values, parts, calibration, threshold, vote, row["method"]))
     return found
 
 
