@@ -46,14 +46,13 @@ SAMPLE_STUDY: dict[str, Any] = {
     },
     "consensus": {"n_clusters": [3, 4]},
     "outliers": {"methods": ["isolation_forest", "knn_distance"], "share": 0.05},
-}
-#: What is asked about the sample case's photos.
-SAMPLE_LABELS: dict[str, Any] = {
-    "attributes": {
-        "body_type": {"per": "vehicle", "target": 0.8},
-        "color": {"per": "vehicle", "target": 0.8},
-        "view": {"per": "image", "target": 0.8},
-    }
+    "labels": {
+        "attributes": {
+            "body_type": {"per": "vehicle", "target": 0.8},
+            "color": {"per": "vehicle", "target": 0.8},
+            "view": {"per": "image", "target": 0.8},
+        }
+    },
 }
 CASE = Path(__file__).resolve().parents[2] / "shared" / "case" / "IntelliVision_case"
 
@@ -223,7 +222,7 @@ def sample_run(spark: SparkSession, made_once: Callable[[str, Callable[[Path], o
     from motorpool_sample.answers import fill_in
 
     def run(folder: Path) -> Context:
-        return run_of(spark, folder / "case", folder / "lake", **SAMPLE_STUDY, labels=SAMPLE_LABELS)
+        return run_of(spark, folder / "case", folder / "lake", **SAMPLE_STUDY)
 
     def look(ctx: Context, attributes: Iterable[str], n: int, purpose: str) -> None:
         """A file of drawn photos, filled in from the truth."""
@@ -231,13 +230,13 @@ def sample_run(spark: SparkSession, made_once: Callable[[str, Callable[[Path], o
         file = Path(str(ctx.config.lake.path)).parent / f"{purpose}.csv"
         write_looks(drawn, purpose, file)
         fill_in(file.parent / "case", file)
-        import_file(ctx.lake, str(file), Asked("simulated", None, None, None), None)
+        import_file(ctx.lake, str(file), Asked("simulated"))
 
     def fill(folder: Path) -> None:
         make_sample_case(folder / "case", images=240, seed=1)
         ctx = run(folder)
         run_pipeline(ctx)
-        look(ctx, SAMPLE_LABELS["attributes"], 14, "train")
+        look(ctx, SAMPLE_STUDY["labels"]["attributes"], 14, "train")
         run_label(ctx)
         look(ctx, ["view"], 10, "audit")
         audit(ctx.lake, "view")

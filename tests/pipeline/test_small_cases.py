@@ -72,7 +72,7 @@ def study(spark: SparkSession, lake: Path, algorithm: str) -> Context:
     return ctx
 
 
-#: Of the four ways to fit models one each in minutes; `make test-slow` goes through the others.
+#: One that refuses values that float32 cannot square, and one that does not; `make test-slow` goes through the others.
 _QUICK = ("kmeans", "agglomerative")
 
 

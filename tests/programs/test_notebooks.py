@@ -24,7 +24,7 @@ from motorpool.errors import CaseError, ConfigError, LakeError
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.stages.ingest import run_ingest
 
-MAX_BYTES = 650_000
+MAX_BYTES = 600_000
 #: Of the JSON of all figures of a notebook.
 MAX_JSON = 200_000
 PLOTLY = "application/vnd.plotly.v1+json"

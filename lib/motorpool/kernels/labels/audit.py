@@ -128,7 +128,8 @@ def verdict(found: Estimate, target: float, wrong: Mapping[str, tuple[int, float
     Accepted where even the lower end of the interval reaches the target. By hand where the accuracy is below it, and
     20 looks or the upper end of the interval say that this is no chance. ``wrong`` has for every other value X the
     number of looks at photos with this ``label`` that found X, and their share of the weights: where nearly all wrong
-    looks found one X, and both as one value would reach the target, they are better one. Of two values give none.
+    looks found one X, and both as one value would reach the target, they are better one. Where there are
+    but two values it must be empty: one value would tell nothing.
     """
     if found.accuracy is None:
         return "more looks"

@@ -72,7 +72,7 @@ def audit(lake: Lake, attribute: str, target: float | None = None, confidence: f
     for value in (None, *sorted(sizes)):
         own = [c for c in counted if value is None or c["label"] == value]
         found = accuracy_of(_looks(own), confidence)
-        wrong = _wrong(own) if value is not None and mergeable else {}
+        wrong = _wrong(own) if mergeable else {}
         n_images = sum(n[accepted] for v, n in sizes.items() if value in (None, v))
         rows.append(
             shared

@@ -10,12 +10,10 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
@@ -26,8 +24,8 @@ from motorpool.lake import Lake
 from motorpool.pipeline.annotating.attributes import check_name
 from motorpool.pipeline.annotating.population import images_of, looked_at, shuffled, without_outliers
 from motorpool.pipeline.context import explained
+from motorpool.pipeline.labelling.sources import vectors_of
 from motorpool.pipeline.output.files import whole_file
-from motorpool.spark.blocks import to_matrix
 
 log = logging.getLogger(__name__)
 
@@ -197,9 +195,9 @@ def _typical(
         if name not in width:
             raise ConfigError(f"feature set {name}: the lake has {', '.join(sorted(width)) or 'no feature sets'}")
     most = max(n, min(_SAMPLE, _VALUES // max(1, sum(width[name] for name in features))))
-    sample = free.orderBy("round", shuffled(seed + 1), "image_id").limit(most).toArrow()
-    rows, parts = _vectors(lake, sample, features)
-    scales = [_scale(part) for part in parts]
+    sample = free.orderBy("round", shuffled(seed + 1), "image_id").limit(most).toArrow().sort_by("image_id")
+    parts, there = _vectors(lake, features, sample.column("image_id").to_numpy())
+    rows, scales = sample.filter(pa.array(there)), [_scale(part) for part in parts]
     x = _side_by_side(parts, scales)
     known = _learned(lake, attribute, features, seed) if lake.exists("annotations") else None
     y = _side_by_side(known, scales) if known is not None else None
@@ -224,23 +222,16 @@ def _learned(lake: Lake, attribute: str, features: Sequence[str], seed: int) -> 
     None without any.
     """
     seen = looked_at(lake, attribute).where("trained").select("image_id").orderBy(shuffled(seed), "image_id")
-    rows, parts = _vectors(lake, seen.limit(_KNOWN).toArrow(), features)
-    return parts if rows.num_rows else None
+    ids = np.sort(seen.limit(_KNOWN).toArrow().column("image_id").to_numpy())
+    parts, there = _vectors(lake, features, ids)
+    return parts if there.any() else None
 
 
-def _vectors(lake: Lake, some: pa.Table, features: Sequence[str]) -> tuple[pa.Table, list[np.ndarray]]:
-    """Rows of ``some`` whose ``image_id`` has a vector in every feature set, by image, and these float32[n, d]."""
-    wanted = F.broadcast(lake.spark.createDataFrame(some.select(["image_id"])))
-    found = []
-    for name in features:
-        vectors = lake.read("features", features=name).select("image_id", "vector")
-        found.append(vectors.join(wanted, on="image_id", how="inner").toArrow().sort_by("image_id"))
-    ids = reduce(np.intersect1d, (table.column("image_id").to_numpy() for table in found))
-
-    def kept(table: pa.Table) -> pa.Table:
-        return table.filter(pc.is_in(table.column("image_id"), value_set=pa.array(ids)))
-
-    return kept(some).sort_by("image_id"), [to_matrix(kept(t).column("vector").combine_chunks()) for t in found]
+def _vectors(lake: Lake, features: Sequence[str], ids: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """Vectors float32[m, d] in each feature set of the images, ascending ``ids``, that have all; bool[n]: which do."""
+    found = [vectors_of(lake, name, ids) for name in features]
+    there = np.all([np.isfinite(x).all(axis=1) for x in found], axis=0)
+    return [x[there] for x in found], there
 
 
 def _scale(x: np.ndarray) -> tuple[np.ndarray, float]:

@@ -14,6 +14,7 @@ from motorpool.features.holdout import uniform
 from motorpool.kernels.labels.within_vehicles import whitening
 from motorpool.labelling.candidates import Source, Space
 from motorpool.labelling.compare import FIT_ROWS, Known, drawn
+from motorpool.lake import Lake
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.labelling.looks import Looks
 from motorpool.spark import blocks
@@ -48,7 +49,9 @@ def learning(ctx: Context, looks: Looks, vote: bool, outliers: DataFrame, most: 
         whole = images.select("image_id", "vehicle_id").toPandas()
         whole["code"] = whole["vehicle_id"].map(sure).astype(np.int64)
         rows = pd.concat([whole, usable[usable["vehicle_id"].isna()]])
-    odd = outliers.join(_frame(ctx, rows["image_id"].to_numpy(np.int64)), on="image_id", how="left_semi").toPandas()
+    odd = outliers.join(
+        _frame(ctx.lake, rows["image_id"].to_numpy(np.int64)), on="image_id", how="left_semi"
+    ).toPandas()
     rows = rows[~rows["image_id"].isin(odd["image_id"])].sort_values("image_id")
     # A photo without a vehicle is a vehicle of its own.
     name = np.where(rows["vehicle_id"].isna(), "i" + rows["image_id"].astype(str), "v" + rows["vehicle_id"].astype(str))
@@ -80,7 +83,7 @@ def vector_sources(
     In two spaces, of which `whitened` is left out where no vehicle of the sample has two photos. One pass.
     """
     ids = np.unique(np.concatenate([*wanted.values(), sample["image_id"].to_numpy()]))
-    x = _vectors(ctx, features, ids)
+    x = vectors_of(ctx.lake, features, ids)
     plain_rows = x[np.isfinite(x).all(axis=1)]
     if not len(plain_rows):
         return {}
@@ -98,10 +101,10 @@ def vector_sources(
     }
 
 
-def _vectors(ctx: Context, features: str, ids: np.ndarray) -> np.ndarray:
+def vectors_of(lake: Lake, features: str, ids: np.ndarray) -> np.ndarray:
     """float32[n, d] of images in ascending order of their ids; NaN for images without a vector."""
-    chosen = _frame(ctx, ids)
-    vectors = ctx.lake.read("features", features=features).join(chosen, on="image_id", how="left_semi")
+    chosen = _frame(lake, ids)
+    vectors = lake.read("features", features=features).join(chosen, on="image_id", how="left_semi")
     found = blocks.gather(vectors.select("image_id", "vector")).collect()
     if not found:
         return np.full((len(ids), 1), np.nan, np.float32)
@@ -120,7 +123,7 @@ def cluster_sources(
         return {name: {} for name in wanted}
     ids = np.unique(np.concatenate(list(wanted.values())))
     numbers = F.create_map(*(F.lit(v) for at, m in enumerate(models) for v in (m, at)))
-    rows = ctx.lake.read("labels", model_id=list(models)).join(_frame(ctx, ids), on="image_id", how="left_semi")
+    rows = ctx.lake.read("labels", model_id=list(models)).join(_frame(ctx.lake, ids), on="image_id", how="left_semi")
     found = rows.select(numbers[F.col("model_id")].alias("model"), "image_id", "cluster").toPandas()
     clusters = np.full((len(models), len(ids)), -2, np.int32)
     clusters[found["model"], np.searchsorted(ids, found["image_id"])] = found["cluster"]
@@ -130,5 +133,5 @@ def cluster_sources(
     }
 
 
-def _frame(ctx: Context, ids: np.ndarray) -> DataFrame:
-    return F.broadcast(ctx.spark.createDataFrame(pd.DataFrame({"image_id": ids}), "image_id BIGINT"))
+def _frame(lake: Lake, ids: np.ndarray) -> DataFrame:
+    return F.broadcast(lake.spark.createDataFrame(pd.DataFrame({"image_id": ids}), "image_id BIGINT"))

@@ -37,8 +37,7 @@ def run_consensus(ctx: Context) -> None:
     """
     config = ctx.config.consensus
     if config is None:
-        log_not_asked("consensus", "the config has no section `consensus`", ctx.lake.rows("agreement", ["model_a"]))
-        _forget_agreement(ctx)
+        log_not_asked("consensus", "the config has no section `consensus`", _forget_agreement(ctx))
         return
     with explained():
         remeasure(ctx)
@@ -180,9 +179,12 @@ def _pairs(ctx: Context) -> set[tuple[str, str]]:
     return {(r["model_a"], r["model_b"]) for r in ctx.lake.rows("agreement", ["model_a", "model_b"])}
 
 
-def _forget_agreement(ctx: Context) -> None:
-    if ctx.lake.rows("agreement", ["model_a"]):
+def _forget_agreement(ctx: Context) -> bool:
+    """Empty the table ``agreement``; whether it held anything."""
+    held = bool(ctx.lake.rows("agreement", ["model_a"]))
+    if held:
         forget(ctx, "agreement")
+    return held
 
 
 def _write_agreement(ctx: Context, nodes: Sequence[Node], pairs: Sequence[tuple[Node, Node]]) -> None:
