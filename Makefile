@@ -28,16 +28,16 @@ demo: setup ## a sample case through the whole pipeline, labels from simulated l
 	$(MOTORPOOL) run $(DEMO_RUN)
 
 test: setup ## the tests of every behaviour, in minutes (GPU tests need a GPU)
-	$(PY) -m pytest -rs -m "not slow" $(PYTEST_ARGS)
+	$(PY) -m pytest -rsfE -m "not slow" $(PYTEST_ARGS)
 
 test-slow: setup ## the rest: programs started and killed, clusters, runs stopped at every write
-	$(PY) -m pytest -rs -m slow $(PYTEST_ARGS)
+	$(PY) -m pytest -rsfE -m slow $(PYTEST_ARGS)
 
 test-all: setup ## both
-	$(PY) -m pytest -rs $(PYTEST_ARGS)
+	$(PY) -m pytest -rsfE $(PYTEST_ARGS)
 
 rapids-contract: $(RAPIDS)/.installed ## the code's calls beside the real cupy, cuML and spark-rapids-ml (7 GB, needs no GPU)
-	$(RAPIDS)/bin/python -m pytest -rs tests/rapids_contract
+	$(RAPIDS)/bin/python -m pytest -rsfE tests/rapids_contract
 
 $(RAPIDS)/.installed: setup.py constraints-rapids.txt
 	$${PYTHON:-python3.11} -m venv $(RAPIDS)
@@ -46,7 +46,7 @@ $(RAPIDS)/.installed: setup.py constraints-rapids.txt
 	touch $@
 
 handover-contract: $(HANDOVER)/.installed ## files for other tools, read by Label Studio's, CVAT's, FiftyOne's and Embedding Atlas's libraries
-	$(HANDOVER)/bin/python -m pytest -rs tests/handover_contract
+	$(HANDOVER)/bin/python -m pytest -rsfE tests/handover_contract
 
 $(HANDOVER)/.installed: setup.py constraints-handover.txt
 	$${PYTHON:-python3.11} -m venv $(HANDOVER)

@@ -213,7 +213,7 @@ class _Made:
         shared = {"features": [self.sets[0]], "n_looks": 50, "n_images": self.n, "program": [], "candidates": []}
         names = [EVIL_VALUE, "colour 1"]
         yield {"attribute": "color", "method": "probe", "per": "vehicle", "target": 0.95, "classes": names,
-               "accuracy": 0.88, "accuracy_low": 0.76, "accuracy_high": 0.95, "threshold": 0.71,
+               "accuracy": 0.88, "accuracy_low": 0.76, "accuracy_high": 0.95, "expected": 0.81, "threshold": 0.71,
                "n_accepted": accepted, "share_accepted": accepted / self.n,
                "curve": [{"looks": 25, "accuracy": 0.7}, {"looks": 50, "accuracy": 0.88}],
                "confusion": [{"value": names[0], "label": names[0], "n": 20.0},

@@ -756,7 +756,7 @@ def summarise(lake: Lake, seconds: float, report_folder: Path | None = None) -> 
     """What a run found, what to look at, and what to type next; where no model can be ranked, why not."""
     best = lake.leaderboard().orderBy("rank").first()
     status = [row["status"] for row in lake.rows("models", ["status"])]
-    n_images = lake.read("images").count()
+    n_images = lake.count("images")
     left_out = len(status) - status.count("ok")
     _OUT.print(
         f"\n{n_images:,} images, {len(status)} models, {left_out} of them left out of the ranking "

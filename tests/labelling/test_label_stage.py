@@ -148,6 +148,8 @@ def test_the_whole_way_and_again_with_other_looks(
     assert row["classes"] == TYPE["values"]
     assert (row["n_images"], row["n_accepted"]) == (N, int(found["accepted"].sum()))
     assert row["accuracy"] > 0.9
+    assert row["expected"] == pytest.approx(found["probability"][found["probability"] < 1].mean())
+    assert 0.9 < row["expected"] < 1
     assert "a" in row["features"]
     assert "held out" in caplog.text
     cli.summarise(ctx.lake, 1.0)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from cases import leftovers
 from motorpool.config.run import LakeConfig
 from motorpool.errors import LakeError
-from motorpool.lake import Lake
+from motorpool.kernels.scores import ranked
+from motorpool.lake import FEW_VALUES, Lake
 from motorpool.lake.arrow_types import arrow_columns
 from motorpool.lake.schemas import TABLES
 
@@ -37,6 +38,11 @@ def keys(*ks: int) -> dict[str, list[str]]:
 def model(model_id: str, **values: Any) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(TABLES["models"].schema.fieldNames())
     return row | {"model_id": model_id, "params": {"k": "3", "seed": "1"}} | values
+
+
+def labels_of(spark: SparkSession, models: str) -> DataFrame:
+    """A row for each letter."""
+    return spark.createDataFrame([(m, i, 1, 0.5, None, None) for i, m in enumerate(models)], TABLES["labels"].schema)
 
 
 def jobs(spark: SparkSession) -> int:
@@ -76,6 +82,21 @@ def test_spark_reads_and_replaces_them(spark: SparkSession, lake: Lake) -> None:
     assert sorted((r["model_id"], r["status"]) for r in lake.rows("models")) == [("a", "ok"), ("b", None)]
 
 
+def test_sums_in_another_order_rank_no_model(lake: Lake) -> None:
+    """Models with the same clusters are equally good, whatever the last digits of their scores; the smaller id wins."""
+    scores = [score.name for score in ranked()]
+
+    def of(model_id: str, times: float) -> dict[str, Any]:
+        values = {name: times * (0.3 + at) for at, name in enumerate(scores)}
+        return model(model_id, status="ok", features="x", n_clusters=3, agreement_vehicles=9, **values)
+
+    for better in (1 + 1e-12, 1 - 1e-12):
+        lake.overwrite_rows("models", [of("b", better), of("a", 1.0)])
+        assert [r["model_id"] for r in lake.leaderboard().collect()] == ["a", "b"]
+    lake.overwrite_rows("models", [of("b", 1 + 1e-6), of("a", 1.0)])
+    assert [r["model_id"] for r in lake.leaderboard().collect()] == ["b", "a"]
+
+
 def test_rows_go_as_they_came(lake: Lake) -> None:
     row = {"model_id": "a", "cluster": 0, "size": 3, "share": 0.5, "centroid": [0.1, 2.0], "exemplars": [4, 2**40]}
     lake.replace_rows("clusters", [row | {"title": "Blue", "description": None}], {"model_id": ["a"]})
@@ -91,6 +112,53 @@ def test_partitions_are_emptied(spark: SparkSession, lake: Lake) -> None:
     lake.replace("labels", labels, {"model_id": ["a", "b"]})
     lake.replace_rows("labels", [], {"model_id": ["a"]})
     assert [r["model_id"] for r in lake.read("labels").collect()] == ["b"]
+
+
+@pytest.mark.parametrize("n_values", [None, 1, FEW_VALUES + 1])
+def test_few_and_many_values_are_the_same_rows(spark: SparkSession, lake: Lake, n_values: int | None) -> None:
+    """Whoever writes them, this process or Spark's tasks."""
+    schema = TABLES["features"].schema
+    first = [(i, "a+b", [i / 3, float("nan"), 1e-38]) for i in range(9_000)]
+    lake.replace("features", spark.createDataFrame([*first, (7, "b", [])], schema), {"features": ["a+b", "b"]})
+    again = spark.createDataFrame([(i, "a+b", [2.0 * i]) for i in (5, 3)], schema)
+    lake.replace("features", again, {"features": ["a+b"]}, n_values)
+    found = lake.read("features")
+    assert found.schema == schema
+    expected = [(3, "a+b", [6.0]), (5, "a+b", [10.0]), (7, "b", [])]
+    assert sorted(map(tuple, found.collect()), key=lambda r: r[0]) == expected
+    assert lake.fetch("features").sort_by("image_id").to_pydict()["vector"] == [[6.0], [10.0], []]
+    lake.replace("features", again.where("false"), {"features": ["a+b"]}, n_values)
+    assert [r["features"] for r in lake.read("features").collect()] == ["b"]
+    with pytest.raises(LakeError, match="not among"):
+        lake.replace("labels", labels_of(spark, "ab"), {"model_id": ["a"]}, 1)
+    assert not lake.exists("labels")
+
+
+def test_few_values_take_one_job(spark: SparkSession, lake: Lake) -> None:
+    lake.replace("labels", labels_of(spark, "a"), {"model_id": ["a"]}, 6)
+    before = jobs(spark)
+    lake.replace("labels", labels_of(spark, "ab").repartition(2), {"model_id": ["a", "b"]}, 12)
+    assert jobs(spark) - before == 1
+
+
+def test_rows_are_counted_without_a_job(spark: SparkSession, lake: Lake) -> None:
+    with pytest.raises(LakeError, match="run `motorpool cluster` first"):
+        lake.count("labels")
+    lake.replace("labels", labels_of(spark, "aab"), {"model_id": ["a", "b"]})
+    lake.replace_rows("k_distances", curve(2, 8), keys(2, 8))
+    before = jobs(spark)
+    assert (lake.count("labels"), lake.count("labels", model_id=["a"])) == (3, 2)
+    assert (lake.count("k_distances", k=["8", "9"]), lake.count("k_distances")) == (1, 2)
+    assert lake.count("labels", model_id=["none"]) == 0
+    assert jobs(spark) == before
+
+
+def test_all_rows_are_replaced_by_those_of_the_driver(spark: SparkSession, lake: Lake) -> None:
+    lake.replace("labels", labels_of(spark, "ab"), {"model_id": ["a", "b"]})
+    for table, rows in (("k_distances", curve(2)), ("k_distances", curve(8)), ("k_distances", []), ("labels", [])):
+        lake.overwrite_rows(table, rows)
+        assert [r["k"] for r in lake.rows("k_distances")] == [r["k"] for r in rows]
+    assert lake.read("labels").isEmpty()
 
 
 def test_rows_of_other_keys_are_refused(lake: Lake) -> None:

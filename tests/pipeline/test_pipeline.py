@@ -325,9 +325,10 @@ class TestKilled:
 
     @pytest.fixture
     def command(self, done: Context, case: Path, tmp_path: Path) -> list[str]:
-        (tmp_path / "run.yaml").write_text(
-            yaml.safe_dump(STUDY | {"spark": {"master": "local[2]", "driver.memory": "1g"}})
-        )
+        # As in the tests' own session, so that the same rows meet in the same partitions.
+        same = {"sql.shuffle.partitions": "3", "sql.autoBroadcastJoinThreshold": "-1"}
+        spark = {"master": "local[2]", "driver.memory": "1g", **same}
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(STUDY | {"spark": spark}))
         override = [f"case.path={case}", f"lake.path={tmp_path / 'lake'}", f"lake.format={done.config.lake.format}"]
         start = [sys.executable, "-m", "motorpool.cli", "run", "--conf", str(tmp_path / "run.yaml")]
         return [*start, *(part for o in override for part in ("--set", o))]

@@ -129,6 +129,7 @@ def submit(cluster: Cluster, folder: Path, name: str, *args: object, settings: d
         "spark.sql.shuffle.partitions": "3",
         "spark.databricks.delta.snapshotPartitions": "2",
         "spark.sql.autoBroadcastJoinThreshold": "-1",
+        "spark.sql.adaptive.enabled": "false",
         # Executors of machines that die take tasks with them, several times in one run.
         "spark.task.maxFailures": "8",
         "spark.executor.extraJavaOptions": os.environ.get("SPARK_SUBMIT_OPTS", ""),

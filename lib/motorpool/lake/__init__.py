@@ -25,6 +25,9 @@ from motorpool.lake.parquet import ParquetFolder
 from motorpool.lake.schemas import TABLES, VIEWS, Table
 from motorpool.texts import NAME_PATTERN
 
+#: Values of rows that this process writes instead of tasks, at most: some 32 MiB.
+FEW_VALUES = 4 * 2**20
+
 
 class Lake:
     """The tables of one project, Delta or Parquet, under a path or in a catalog's schema.
@@ -137,6 +140,12 @@ class Lake:
         """As `fetch`, each row by column."""
         return as_dicts(self.fetch(table, columns, **keys))
 
+    def count(self, table: str, **keys: Sequence[str]) -> int:
+        """How many rows `read` would give; no Spark job where this process sees the files."""
+        self.check(table)
+        found = self._tables.count(table, keys)
+        return self.read(table, **keys).count() if found is None else found
+
     def consensus_outliers(self) -> DataFrame:
         """``image_id`` of the outliers of the consensus, each once; no rows where no outliers have been looked for."""
         return self.read_or_empty("outliers", features=CONSENSUS).where("is_outlier").select("image_id")
@@ -163,10 +172,22 @@ class Lake:
         """Replace all rows of a table."""
         self._write(TABLES[table], lambda: conform(df, TABLES[table]), {})
 
-    def replace(self, table: str, df: DataFrame, keys: Keys) -> None:
-        """Replace the rows whose key columns hold the given values; ``df`` holds rows of these keys only."""
+    def overwrite_rows(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """`overwrite` with rows of the driver, by column, as `replace_rows` takes them."""
+        self._write(TABLES[table], arrow_rows(TABLES[table], rows), {})
+
+    def replace(self, table: str, df: DataFrame, keys: Keys, n_values: int | None = None) -> None:
+        """Replace the rows whose key columns hold the given values; ``df`` holds rows of these keys only.
+
+        ``n_values`` says how many values (numbers, texts, elements of vectors) it has at most, where the caller knows.
+        Up to FEW_VALUES come to this process, which writes them as `replace_rows` does: a commit by Spark takes several
+        jobs. More are written by tasks.
+        """
         _check_keys(keys)
-        self._write(TABLES[table], lambda: conform(df, TABLES[table]), keys)
+        if n_values is not None and n_values <= FEW_VALUES and not self.in_catalog:
+            self.replace_rows(table, conform(df, TABLES[table]).toArrow(), keys)
+        else:
+            self._write(TABLES[table], lambda: conform(df, TABLES[table]), keys)
 
     def replace_rows(self, table: str, rows: Sequence[Mapping[str, Any]] | pa.Table, keys: Keys) -> None:
         """`replace` with rows of the driver, by column, or as `fetch` gives them.

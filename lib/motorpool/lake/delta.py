@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from motorpool.config.run import has_scheme, local_folder
 from motorpool.errors import LakeError
 from motorpool.lake import locks
-from motorpool.lake.driver_rows import Keys, has_commits, read_delta, replace_in_delta
+from motorpool.lake.driver_rows import Keys, count_delta, has_commits, read_delta, replace_in_delta
 from motorpool.lake.schemas import TABLES, Table
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,10 @@ class DeltaFolder:
         """The rows of a table that exists, read by this process; None where only Spark can."""
         return None if self._folder is None else read_delta(self._folder / table, TABLES[table], columns, keys)
 
+    def count(self, table: str, keys: Keys) -> int | None:
+        """The number of rows of a table that exists, counted by this process; None where only Spark can."""
+        return None if self._folder is None else count_delta(self._folder / table, TABLES[table], keys)
+
     def replace_rows(self, table: Table, rows: pa.Table, keys: Keys) -> bool:
         """As `write`, with rows of the driver, by this process; False where only Spark can."""
         if self._folder is None:
@@ -120,7 +124,7 @@ class DeltaFolder:
         def once() -> None:
             nonlocal done
             with self._tidy(table, keys, self.exists(table.name)):
-                done = replace_in_delta(folder, table, rows, predicate(keys), _PROPERTIES)
+                done = replace_in_delta(folder, table, rows, predicate(keys) or None, _PROPERTIES)
 
         retried(once, table.name, self._path)
         return done
@@ -196,6 +200,9 @@ class DeltaCatalog:
         return self._spark.read.table(self._name(table))
 
     def fetch(self, table: str, columns: Sequence[str], keys: Keys) -> pa.Table | None:
+        """None: a catalog's tables are read by Spark."""
+
+    def count(self, table: str, keys: Keys) -> int | None:
         """None: a catalog's tables are read by Spark."""
 
     def replace_rows(self, table: Table, rows: pa.Table, keys: Keys) -> bool:

@@ -25,12 +25,14 @@ from motorpool.lake.arrow_types import arrow_columns
 from motorpool.lake.schemas import Table
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable
+    from deltalake import DeltaTable, WriterProperties
 
 Keys = Mapping[str, Sequence[str]]
 #: Delta's Rust library takes paths for addresses, in which brackets, percent signs and backslashes mean something else.
 _PLAIN = re.compile(r"[\w ./+=,@~-]+")
 _CREATED_AT = "created_at"
+#: Rows of a row group, by which Spark shares a file among tasks: vectors of 100 columns are 1.6 MB.
+_ROW_GROUP = 4096
 
 
 def arrow_rows(table: Table, rows: Iterable[Mapping[str, Any]] | pa.Table) -> pa.Table:
@@ -87,18 +89,36 @@ def read_delta(folder: Path, table: Table, columns: Sequence[str], keys: Keys) -
         return None
     try:
         names = _present(columns, [field.name for field in there.schema().fields])
-        # Arrow's own way to the files: threads of Delta's now and then abort the process when it ends.
-        local = fs.SubTreeFileSystem(str(folder.absolute()), fs.LocalFileSystem())
-        found = there.to_pyarrow_table(columns=names, filters=_filters(table, keys), filesystem=local)
+        found = there.to_pyarrow_table(columns=names, filters=_filters(table, keys), filesystem=_local(folder))
         return _whole(found, table, columns)
     except DeltaProtocolError:
         return None
 
 
-def replace_in_delta(folder: Path, table: Table, rows: pa.Table, predicate: str, properties: Mapping[str, str]) -> bool:
-    """Put rows in the place of those that a predicate names, as one commit, and make the table where there is none.
+def count_delta(folder: Path, table: Table, keys: Keys) -> int | None:
+    """The number of rows of a Delta table in a folder; None where this reader cannot."""
+    from deltalake.exceptions import DeltaProtocolError
 
-    False where this writer cannot, for a newer table or a strange path: nothing is done.
+    there = _open(folder)
+    if there is None:
+        return None
+    try:
+        return int(there.to_pyarrow_dataset(filesystem=_local(folder)).count_rows(filter=_condition(table, keys)))
+    except DeltaProtocolError:
+        return None
+
+
+def _local(folder: Path) -> fs.FileSystem:
+    """Arrow's own way to files: threads of Delta's now and then abort the process when it ends."""
+    return fs.SubTreeFileSystem(str(folder.absolute()), fs.LocalFileSystem())
+
+
+def replace_in_delta(
+    folder: Path, table: Table, rows: pa.Table, predicate: str | None, properties: Mapping[str, str]
+) -> bool:
+    """Put rows in the place of those that a predicate names (None: all), and make the table where there is none.
+
+    One commit. False where this writer cannot, for a newer table or a strange path: nothing is done.
     """
     from deltalake import write_deltalake
     from deltalake.exceptions import DeltaProtocolError
@@ -107,7 +127,12 @@ def replace_in_delta(folder: Path, table: Table, rows: pa.Table, predicate: str,
         return False
     if not has_commits(folder):
         write_deltalake(
-            folder, rows, mode="error", partition_by=list(table.partition_by) or None, configuration=dict(properties)
+            folder,
+            rows,
+            mode="error",
+            partition_by=list(table.partition_by) or None,
+            configuration=dict(properties),
+            writer_properties=_written(),
         )
         return True
     there = _open(folder)
@@ -115,10 +140,18 @@ def replace_in_delta(folder: Path, table: Table, rows: pa.Table, predicate: str,
         return False
     try:
         # Merged, since the rows may have columns that the table had not yet when it was made.
-        write_deltalake(there, rows, mode="overwrite", predicate=predicate, schema_mode="merge")
+        write_deltalake(
+            there, rows, mode="overwrite", predicate=predicate, schema_mode="merge", writer_properties=_written()
+        )
     except DeltaProtocolError:
         return False
     return True
+
+
+def _written() -> WriterProperties:
+    from deltalake import WriterProperties
+
+    return WriterProperties(max_row_group_size=_ROW_GROUP)
 
 
 def _open(folder: Path) -> DeltaTable | None:
@@ -148,14 +181,27 @@ def read_parquet(file: Path, table: Table, columns: Sequence[str], keys: Keys) -
 
 def read_partitions(folder: Path, table: Table, columns: Sequence[str], keys: Keys) -> pa.Table:
     """The rows of a table whose folder holds a folder for each value of its one partition column."""
+    rows = _partitions(folder, table).to_table(columns=list(columns) or None, filter=_condition(table, keys))
+    return _whole(rows, table, columns)
+
+
+def count_parquet(path: Path, table: Table, keys: Keys) -> int:
+    """The number of rows of a table in one Parquet file, or in a folder for each value of its partition column."""
+    found = _partitions(path, table) if table.partition_by else ds.dataset(str(path), format="parquet")
+    return int(found.count_rows(filter=_condition(table, keys)))
+
+
+def _partitions(folder: Path, table: Table) -> ds.Dataset:
     schema = arrow_columns(table.columns)
     partitions = ds.partitioning(pa.schema([schema.field(c) for c in table.partition_by]), flavor="hive")
-    local = fs.SubTreeFileSystem(str(folder.absolute()), fs.LocalFileSystem())
-    found = ds.dataset("", filesystem=local, format="parquet", schema=schema, partitioning=partitions)
+    return ds.dataset("", filesystem=_local(folder), format="parquet", schema=schema, partitioning=partitions)
+
+
+def _condition(table: Table, keys: Keys) -> pc.Expression | None:
+    """That each of the key columns holds one of its values; None for all rows."""
+    schema = arrow_columns(table.columns)
     wanted = [pc.field(k).isin(pa.array(v).cast(schema.field(k).type)) for k, v in keys.items()]
-    chosen = functools.reduce(operator.and_, wanted) if wanted else None
-    rows = found.to_table(columns=list(columns) or None, filter=chosen)
-    return _whole(rows, table, columns)
+    return functools.reduce(operator.and_, wanted) if wanted else None
 
 
 def _present(columns: Sequence[str], names: Sequence[str]) -> list[str] | None:
@@ -185,3 +231,13 @@ def write_parquet(file: Path, table: Table, rows: pa.Table, old: Path | None, ke
         rows = pa.concat_tables([rows, kept.select(rows.schema.names).cast(rows.schema)])
     # As Spark writes them, and reads them fastest.
     pq.write_table(rows, file, compression="snappy")
+
+
+def write_partitions(folder: Path, table: Table, rows: pa.Table) -> None:
+    """Write rows into a new folder for each value of the table's one partition column, all in ``folder``."""
+    (column,) = table.partition_by
+    for value in pc.unique(rows.column(column)).to_pylist():
+        part = folder / f"{column}={value}"
+        part.mkdir(parents=True)
+        own = rows.filter(pc.equal(rows.column(column), value)).drop_columns([column])
+        pq.write_table(own, part / "data.parquet", row_group_size=_ROW_GROUP, compression="zstd", compression_level=1)

@@ -14,7 +14,14 @@ from pyspark.sql import functions as F
 
 from motorpool.errors import LakeError
 from motorpool.lake import locks, swaps
-from motorpool.lake.driver_rows import Keys, read_parquet, write_parquet
+from motorpool.lake.driver_rows import (
+    Keys,
+    count_parquet,
+    read_parquet,
+    read_partitions,
+    write_parquet,
+    write_partitions,
+)
 from motorpool.lake.schemas import TABLES, Table
 
 #: The name of a table's file where it has no partitions.
@@ -96,23 +103,30 @@ class ParquetFolder:
             else:
                 self._write_file(table, rows(), keys, draft)
 
-    def fetch(self, table: str, columns: Sequence[str], keys: Keys) -> pa.Table | None:
-        """The rows of a table that exists and has no partitions, read by this process; None for others."""
-        if TABLES[table].partition_by:
-            return None
+    def fetch(self, table: str, columns: Sequence[str], keys: Keys) -> pa.Table:
+        """The rows of a table that exists, read by this process."""
         mend(self._lake)
+        if TABLES[table].partition_by:
+            return read_partitions(self._lake / table, TABLES[table], columns, keys)
         return read_parquet(self._lake / table / ONE_FILE, TABLES[table], columns, keys)
 
+    def count(self, table: str, keys: Keys) -> int:
+        """The number of rows of a table that exists, counted by this process."""
+        mend(self._lake)
+        folder = self._lake / table
+        return count_parquet(folder if TABLES[table].partition_by else folder / ONE_FILE, TABLES[table], keys)
+
     def replace_rows(self, table: Table, rows: pa.Table, keys: Keys) -> bool:
-        """As `write`, with rows of the driver, by this process; False where the table has partitions."""
-        if table.partition_by:
-            return False
+        """As `write`, with rows of the driver, by this process: always True."""
         with self._drafting(table) as draft, self._naming(table):
-            old = draft.table / ONE_FILE
             draft.rows.mkdir(parents=True)
-            part = draft.rows / ONE_FILE
-            write_parquet(part, table, rows, old if old.is_file() else None, keys)
-            self._put(part, draft)
+            if table.partition_by:
+                write_partitions(draft.rows, table, rows)
+                self._place(table, keys, draft)
+            else:
+                old, part = draft.table / ONE_FILE, draft.rows / ONE_FILE
+                write_parquet(part, table, rows, old if old.is_file() else None, keys)
+                self._put(part, draft)
         return True
 
     @contextmanager
@@ -145,23 +159,28 @@ class ParquetFolder:
 
     def _write_partitions(self, table: Table, df: DataFrame, keys: Keys, draft: swaps.Draft) -> None:
         df.write.partitionBy(*table.partition_by).parquet(str(draft.rows))
-        depth = "*/" * len(table.partition_by)
         with self._naming(table):
-            new = {p.relative_to(draft.rows) for p in draft.rows.glob(depth) if p.is_dir()}
-            old = {p.relative_to(draft.table) for p in draft.table.glob(depth) if p.is_dir()}
-            if keys:
-                ((key, values),) = keys.items()
-                replaced = {f"{key}={value}" for value in values}
-                old = {p for p in old if set(p.parts) & replaced}
-                others = sorted(str(p) for p in new if not set(p.parts) & replaced)
-                if others:
-                    raise LakeError(f"table {table.name!r}: rows of {others[0]} are not among those to replace")
-            if draft.table.is_dir():
-                swaps.swap(draft, old, new)
-            else:
-                for mark in draft.rows.glob("*_SUCCESS*"):
-                    mark.unlink()
-                draft.rows.rename(draft.table)
+            self._place(table, keys, draft)
+
+    @staticmethod
+    def _place(table: Table, keys: Keys, draft: swaps.Draft) -> None:
+        """Put the partitions of a draft in the place of those of the keys' values, or of all."""
+        depth = "*/" * len(table.partition_by)
+        new = {p.relative_to(draft.rows) for p in draft.rows.glob(depth) if p.is_dir()}
+        old = {p.relative_to(draft.table) for p in draft.table.glob(depth) if p.is_dir()}
+        if keys:
+            ((key, values),) = keys.items()
+            replaced = {f"{key}={value}" for value in values}
+            old = {p for p in old if set(p.parts) & replaced}
+            others = sorted(str(p) for p in new if not set(p.parts) & replaced)
+            if others:
+                raise LakeError(f"table {table.name!r}: rows of {others[0]} are not among those to replace")
+        if draft.table.is_dir():
+            swaps.swap(draft, old, new)
+        else:
+            for mark in draft.rows.glob("*_SUCCESS*"):
+                mark.unlink()
+            draft.rows.rename(draft.table)
 
     @contextmanager
     def _naming(self, table: Table) -> Iterator[None]:

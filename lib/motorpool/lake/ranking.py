@@ -27,8 +27,8 @@ def leaderboard() -> str:
     over all models. There a consensus takes its place among the others but moves none of them: it is made of the best,
     which must stay the best. Clusters of what differs within vehicles are views: the photos of a vehicle ought to fall
     apart there, so scores measured on vehicles are shown but are no criterion. As nothing else compares feature sets,
-    these models are ranked within theirs and come behind all others. Rounding keeps ties that sums in another order
-    would break.
+    these models are ranked within theirs and come behind all others. Scores are compared by seven digits: two models
+    with the same clusters are equally good, though their sums, added in another order, differ in the last digits.
     """
     scores = ranked()
     if not scores:
@@ -70,9 +70,10 @@ def leaderboard() -> str:
 
 
 def _value(score: Score) -> str:
-    """The score where it is a criterion."""
+    """The score where it is a criterion, to the seven digits of a FLOAT."""
     of_vehicles = score.measured == "vehicles"
-    return f"IF(coalesce(vehicle_part, 'whole') = 'within', NULL, {score.name})" if of_vehicles else score.name
+    value = f"IF(coalesce(vehicle_part, 'whole') = 'within', NULL, {score.name})" if of_vehicles else score.name
+    return f"CAST({value} AS FLOAT)"
 
 
 def _place(score: Score) -> str:

@@ -469,7 +469,8 @@ _LABELLED = (
         "label_sets",
         "attribute STRING, method STRING, features ARRAY<STRING>, per STRING, target DOUBLE, classes ARRAY<STRING>, "
         "n_looks BIGINT, n_unclear BIGINT, n_disagreed BIGINT, accuracy DOUBLE, accuracy_low DOUBLE, "
-        "accuracy_high DOUBLE, threshold DOUBLE, n_images BIGINT, n_accepted BIGINT, share_accepted DOUBLE, "
+        "accuracy_high DOUBLE, expected DOUBLE, threshold DOUBLE, n_images BIGINT, n_accepted BIGINT, "
+        "share_accepted DOUBLE, "
         "candidates ARRAY<STRUCT<method: STRING, sources: ARRAY<STRING>, number: DOUBLE, accuracy: DOUBLE, "
         "log_loss: DOUBLE>>, curve ARRAY<STRUCT<looks: INT, accuracy: DOUBLE>>, "
         "confusion ARRAY<STRUCT<value: STRING, label: STRING, n: DOUBLE>>, params MAP<STRING,STRING>, "
@@ -491,6 +492,8 @@ _LABELLED = (
             "accuracy": "Share of right labels on photos of vehicles that were held out.",
             "accuracy_low": "Lower end of its 95 % interval.",
             "accuracy_high": "Upper end of its 95 % interval.",
+            "expected": "Share of right labels on photos that nobody looked at, nor at their vehicle, as their "
+            "probabilities promise: their mean. Below `accuracy` where the photos that people looked at are easier.",
             "threshold": "Lowest probability that is accepted; null where no label reaches the target.",
             "n_images": "Images labelled.",
             "n_accepted": "Images whose label is accepted.",

@@ -77,6 +77,10 @@ class Context:
         ctx.ending.enter_context(ctx.lake.held())
         return ctx
 
+    def values(self, per_image: int) -> int:
+        """How many values a table has at most that has so many for each image: what `Lake.replace` is told."""
+        return per_image * self.lake.count("images")
+
     def close(self) -> None:
         """Let others write to the lake; reading from it still works."""
         self.ending.close()

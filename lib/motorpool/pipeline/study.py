@@ -142,7 +142,7 @@ def log_not_asked(stage: str, why: str, held: object) -> None:
 def forget(ctx: Context, table: str, keys: Mapping[str, Collection[str]] | None = None) -> None:
     """Take the rows of some keys out of a table, or all of them."""
     if keys is None:
-        ctx.lake.overwrite(table, ctx.spark.createDataFrame([], ctx.lake.schema(table)))
+        ctx.lake.overwrite_rows(table, [])
     else:
         ctx.lake.replace_rows(table, [], {key: sorted(values) for key, values in keys.items()})
 

@@ -48,6 +48,8 @@ _LOCAL_ONLY = {
     "spark.ui.showConsoleProgress": "false",
     # A laptop has few cores: the default of 200 shuffle partitions is 200 tiny tasks.
     "spark.sql.shuffle.partitions": "8",
+    # Planning each shuffle anew, when the one before it is done, takes longer here than it saves.
+    "spark.sql.adaptive.enabled": "false",
     "spark.databricks.delta.snapshotPartitions": "2",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",

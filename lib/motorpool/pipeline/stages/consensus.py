@@ -199,4 +199,4 @@ def _write_agreement(ctx: Context, nodes: Sequence[Node], pairs: Sequence[tuple[
         }
         for ((features_a, a), (features_b, b)), table in zip(pairs, found, strict=True)
     ]  # fmt: skip
-    ctx.lake.overwrite("agreement", ctx.spark.createDataFrame(rows, ctx.lake.schema("agreement")))
+    ctx.lake.overwrite_rows("agreement", rows)

@@ -132,8 +132,8 @@ def _groups(sets: Sequence[FeatureSet]) -> list[list[FeatureSet]]:
 def _write(ctx: Context, fitter: Fitter, item: Fitted) -> None:
     spec = item.spec
     vectors = fitter.transform(item).withColumn("features", F.lit(spec.name))
-    ctx.lake.replace("features", vectors, {"features": [spec.name]})
-    n_images = ctx.lake.read("features", features=spec.name).count()
+    ctx.lake.replace("features", vectors, {"features": [spec.name]}, ctx.values(item.n_features + 2))
+    n_images = ctx.lake.count("features", features=[spec.name])
     if any(s.kind == "vehicle_residual" for s in spec.steps):
         log.info("features: %s has the %s images that are not alone of their vehicle", spec.name, f"{n_images:,}")
     row = {

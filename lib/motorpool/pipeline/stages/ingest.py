@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Literal
 
 import numpy as np
@@ -175,14 +176,18 @@ def _write(
         if not added:
             with timed("ingest: writing images"):
                 lake.overwrite("images", without(images, lost))
-                lake.overwrite("bad_rows", _listed(ctx.spark, bad_rows, paths))
+                if bad_rows is None:
+                    lake.overwrite_rows("bad_rows", [])
+                else:
+                    lake.overwrite("bad_rows", _listed(bad_rows, paths))
         elif bad_rows is not None:
             known = lake.read("bad_rows").select("image_id", F.explode("descriptors").alias("descriptor"))
-            lake.overwrite("bad_rows", _listed(ctx.spark, known.unionByName(bad_rows), paths))
+            lake.overwrite("bad_rows", _listed(known.unionByName(bad_rows), paths))
         n_dropped = lost.count() if lost is not None else 0
-    rows = [(n, a.name, *a.shape, str(a.dtype), n_dropped, fingerprint) for n, a in arrays.items()]
-    sources = ctx.spark.createDataFrame(rows, lake.schema("sources", without=["ingested_at"]))
-    lake.replace("sources", sources.withColumn("ingested_at", F.current_timestamp()), {"descriptor": list(arrays)})
+    names = lake.schema("sources").names
+    now = datetime.now(UTC)
+    rows = [(n, a.name, *a.shape, str(a.dtype), n_dropped, fingerprint, now) for n, a in arrays.items()]
+    lake.replace_rows("sources", [dict(zip(names, row, strict=True)) for row in rows], {"descriptor": list(arrays)})
 
 
 @contextmanager
@@ -223,7 +228,8 @@ def _write_vectors(ctx: Context, arrays: dict[str, ArrayFile], lost: DataFrame |
     refuse = ctx.config.require_case().on_bad_rows == "refuse"
     vectors = read_vectors(ctx.spark, arrays, refuse=refuse)
     with refusing_bad_rows(ctx.spark, arrays):
-        ctx.lake.replace("descriptors", without(vectors, lost), {"descriptor": list(arrays)})
+        values = sum(rows * (width + 2) for rows, width in (a.shape for a in arrays.values()))
+        ctx.lake.replace("descriptors", without(vectors, lost), {"descriptor": list(arrays)}, values)
 
 
 @contextmanager
@@ -237,10 +243,8 @@ def refusing_bad_rows(spark: SparkSession, arrays: dict[str, ArrayFile]) -> Iter
         raise CaseError(_describe_bad_rows(spark, arrays)) from exc
 
 
-def _listed(spark: SparkSession, bad_rows: DataFrame | None, paths: DataFrame) -> DataFrame:
+def _listed(bad_rows: DataFrame, paths: DataFrame) -> DataFrame:
     """The table ``bad_rows``: each image once, with its path and the descriptors it is bad in."""
-    if bad_rows is None:
-        return spark.createDataFrame([], Lake.schema("bad_rows"))
     by_image = bad_rows.groupBy("image_id").agg(F.array_sort(F.collect_set("descriptor")).alias("descriptors"))
     return by_image.join(paths, on="image_id", how="inner")
 

@@ -282,7 +282,10 @@ def _write_members(
         of = {m: models[m].centroids for m in ids if models[m].features == features}
         vectors = ctx.lake.read("features", features=features).select("image_id", "vector")
         kinds.append(("borderline", members.borderline(part(list(of)), vectors, of, n)))
-    ctx.lake.replace("cluster_members", members.members(kinds, ctx.lake.read("images")), {"model_id": ids})
+    rows = members.members(kinds, ctx.lake.read("images"))
+    n_clusters = sum(len(model.sizes) for model in models.values())
+    values = len(rows.columns) * len(kinds) * config.members * n_clusters
+    ctx.lake.replace("cluster_members", rows, {"model_id": ids}, values)
 
 
 def _measured(ctx: Context, typical: DataFrame, drawn: Mapping[str, int], root: str | None) -> DataFrame | None:

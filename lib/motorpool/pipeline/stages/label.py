@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pyspark.sql import DataFrame
@@ -213,15 +213,8 @@ def _label(
     labels = label_images(ctx.lake.read("images"), frames, labellers, answers, outliers)
     names = list(choices)
     with timed(f"label: labelling all images by {', '.join(names)}"):
-        ctx.lake.replace("image_labels", labels, {"attribute": names})
-    accepted = F.count_if("accepted")
-    counts = {
-        r["attribute"]: (int(r["n"]), int(r["accepted"]))
-        for r in ctx.lake.read("image_labels", attribute=names)
-        .groupBy("attribute")
-        .agg(F.count("*").alias("n"), accepted.alias("accepted"))
-        .collect()
-    }
+        ctx.lake.replace("image_labels", labels, {"attribute": names}, ctx.values(len(labels.columns) * len(names)))
+    counts = _counts(ctx.lake.read("image_labels", attribute=names))
     seconds = (time.monotonic() - began) / len(names)
     rows = [
         _row(who, choices[who.attribute], *asked[who.attribute], counts[who.attribute], readable)
@@ -230,7 +223,7 @@ def _label(
     ]
     ctx.lake.replace_rows("label_sets", rows, {"attribute": names})
     for name in names:
-        n, good = counts[name]
+        n, good = counts[name].n, counts[name].accepted
         log.info(
             "label: %s: %s of %s photos are accepted, %s are left for people",
             name,
@@ -287,16 +280,39 @@ def _tell(name: str, choice: Choice, config: AttributeConfig) -> None:
     )  # fmt: skip
 
 
+class _Counts(NamedTuple):
+    """Of an attribute's labels: images, accepted ones, and the mean probability of those that follow from no look."""
+
+    n: int
+    accepted: int
+    expected: float | None
+
+
+def _counts(labels: DataFrame) -> dict[str, _Counts]:
+    """By attribute. The mean is null where people gave all labels."""
+    rows = (
+        labels.groupBy("attribute")
+        .agg(
+            F.count("*").alias("n"),
+            F.count_if("accepted").alias("accepted"),
+            # Only what people said, of the photo or its vehicle, is certain.
+            F.avg(F.when(F.col("probability") < 1, F.col("probability"))).alias("expected"),
+        )
+        .collect()
+    )
+    return {r["attribute"]: _Counts(int(r["n"]), int(r["accepted"]), r["expected"]) for r in rows}
+
+
 def _row(
     who: Labeller,
     choice: Choice,
     config: AttributeConfig,
     looks: Looks,
-    counts: tuple[int, int],
+    counts: _Counts,
     readable: _Readable,
 ) -> dict[str, Any]:
     """A row of ``label_sets``."""
-    n, accepted = counts
+    n, accepted = counts.n, counts.accepted
     members = [c for c, _ in choice.members]
     return {
         "attribute": who.attribute,
@@ -311,6 +327,7 @@ def _row(
         "accuracy": choice.accuracy,
         "accuracy_low": choice.low,
         "accuracy_high": choice.high,
+        "expected": counts.expected,
         "threshold": choice.threshold,
         "n_images": n,
         "n_accepted": accepted,

@@ -18,7 +18,7 @@ from motorpool.features.spec import FeatureSet
 from motorpool.features.vehicle_steps import Vehicles
 from motorpool.outliers.consensus import LEAST_OUTLIERS, WEIGHTS, Weighted, consensus, fill_unknown, flag, weights_text
 from motorpool.outliers.method import ModelRow
-from motorpool.outliers.reasons import explain, explain_consensus, facts, no_facts, usual_scores
+from motorpool.outliers.reasons import NEIGHBOURS, explain, explain_consensus, facts, no_facts, usual_scores
 from motorpool.outliers.registry import OUTLIER_METHODS
 from motorpool.outliers.resources import Resources
 from motorpool.pipeline.context import Context, explained, timed
@@ -133,7 +133,10 @@ def _keep(ctx: Context, features: str, methods: _Methods) -> None:
     """Take the other methods of a feature set out of the tables."""
     log.info("outliers: %s keeps %s", features, ", ".join(methods))
     for table in ("outliers", "outlier_reasons"):
-        ctx.lake.replace(table, ctx.lake.read(table, features=features, method=list(methods)), {"features": [features]})
+        left = ctx.lake.read(table, features=features, method=list(methods))
+        ctx.lake.replace(
+            table, left, {"features": [features]}, ctx.values((len(left.columns) + NEIGHBOURS) * len(methods))
+        )
     columns = ctx.lake.schema("outlier_methods", without=["created_at"]).names
     kept = ctx.lake.rows("outlier_methods", columns, features=[features], method=list(methods))
     rows = [row | {"params": methods[row["method"]]} for row in kept]
@@ -236,12 +239,13 @@ def _run_methods(ctx: Context, config: OutlierConfig, features: str, plan: _Plan
         flagged = flag(reduce(DataFrame.unionByName, frames), config.share)
         if any(method.may_lack for method in methods):
             flagged = fill_unknown(flagged)
-        ctx.lake.replace("outliers", flagged.withColumn("features", F.lit(features)), {"features": [features]})
+        rows = flagged.withColumn("features", F.lit(features))
+        ctx.lake.replace("outliers", rows, {"features": [features]}, ctx.values(len(rows.columns) * len(methods)))
         written = ctx.lake.read("outliers", features=features)
         known = [facts(s.facts, m) for m, s in scored.items() if s.facts is not None]
         known_facts = reduce(DataFrame.unionByName, known, no_facts(images))
         reasons = explain(written.where("is_outlier"), usual_scores(written), known_facts, images, config.k)
-        _write_reasons(ctx, features, reasons, [features])
+        _write_reasons(ctx, features, reasons, len(methods), [features])
     finally:
         resources.release()
     _write_methods(ctx, features, plan.params[features], (time.monotonic() - began) / len(methods), [features])
@@ -281,7 +285,7 @@ def _run_consensus(
     try:
         agreed = flag(weighted.df if weighted else consensus(single), config.share)
         rows = agreed.select(F.lit(CONSENSUS).alias("features"), F.lit(CONSENSUS).alias("method"), *agreed.columns)
-        ctx.lake.replace("outliers", rows, {"features": replaced})
+        ctx.lake.replace("outliers", rows, {"features": replaced}, ctx.values(len(rows.columns)))
     finally:
         if weighted:
             weighted.release()
@@ -290,7 +294,7 @@ def _run_consensus(
     written = ctx.lake.read("outliers", features=CONSENSUS)
     images = ctx.lake.read("images")
     reasons = explain_consensus(written.where("is_outlier"), single, usual_scores(written), images)
-    _write_reasons(ctx, CONSENSUS, reasons, replaced)
+    _write_reasons(ctx, CONSENSUS, reasons, 1, replaced)
     _write_methods(ctx, CONSENSUS, {CONSENSUS: params}, time.monotonic() - began, replaced)
 
 
@@ -311,8 +315,10 @@ def _weighted(config: OutlierConfig, single: DataFrame, vehicles: Vehicles, lead
     return weighted
 
 
-def _write_reasons(ctx: Context, features: str, reasons: DataFrame, replaced: Sequence[str]) -> None:
-    ctx.lake.replace("outlier_reasons", reasons.withColumn("features", F.lit(features)), {"features": replaced})
+def _write_reasons(ctx: Context, features: str, reasons: DataFrame, n_methods: int, replaced: Sequence[str]) -> None:
+    rows = reasons.withColumn("features", F.lit(features))
+    values = ctx.values((len(rows.columns) + NEIGHBOURS) * n_methods)
+    ctx.lake.replace("outlier_reasons", rows, {"features": replaced}, values)
 
 
 def _write_methods(ctx: Context, features: str, params: _Methods, seconds: float, replaced: Sequence[str]) -> None:

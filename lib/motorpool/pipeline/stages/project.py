@@ -79,7 +79,7 @@ def run_project(ctx: Context) -> None:
             with explained(), timed(f"project: {', '.join(m.name for m in pending)} of {features}"):
                 _make_maps(ctx, config, features, pending, kept, outdated)
         elif outdated:
-            ctx.lake.replace("projections", _kept(ctx, features, kept), {"features": [features]})
+            _write_places(ctx, features, _kept(ctx, features, kept), len(kept))
             forget(ctx, "projection_methods", {"features": [features], "method": outdated})
         changed |= bool(pending or outdated)
     gone = stored.keys() - n_images.keys()
@@ -165,7 +165,7 @@ def _make_maps(
         placed = {name: found.placed for name, found in laid_out.items()}
         placed_df = place_all(block_df, axes, seen.sample, placed).withColumn("features", F.lit(features))
         _say(ctx, f"{features}: placing {n:,} images on {len(maps)} map(s)")
-        ctx.lake.replace("projections", placed_df.unionByName(_kept(ctx, features, kept)), {"features": [features]})
+        _write_places(ctx, features, placed_df.unionByName(_kept(ctx, features, kept)), len(maps) + len(kept))
         _say(ctx, f"{features}: judging by {len(seen.judged):,} images")
         trusted = _trust(ctx, features, seen.judged, maps)
     finally:
@@ -187,6 +187,11 @@ def _make_maps(
     ]
     names = sorted({*(m.name for m in maps), *outdated})
     ctx.lake.replace_rows("projection_methods", rows, {"features": [features], "method": names})
+
+
+def _write_places(ctx: Context, features: str, places: DataFrame, n_maps: int) -> None:
+    values = ctx.values(len(places.columns) * n_maps)
+    ctx.lake.replace("projections", places, {"features": [features]}, values)
 
 
 def _warn_of_cpu(ctx: Context, layouts: Mapping[str, Layout]) -> None:

@@ -47,7 +47,8 @@ def run_vehicles(ctx: Context) -> None:
     for features, ids in missing.items():
         with explained(), timed(f"vehicles: votes in {len(ids)} models of {features}"):
             votes = vote(ctx.lake.read("labels", model_id=ids), vehicles)
-            ctx.lake.replace("vehicles", votes, {"model_id": ids})
+            # No vehicle has more rows than photos.
+            ctx.lake.replace("vehicles", votes, {"model_id": ids}, ctx.values(len(votes.columns) * len(ids)))
 
 
 def _forget_others(ctx: Context, wanted: Collection[str]) -> set[str]:

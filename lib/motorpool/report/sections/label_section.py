@@ -133,7 +133,7 @@ def _facts(row: Mapping[str, Any], audit: Mapping[str, Any] | None) -> list[Fact
         Fact(
             percent(row["accuracy"]),
             "of all labels are right",
-            f"Measured on vehicles that were held out, {low} to {high} (95 % interval). Learned from "
+            f"Measured on vehicles that were held out, {low} to {high} (95 % interval).{_expected(row)} Learned from "
             f"{int(row['n_looks']):,} looks, by {way} on {', '.join(row['features'])}.",
         ),
         Fact(percent(row["share_accepted"]), "of the photos are accepted", enough),
@@ -145,6 +145,13 @@ def _facts(row: Mapping[str, Any], audit: Mapping[str, Any] | None) -> list[Fact
         ),
         _audit_fact(row, audit),
     ]
+
+
+def _expected(row: Mapping[str, Any]) -> str:
+    """What the labels' probabilities promise where that is less than was measured, as after looks at typical photos."""
+    if is_missing(row["expected"]) or row["expected"] > row["accuracy"] - 0.005:
+        return ""
+    return f" Photos nobody looked at are harder: their probabilities promise {percent(row['expected'])}."
 
 
 def _audit_fact(row: Mapping[str, Any], audit: Mapping[str, Any] | None) -> Fact:
