@@ -9,7 +9,7 @@ from pyspark.sql import Window
 from pyspark.sql import functions as F
 
 from motorpool.lake import Lake
-from motorpool.report.queries import to_frame
+from motorpool.report.queries import fetched, to_frame
 
 #: Accepted photos of each value, and photos of each attribute that are left for people.
 PER_VALUE, PER_ATTRIBUTE = 8, 12
@@ -17,12 +17,12 @@ PER_VALUE, PER_ATTRIBUTE = 8, 12
 
 def label_sets(lake: Lake) -> pd.DataFrame:
     """The table without its programs."""
-    return to_frame(lake.read_or_empty("label_sets").drop("program").orderBy("attribute"))
+    return fetched(lake, "label_sets", ["attribute"], Lake.schema("label_sets", without=["program"]).names)
 
 
 def audits(lake: Lake, attributes: Sequence[str]) -> pd.DataFrame:
     """The last audits; ``value`` is None in an attribute's row for all its values."""
-    found = to_frame(lake.read_or_empty("audits").orderBy("attribute", "value"))
+    found = fetched(lake, "audits", ["attribute", "value"])
     return found[found["attribute"].isin(attributes)]
 
 

@@ -46,7 +46,7 @@ class Tree:
 
 def has(lake: Lake, table: str) -> bool:
     """Whether the lake holds the table with a row or more."""
-    return not lake.read_or_empty(table).isEmpty()
+    return lake.exists(table) and lake.count(table) > 0
 
 
 def to_frame(df: DataFrame) -> pd.DataFrame:
@@ -55,14 +55,23 @@ def to_frame(df: DataFrame) -> pd.DataFrame:
     return pd.DataFrame([r.asDict(recursive=True) for r in df.collect()], columns=columns)
 
 
+def fetched(
+    lake: Lake, table: str, order: Sequence[str], columns: Sequence[str] = (), **keys: Sequence[str]
+) -> pd.DataFrame:
+    """The rows of a small table, which takes no Spark job, in the order of some columns, nulls first."""
+    names = list(columns) or Lake.schema(table).names
+    rows = pd.DataFrame(lake.rows(table, names, **keys), columns=names)
+    return rows.sort_values(list(order), kind="stable", na_position="first", ignore_index=True)
+
+
 def overview(lake: Lake) -> Overview:
     images = lake.read("images")
     row = images.agg(F.count("*").alias("n"), F.count_distinct("vehicle_id").alias("vehicles")).first()
-    ranked = F.count_if(F.col("status") == "ok")
-    counts = lake.read("models").agg(F.count("*").alias("n"), ranked.alias("ok")).first()
-    if row is None or counts is None:
+    lake.check("models")
+    states = [r["status"] for r in lake.rows("models", ["status"])]
+    if row is None:
         raise RuntimeError("an aggregate without groups gave no row")
-    return Overview(int(row["n"]), int(row["vehicles"]), int(counts["n"]), int(counts["ok"]))
+    return Overview(int(row["n"]), int(row["vehicles"]), len(states), states.count("ok"))
 
 
 def models(lake: Lake) -> pd.DataFrame:
@@ -79,24 +88,25 @@ def models(lake: Lake) -> pd.DataFrame:
 
 def feature_sets(lake: Lake) -> pd.DataFrame:
     """``features, explained_variance_curve``."""
-    return to_frame(lake.read("feature_sets").select("features", "explained_variance_curve").orderBy("features"))
+    lake.check("feature_sets")
+    return fetched(lake, "feature_sets", ["features"], ["features", "explained_variance_curve"])
 
 
 def k_distances(lake: Lake) -> pd.DataFrame:
     """All curves: some hundred rows for each feature set, metric and k."""
     # Lakes of earlier versions hold infinite ones, of fewer images than k.
-    finite = lake.read_or_empty("k_distances").where(F.col("distance") < float("inf"))
-    return to_frame(finite.orderBy("features", "metric", "k", "quantile"))
+    found = fetched(lake, "k_distances", ["features", "metric", "k", "quantile"])
+    return found[found["distance"] < np.inf].reset_index(drop=True)
 
 
 def clusters(lake: Lake, model_ids: Sequence[str]) -> pd.DataFrame:
     """The clusters of the models, without centroids."""
-    found = lake.read_or_empty("clusters", model_id=model_ids)
-    return to_frame(found.drop("centroid").orderBy("model_id", "cluster"))
+    columns = Lake.schema("clusters", without=["centroid"]).names
+    return fetched(lake, "clusters", ["model_id", "cluster"], columns, model_id=model_ids)
 
 
 def agreement(lake: Lake) -> pd.DataFrame:
-    return to_frame(lake.read_or_empty("agreement").orderBy("model_a", "model_b"))
+    return fetched(lake, "agreement", ["model_a", "model_b"])
 
 
 def tree(lake: Lake, model_id: str, tree_of: str) -> Tree | None:
@@ -154,7 +164,7 @@ def outlier_ids(lake: Lake, image_ids: np.ndarray) -> set[int]:
 
 def methods(lake: Lake, table: str) -> pd.DataFrame:
     """A table with a row for each method of a feature set: ``outlier_methods``, ``projection_methods``."""
-    return to_frame(lake.read_or_empty(table).orderBy("features", "method"))
+    return fetched(lake, table, ["features", "method"])
 
 
 # -- pictures --------------------------------------------------------------------------------------

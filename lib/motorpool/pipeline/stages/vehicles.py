@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from pyspark.sql import functions as F
 
@@ -14,6 +14,9 @@ from motorpool.pipeline.study import forget, rank
 
 log = logging.getLogger(__name__)
 
+#: Labels of several feature sets that vote together, at most.
+_LABELS = 2**20
+
 
 def run_vehicles(ctx: Context) -> None:
     """Let the photos of every vehicle vote for its label, in the best models of each feature set.
@@ -22,8 +25,8 @@ def run_vehicles(ctx: Context) -> None:
     consensus being one; with 'all' every one of it. Models of what differs within vehicles are left out: their clusters
     are views, of which a vehicle has several. Nothing is done where no image has a vehicle.
 
-    The models of a feature set are written at once, and a model that is in ``vehicles`` is complete, so a run that is
-    stopped goes on with the rest. All other models go out of the table.
+    The models of a feature set are written at once, those of several where images are few. A model that is in
+    ``vehicles`` is complete, so a run that is stopped goes on with the rest. All other models go out of the table.
     """
     most = ctx.config.vehicles.models_per_features
     if most == 0:
@@ -44,11 +47,24 @@ def run_vehicles(ctx: Context) -> None:
             missing[features].append(model_id)
     if not missing:
         log.info("vehicles: all models of the study are in the lake, nothing to do")
-    for features, ids in missing.items():
-        with explained(), timed(f"vehicles: votes in {len(ids)} models of {features}"):
+    for ids, names in _batches(missing, ctx.lake.count("images")):
+        with explained(), timed(f"vehicles: votes in {len(ids)} models of {', '.join(names)}"):
             votes = vote(ctx.lake.read("labels", model_id=ids), vehicles)
             # No vehicle has more rows than photos.
             ctx.lake.replace("vehicles", votes, {"model_id": ids}, ctx.values(len(votes.columns) * len(ids)))
+
+
+def _batches(models: Mapping[str, Sequence[str]], n_images: int) -> Iterator[tuple[list[str], list[str]]]:
+    """Models, by feature set, that vote together, with the names of their feature sets: few labels take one job."""
+    ids: list[str] = []
+    names: list[str] = []
+    for features, own in models.items():
+        if ids and n_images * (len(ids) + len(own)) > _LABELS:
+            yield ids, names
+            ids, names = [], []
+        ids, names = [*ids, *own], [*names, features]
+    if ids:
+        yield ids, names
 
 
 def _forget_others(ctx: Context, wanted: Collection[str]) -> set[str]:
