@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import json
 import os
 import shutil
 import subprocess
@@ -203,6 +204,12 @@ def made_once(
     return made
 
 
+def jobs_so_far(spark: SparkSession) -> int:
+    """Spark jobs that the session has started; asking is one more."""
+    spark.range(1).count()
+    return 1 + max(spark.sparkContext.statusTracker().getJobIdsForGroup(None))
+
+
 @pytest.fixture(scope="session")
 def sample_run(spark: SparkSession, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Context:
     """A sample case of 240 photos through every stage into a Delta lake, with looks, labels and an audit.
@@ -235,7 +242,10 @@ def sample_run(spark: SparkSession, made_once: Callable[[str, Callable[[Path], o
     def fill(folder: Path) -> None:
         make_sample_case(folder / "case", images=240, seed=1)
         ctx = run(folder)
+        before = jobs_so_far(spark)
         run_pipeline(ctx)
+        commits = len(list((folder / "lake").glob("*/_delta_log/*.json")))
+        (folder / "took.json").write_text(json.dumps({"jobs": jobs_so_far(spark) - before, "commits": commits}))
         look(ctx, SAMPLE_STUDY["labels"]["attributes"], 14, "train")
         run_label(ctx)
         look(ctx, ["view"], 10, "audit")

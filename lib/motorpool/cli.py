@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -61,7 +62,7 @@ from motorpool.pipeline.output.files import whole_file
 from motorpool.pipeline.run import STAGES, check_config, run_pipeline
 from motorpool.pipeline.stages.report import check_report, images_root_of, write_report
 from motorpool.progress import SparkProgress
-from motorpool.spark.session import build_session
+from motorpool.spark.session import build_session, end_at_once
 from motorpool.texts import expand_home
 
 _ERR = Console(stderr=True)
@@ -75,6 +76,9 @@ def _local_path(value: str | Path) -> Path:
     return Path(expand_home(str(value)))
 
 
+#: What Ctrl-C ends with: shells give a command that a signal ends 128 and the signal's number.
+_INTERRUPTED = 128 + signal.SIGINT
+_STOPPED = "Stopped. The same command goes on from here."
 #: A traceback of Python's; the group is the first line after its files and code, which are indented.
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+(\S.*)")
 
@@ -119,12 +123,29 @@ def _work(
     # Spark takes seconds to start, and a pipeline hours to reach its last stage.
     check_config(config, stages)
     context = Context.start(config, verbose=ctx.obj["debug"])
+    _stop_at_ctrl_c()
     try:
         with SparkProgress(context.spark, _ERR, lambda: context.doing):
             work(context)
     finally:
         context.close()
     return context
+
+
+def _stop_at_ctrl_c() -> None:
+    """From now on, with Spark at work, Ctrl-C ends the command at once; to be called when the session is there.
+
+    PySpark's own handler asks the JVM to cancel jobs in the middle of another call, which ends in its tracebacks.
+    """
+
+    def stop(*_: object) -> None:
+        _ERR.show_cursor()
+        click.echo(f"\n{_STOPPED}", err=True)
+        sys.stdout.flush()
+        end_at_once(_INTERRUPTED)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, stop)
 
 
 @cli.command()
@@ -223,6 +244,7 @@ def _open_lake(
     lake, config = _lake_config(lake_path, conf)
     settings = {**(needed or {}), **(config.spark if config else {})}
     spark = build_session(settings, delta=lake.format == "delta", verbose=ctx.obj["debug"])
+    _stop_at_ctrl_c()
     return Lake(spark, lake)
 
 
@@ -463,6 +485,7 @@ def serve(ctx: click.Context, lake_path: str | None, conf: str | None, port: int
         scratch = Path(folder)
         try:
             lake = _open_lake(ctx, lake_path, conf, session_settings(scratch))
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             with serving(lake, host, port, scratch) as server:
                 url = server.address.url
                 click.echo(f"{lake}: {', '.join(server.tables)}")
@@ -846,9 +869,10 @@ def _next_commands(lake: Lake, best: Row | None) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, 2 for a mistake in config or command, 1 for anything else."""
+    """Run a command; the exit status is 0, 2 for a mistake in config or command, 130 after Ctrl-C, 1 for the rest."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
         cli.main(args=args, prog_name="motorpool", standalone_mode=False)
         return 0
@@ -858,12 +882,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         exc.show()
         return 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Stopped. The same command goes on from here.", err=True)
-        return 1
+        click.echo(_STOPPED, err=True)
+        return _INTERRUPTED
     except MotorpoolError as exc:
         return _fail(exc, exc.exit_status, debug)
     except Exception as exc:
         return _fail(exc, 1, debug)
+    finally:
+        # Whoever calls this in a program of their own has a way of their own.
+        if interrupt is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt)
 
 
 def brief(exc: Exception) -> str:

@@ -162,13 +162,16 @@ def test_it_comes_out_of_a_run_that_goes_on_from_one_without_it(
 
 
 def mean_rank(row: Row, board: list[Row]) -> float:
-    """The mean of four fractional ranks, in a single feature set; the middle for scores that are not defined."""
+    """The mean of four fractional ranks, in a single feature set; the middle for scores that are not defined.
+
+    Scores are compared by seven digits.
+    """
     signs = {"calinski_harabasz": -1, "davies_bouldin": 1, "vehicle_agreement": -1, "ball_hall": 1}
     found = []
     for name, sign in signs.items():
-        values = [sign * r[name] for r in board if r[name] is not None]
+        values = [sign * np.float32(r[name]) for r in board if r[name] is not None]
         own = row[name]
-        found.append(0.5 if own is None else (sum(v < sign * own for v in values) + 0.5) / len(values))
+        found.append(0.5 if own is None else (sum(v < sign * np.float32(own) for v in values) + 0.5) / len(values))
     return sum(found) / len(found)
 
 

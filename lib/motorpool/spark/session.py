@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import pyspark
 from pyspark import SparkContext
@@ -23,6 +24,9 @@ from motorpool.errors import EnvironmentMissingError
 from motorpool.spark.start_failures import DELTA_PACKAGE, why_not
 
 log = logging.getLogger(__name__)
+
+#: Seconds that a JVM may take to end by itself.
+_PATIENCE = 5.0
 
 #: Where the JVM that this process started writes what it has to say: removed when the process ends.
 _jvm_log: Path | None = None
@@ -210,6 +214,27 @@ def jvm_ended(patience: float) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
+
+
+def end_at_once(status: int) -> NoReturn:
+    """End this process and the JVM that it started, whatever they are doing: for who was told to stop.
+
+    A call of the JVM that is broken off leaves nothing to clean up by: the connection then answers other questions than
+    are asked. What was being written is as after a kill, and the next run goes on from there.
+    """
+    process = getattr(SparkContext._gateway, "proc", None)
+    if process is not None:
+        # PySpark's threads tell at length that the JVM is gone.
+        sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        process.terminate()
+        try:
+            process.wait(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    if _jvm_log is not None:
+        _jvm_log.unlink(missing_ok=True)
+    os._exit(status)
 
 
 @contextlib.contextmanager
