@@ -278,7 +278,7 @@ def _detect_format(path: str) -> Any:
 def sql(ctx: click.Context, lake_path: str | None, conf: str | None, query: str, output: str, limit: int) -> None:
     """Ask the tables and the views `assignments` and `leaderboard`."""
     lake = _open_lake(ctx, lake_path, conf)
-    names = lake.register()
+    names = lake.register(query)
     try:
         _print_rows(lake.spark.sql(query), output, limit)
     except PySparkException as exc:

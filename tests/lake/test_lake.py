@@ -15,7 +15,7 @@ from cases import contents, leftovers
 from motorpool.config.run import LakeConfig
 from motorpool.errors import LakeError
 from motorpool.lake import Lake
-from motorpool.lake.schemas import TABLES
+from motorpool.lake.schemas import TABLES, VIEWS
 
 #: PySpark knows only some of Java's exceptions.
 SPARKS_OWN = (PySparkException, Py4JJavaError)
@@ -250,6 +250,20 @@ class TestSql:
     def test_views_come_when_their_tables_do(self, lake: Lake, spark: SparkSession) -> None:
         lake.overwrite("labels", labels(spark, ("a", 1, 0)))
         assert lake.register() == ["labels"]
+
+    def test_a_query_gets_what_it_names(self, lake: Lake, spark: SparkSession) -> None:
+        fill(lake, spark)
+        tables = {name for name in TABLES if lake.exists(name)}
+
+        def made(query: str) -> set[str]:
+            assert set(lake.register(query)) == tables | set(OF_MODELS)
+            return {view for view in (*TABLES, *VIEWS) if spark.catalog.tableExists(view)}
+
+        assert made("SELECT 1") == set()
+        assert made("select * FROM LeaderBoard") == {"leaderboard", "models"}
+        assert made("WITH x AS (SELECT * FROM `labels`) SELECT * FROM x") == {"labels"}
+        assert made("(SELECT * FROM clusters)") == {"clusters"}
+        assert made("SHOW VIEWS") == made("-- a comment\nSELECT 1") == tables | set(OF_MODELS)
 
     def test_another_lake_does_not_answer_for_this_one(self, lake: Lake, spark: SparkSession, tmp_path: Path) -> None:
         for name in ("clusters", "labels"):
