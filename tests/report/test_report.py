@@ -459,7 +459,7 @@ class TestPage:
         assert box["y"] + box["height"] < 900
         facts = page.locator("#attribute-0 .facts").inner_text()
         for fact in (
-            "88 % of all labels are right", "76 % to 95 % (95 % interval). Photos nobody looked at are harder: their "
+            "88 % of all labels are right", "76 % to 95 % (95 % interval). On photos nobody looked at the "
             "probabilities promise 81 %. Learned from 50 looks, by a linear",
             "90 % of the photos are accepted", "30 photos are left for people", "97 % of the accepted labels are right",
             "78 of 80 looks found them right: 91 % to 99 % (95 % interval). Verdict: more looks.",

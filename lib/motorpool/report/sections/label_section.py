@@ -151,7 +151,7 @@ def _expected(row: Mapping[str, Any]) -> str:
     """What the labels' probabilities promise where that is less than was measured, as after looks at typical photos."""
     if is_missing(row["expected"]) or row["expected"] > row["accuracy"] - 0.005:
         return ""
-    return f" Photos nobody looked at are harder: their probabilities promise {percent(row['expected'])}."
+    return f" On photos nobody looked at the probabilities promise {percent(row['expected'])}."
 
 
 def _audit_fact(row: Mapping[str, Any], audit: Mapping[str, Any] | None) -> Fact:
