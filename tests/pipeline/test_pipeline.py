@@ -318,7 +318,6 @@ class TestStopped:
         assert contents(ctx.lake, clock=False) == contents(done.lake, clock=False)
 
 
-@pytest.mark.slow
 def living(group: int) -> list[int]:
     """Processes of a group that have not ended."""
     found = []
@@ -329,6 +328,7 @@ def living(group: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 class TestKilled:
     """`motorpool run` in its own process group, killed when its log tells of a step, and started again."""
 
