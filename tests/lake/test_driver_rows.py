@@ -63,6 +63,7 @@ def test_no_job_runs_for_rows_of_the_driver(spark: SparkSession, lake: Lake) -> 
     assert {(r["k"], r["distance"]) for r in lake.rows("k_distances")} == {(2, 1.0), (8, 2.0), (9, 2.0)}
     assert lake.rows("k_distances", ["k"], features=["x"], k=["9", "7"]) == [{"k": 9}]
     assert lake.rows("clusters") == []
+    assert lake.rows("k_distances", features=[]) == []
     assert jobs(spark) == before
 
 

@@ -89,7 +89,7 @@ def read_delta(folder: Path, table: Table, columns: Sequence[str], keys: Keys) -
         return None
     try:
         names = _present(columns, [field.name for field in there.schema().fields])
-        found = there.to_pyarrow_table(columns=names, filters=_filters(table, keys), filesystem=_local(folder))
+        found = there.to_pyarrow_table(columns=names, filters=_condition(table, keys), filesystem=_local(folder))
         return _whole(found, table, columns)
     except DeltaProtocolError:
         return None
@@ -176,7 +176,9 @@ def has_commits(folder: Path) -> bool:
 def read_parquet(file: Path, table: Table, columns: Sequence[str], keys: Keys) -> pa.Table:
     """The rows of a table in one Parquet file."""
     names = _present(columns, pq.read_schema(file).names)
-    return _whole(pq.read_table(file, columns=names, filters=_filters(table, keys), partitioning=None), table, columns)
+    return _whole(
+        pq.read_table(file, columns=names, filters=_condition(table, keys), partitioning=None), table, columns
+    )
 
 
 def read_partitions(folder: Path, table: Table, columns: Sequence[str], keys: Keys) -> pa.Table:
@@ -216,11 +218,6 @@ def _whole(found: pa.Table, table: Table, columns: Sequence[str]) -> pa.Table:
         if name not in found.column_names:
             found = found.append_column(schema.field(name), pa.nulls(found.num_rows, schema.field(name).type))
     return found.select(list(columns) or list(dict.fromkeys([*schema.names, *found.column_names])))
-
-
-def _filters(table: Table, keys: Keys) -> list[tuple[str, str, list[Any]]] | None:
-    schema = arrow_columns(table.columns)
-    return [(k, "in", pa.array(values).cast(schema.field(k).type).to_pylist()) for k, values in keys.items()] or None
 
 
 def write_parquet(file: Path, table: Table, rows: pa.Table, old: Path | None, keys: Keys) -> None:
