@@ -100,6 +100,11 @@ def versions(lake: Lake) -> dict[str, int]:
     }
 
 
+def jobs_so_far(spark: SparkSession) -> int:
+    """Jobs that the session has started, by the number of the last one: Spark forgets the oldest."""
+    return 1 + max(spark.sparkContext.statusTracker().getJobIdsForGroup(None), default=-1)
+
+
 def package_zip(path: Path) -> None:
     """The package as a zip for spark-submit's --py-files."""
     lib = Path(__file__).resolve().parents[1] / "lib"

@@ -204,12 +204,6 @@ def made_once(
     return made
 
 
-def jobs_so_far(spark: SparkSession) -> int:
-    """Spark jobs that the session has started; asking is one more."""
-    spark.range(1).count()
-    return 1 + max(spark.sparkContext.statusTracker().getJobIdsForGroup(None))
-
-
 @pytest.fixture(scope="session")
 def sample_run(spark: SparkSession, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Context:
     """A sample case of 240 photos through every stage into a Delta lake, with looks, labels and an audit.
@@ -219,7 +213,7 @@ def sample_run(spark: SparkSession, made_once: Callable[[str, Callable[[Path], o
     For reading only: the tests of a run share it.
     """
     # All stages and what they import: most test files need none of it.
-    from cases import run_of
+    from cases import jobs_so_far, run_of
     from motorpool.pipeline.annotating.auditing import audit
     from motorpool.pipeline.annotating.drawing import draw, write_looks
     from motorpool.pipeline.annotating.importing import Asked, import_file

@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from cases import leftovers
+from cases import jobs_so_far, leftovers
 from motorpool.config.run import LakeConfig
 from motorpool.errors import LakeError
 from motorpool.kernels.scores import ranked
@@ -45,10 +45,6 @@ def labels_of(spark: SparkSession, models: str) -> DataFrame:
     return spark.createDataFrame([(m, i, 1, 0.5, None, None) for i, m in enumerate(models)], TABLES["labels"].schema)
 
 
-def jobs(spark: SparkSession) -> int:
-    return len(spark.sparkContext.statusTracker().getJobIdsForGroup(None))
-
-
 def test_arrow_has_the_columns_that_spark_has(spark: SparkSession) -> None:
     for table in TABLES.values():
         assert arrow_columns(table.columns).equals(to_arrow_schema(table.schema)), table.name
@@ -57,14 +53,14 @@ def test_arrow_has_the_columns_that_spark_has(spark: SparkSession) -> None:
 
 
 def test_no_job_runs_for_rows_of_the_driver(spark: SparkSession, lake: Lake) -> None:
-    before = jobs(spark)
+    before = jobs_so_far(spark)
     lake.replace_rows("k_distances", curve(2, 8), keys(2, 8))
     lake.replace_rows("k_distances", curve(8, 9, distance=2.0), keys(8, 9))
     assert {(r["k"], r["distance"]) for r in lake.rows("k_distances")} == {(2, 1.0), (8, 2.0), (9, 2.0)}
     assert lake.rows("k_distances", ["k"], features=["x"], k=["9", "7"]) == [{"k": 9}]
     assert lake.rows("clusters") == []
     assert lake.rows("k_distances", features=[]) == []
-    assert jobs(spark) == before
+    assert jobs_so_far(spark) == before
 
 
 def test_spark_reads_and_replaces_them(spark: SparkSession, lake: Lake) -> None:
@@ -137,9 +133,9 @@ def test_few_and_many_values_are_the_same_rows(spark: SparkSession, lake: Lake, 
 
 def test_few_values_take_one_job(spark: SparkSession, lake: Lake) -> None:
     lake.replace("labels", labels_of(spark, "a"), {"model_id": ["a"]}, 6)
-    before = jobs(spark)
+    before = jobs_so_far(spark)
     lake.replace("labels", labels_of(spark, "ab").repartition(2), {"model_id": ["a", "b"]}, 12)
-    assert jobs(spark) - before == 1
+    assert jobs_so_far(spark) - before == 1
 
 
 def test_rows_are_counted_without_a_job(spark: SparkSession, lake: Lake) -> None:
@@ -147,11 +143,11 @@ def test_rows_are_counted_without_a_job(spark: SparkSession, lake: Lake) -> None
         lake.count("labels")
     lake.replace("labels", labels_of(spark, "aab"), {"model_id": ["a", "b"]})
     lake.replace_rows("k_distances", curve(2, 8), keys(2, 8))
-    before = jobs(spark)
+    before = jobs_so_far(spark)
     assert (lake.count("labels"), lake.count("labels", model_id=["a"])) == (3, 2)
     assert (lake.count("k_distances", k=["8", "9"]), lake.count("k_distances")) == (1, 2)
     assert lake.count("labels", model_id=["none"]) == 0
-    assert jobs(spark) == before
+    assert jobs_so_far(spark) == before
 
 
 def test_all_rows_are_replaced_by_those_of_the_driver(spark: SparkSession, lake: Lake) -> None:

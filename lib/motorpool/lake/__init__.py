@@ -28,8 +28,6 @@ from motorpool.texts import NAME_PATTERN
 
 #: Values of rows that this process writes instead of tasks, at most: some 32 MiB.
 FEW_VALUES = 4 * 2**20
-
-
 #: A query that names the tables which it reads.
 _SELECTS = re.compile(r"[\s(]*(?:SELECT|WITH)\b", re.IGNORECASE)
 
@@ -82,6 +80,11 @@ class Lake:
     @property
     def in_catalog(self) -> bool:
         return self.config.schema_name is not None
+
+    @property
+    def sees_files(self) -> bool:
+        """Whether this process sees the files of tables, so that it can read and write them by itself."""
+        return self._tables.sees_files
 
     def sql_name(self, table: str) -> str:
         """The table as SQL names it: for catalogs its full name, for paths the temporary view's."""
@@ -189,7 +192,7 @@ class Lake:
         jobs. More are written by tasks.
         """
         _check_keys(keys)
-        if n_values is not None and n_values <= FEW_VALUES and not self.in_catalog:
+        if n_values is not None and n_values <= FEW_VALUES and self.sees_files:
             self.replace_rows(table, conform(df, TABLES[table]).toArrow(), keys)
         else:
             self._write(TABLES[table], lambda: conform(df, TABLES[table]), keys)

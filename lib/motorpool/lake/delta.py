@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 from pyspark.sql import DataFrame, DataFrameWriter, SparkSession
 from pyspark.sql import functions as F
 
 from motorpool.config.run import has_scheme, local_folder
 from motorpool.errors import LakeError
 from motorpool.lake import locks
-from motorpool.lake.driver_rows import Keys, count_delta, has_commits, read_delta, replace_in_delta
+from motorpool.lake.driver_rows import Keys, count_rows, delta_dataset, has_commits, read_rows, replace_in_delta
 from motorpool.lake.schemas import TABLES, Table
 
 log = logging.getLogger(__name__)
@@ -80,6 +81,10 @@ class DeltaFolder:
         self._path = path.rstrip("/")
         self._folder = driver_folder(spark, path)
 
+    @property
+    def sees_files(self) -> bool:
+        return self._folder is not None
+
     def exists(self, table: str) -> bool:
         if self._folder is not None:
             return has_commits(self._folder / table)
@@ -109,11 +114,16 @@ class DeltaFolder:
 
     def fetch(self, table: str, columns: Sequence[str], keys: Keys) -> pa.Table | None:
         """The rows of a table that exists, read by this process; None where only Spark can."""
-        return None if self._folder is None else read_delta(self._folder / table, TABLES[table], columns, keys)
+        data = self._dataset(table)
+        return None if data is None else read_rows(data, TABLES[table], columns, keys)
 
     def count(self, table: str, keys: Keys) -> int | None:
         """The number of rows of a table that exists, counted by this process; None where only Spark can."""
-        return None if self._folder is None else count_delta(self._folder / table, TABLES[table], keys)
+        data = self._dataset(table)
+        return None if data is None else count_rows(data, TABLES[table], keys)
+
+    def _dataset(self, table: str) -> ds.Dataset | None:
+        return None if self._folder is None else delta_dataset(self._folder / table)
 
     def replace_rows(self, table: Table, rows: pa.Table, keys: Keys) -> bool:
         """As `write`, with rows of the driver, by this process; False where only Spark can."""
@@ -192,6 +202,10 @@ class DeltaCatalog:
 
     def _name(self, table: str) -> str:
         return f"{self._schema}.`{table}`"
+
+    @property
+    def sees_files(self) -> bool:
+        return False
 
     def exists(self, table: str) -> bool:
         return self._spark.catalog.tableExists(self._name(table))

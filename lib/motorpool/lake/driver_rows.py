@@ -31,6 +31,8 @@ Keys = Mapping[str, Sequence[str]]
 #: Delta's Rust library takes paths for addresses, in which brackets, percent signs and backslashes mean something else.
 _PLAIN = re.compile(r"[\w ./+=,@~-]+")
 _CREATED_AT = "created_at"
+#: The name of a Parquet table's file where it has no partitions.
+ONE_FILE = "data.parquet"
 #: Rows of a row group, by which Spark shares a file among tasks: vectors of 100 columns are 1.6 MB.
 _ROW_GROUP = 4096
 
@@ -80,37 +82,49 @@ def selected(rows: pa.Table, keys: Keys) -> pa.Array:
     return chosen
 
 
-def read_delta(folder: Path, table: Table, columns: Sequence[str], keys: Keys) -> pa.Table | None:
-    """The rows of a Delta table in a folder; None where this reader cannot: a newer table, or a strange path."""
+def delta_dataset(folder: Path) -> ds.Dataset | None:
+    """A Delta table in a folder; None where this process cannot read it: a newer table, or a strange path."""
     from deltalake.exceptions import DeltaProtocolError
 
     there = _open(folder)
     if there is None:
         return None
     try:
-        names = _present(columns, [field.name for field in there.schema().fields])
-        found = there.to_pyarrow_table(columns=names, filters=_condition(table, keys), filesystem=_local(folder))
-        return _whole(found, table, columns)
+        return there.to_pyarrow_dataset(filesystem=_local(folder))
     except DeltaProtocolError:
         return None
 
 
-def count_delta(folder: Path, table: Table, keys: Keys) -> int | None:
-    """The number of rows of a Delta table in a folder; None where this reader cannot."""
-    from deltalake.exceptions import DeltaProtocolError
-
-    there = _open(folder)
-    if there is None:
-        return None
-    try:
-        return int(there.to_pyarrow_dataset(filesystem=_local(folder)).count_rows(filter=_condition(table, keys)))
-    except DeltaProtocolError:
-        return None
+def parquet_dataset(folder: Path, table: Table) -> ds.Dataset:
+    """A table of a Parquet lake: one file, or a folder for each value of its one partition column."""
+    if not table.partition_by:
+        return ds.dataset(ONE_FILE, filesystem=_local(folder), format="parquet")
+    schema = arrow_columns(table.columns)
+    partitions = ds.partitioning(pa.schema([schema.field(c) for c in table.partition_by]), flavor="hive")
+    return ds.dataset("", filesystem=_local(folder), format="parquet", schema=schema, partitioning=partitions)
 
 
 def _local(folder: Path) -> fs.FileSystem:
     """Arrow's own way to files: threads of Delta's now and then abort the process when it ends."""
     return fs.SubTreeFileSystem(str(folder.absolute()), fs.LocalFileSystem())
+
+
+def read_rows(data: ds.Dataset, table: Table, columns: Sequence[str], keys: Keys) -> pa.Table:
+    """The rows of the keys' values, in the columns asked for, or all."""
+    names = [name for name in columns if name in data.schema.names] or None
+    return _whole(data.to_table(columns=names, filter=_condition(table, keys)), table, columns)
+
+
+def count_rows(data: ds.Dataset, table: Table, keys: Keys) -> int:
+    """How many rows have the keys' values."""
+    return int(data.count_rows(filter=_condition(table, keys)))
+
+
+def _condition(table: Table, keys: Keys) -> pc.Expression | None:
+    """That each of the key columns holds one of its values; None for all rows."""
+    schema = arrow_columns(table.columns)
+    wanted = [pc.field(k).isin(pa.array(v).cast(schema.field(k).type)) for k, v in keys.items()]
+    return functools.reduce(operator.and_, wanted) if wanted else None
 
 
 def replace_in_delta(
@@ -173,44 +187,6 @@ def has_commits(folder: Path) -> bool:
     return any(True for pattern in ("*.json", "*.parquet", "_last_checkpoint") for _ in logs.glob(pattern))
 
 
-def read_parquet(file: Path, table: Table, columns: Sequence[str], keys: Keys) -> pa.Table:
-    """The rows of a table in one Parquet file."""
-    names = _present(columns, pq.read_schema(file).names)
-    return _whole(
-        pq.read_table(file, columns=names, filters=_condition(table, keys), partitioning=None), table, columns
-    )
-
-
-def read_partitions(folder: Path, table: Table, columns: Sequence[str], keys: Keys) -> pa.Table:
-    """The rows of a table whose folder holds a folder for each value of its one partition column."""
-    rows = _partitions(folder, table).to_table(columns=list(columns) or None, filter=_condition(table, keys))
-    return _whole(rows, table, columns)
-
-
-def count_parquet(path: Path, table: Table, keys: Keys) -> int:
-    """The number of rows of a table in one Parquet file, or in a folder for each value of its partition column."""
-    found = _partitions(path, table) if table.partition_by else ds.dataset(str(path), format="parquet")
-    return int(found.count_rows(filter=_condition(table, keys)))
-
-
-def _partitions(folder: Path, table: Table) -> ds.Dataset:
-    schema = arrow_columns(table.columns)
-    partitions = ds.partitioning(pa.schema([schema.field(c) for c in table.partition_by]), flavor="hive")
-    return ds.dataset("", filesystem=_local(folder), format="parquet", schema=schema, partitioning=partitions)
-
-
-def _condition(table: Table, keys: Keys) -> pc.Expression | None:
-    """That each of the key columns holds one of its values; None for all rows."""
-    schema = arrow_columns(table.columns)
-    wanted = [pc.field(k).isin(pa.array(v).cast(schema.field(k).type)) for k, v in keys.items()]
-    return functools.reduce(operator.and_, wanted) if wanted else None
-
-
-def _present(columns: Sequence[str], names: Sequence[str]) -> list[str] | None:
-    """Those of the columns that a table has; None for all."""
-    return [name for name in columns if name in names] or None
-
-
 def _whole(found: pa.Table, table: Table, columns: Sequence[str]) -> pa.Table:
     """The columns asked for, or all; nulls in those that the table had not yet when it was written."""
     schema = arrow_columns(table.columns)
@@ -220,14 +196,14 @@ def _whole(found: pa.Table, table: Table, columns: Sequence[str]) -> pa.Table:
     return found.select(list(columns) or list(dict.fromkeys([*schema.names, *found.column_names])))
 
 
-def write_parquet(file: Path, table: Table, rows: pa.Table, old: Path | None, keys: Keys) -> None:
-    """Write rows, and behind them those of ``old`` that have none of the keys' values."""
+def write_file(folder: Path, table: Table, rows: pa.Table, old: Path | None, keys: Keys) -> None:
+    """Write rows, and behind them those of the table in the folder ``old`` that have none of the keys' values."""
     if old is not None:
-        before = read_parquet(old, table, (), {})
+        before = read_rows(parquet_dataset(old, table), table, (), {})
         kept = before.filter(pc.invert(selected(before, keys)))
         rows = pa.concat_tables([rows, kept.select(rows.schema.names).cast(rows.schema)])
     # As Spark writes them, and reads them fastest.
-    pq.write_table(rows, file, compression="snappy")
+    pq.write_table(rows, folder / ONE_FILE, compression="snappy")
 
 
 def write_partitions(folder: Path, table: Table, rows: pa.Table) -> None:
@@ -237,4 +213,4 @@ def write_partitions(folder: Path, table: Table, rows: pa.Table) -> None:
         part = folder / f"{column}={value}"
         part.mkdir(parents=True)
         own = rows.filter(pc.equal(rows.column(column), value)).drop_columns([column])
-        pq.write_table(own, part / "data.parquet", row_group_size=_ROW_GROUP, compression="zstd", compression_level=1)
+        pq.write_table(own, part / ONE_FILE, row_group_size=_ROW_GROUP, compression="zstd", compression_level=1)

@@ -11,8 +11,8 @@ import pyarrow as pa
 from motorpool.config.run import LakeConfig, local_folder
 from motorpool.errors import LakeError
 from motorpool.lake.arrow_types import arrow_columns
-from motorpool.lake.driver_rows import as_dicts, has_commits, read_delta, read_parquet, read_partitions
-from motorpool.lake.parquet import ONE_FILE, mend
+from motorpool.lake.driver_rows import ONE_FILE, as_dicts, delta_dataset, has_commits, parquet_dataset, read_rows
+from motorpool.lake.parquet import mend
 from motorpool.lake.schemas import TABLES
 
 
@@ -46,17 +46,14 @@ class LocalTables:
             mend(self.folder)
         if not self.exists(table):
             return arrow_columns(known.columns).empty_table().select(list(columns))
-        if self._is_delta:
-            found = read_delta(self.folder / table, known, columns, keys)
-            if found is None:
-                raise LakeError(
-                    f"table {table!r} of {self.folder}: cannot be read without Spark: it is of a newer version of "
-                    "Delta, or its path has characters other than letters, digits, blanks and ./+=,@~-"
-                )
-            return found
-        if known.partition_by:
-            return read_partitions(self.folder / table, known, columns, keys)
-        return read_parquet(self.folder / table / ONE_FILE, known, columns, keys)
+        folder = self.folder / table
+        data = delta_dataset(folder) if self._is_delta else parquet_dataset(folder, known)
+        if data is None:
+            raise LakeError(
+                f"table {table!r} of {self.folder}: cannot be read without Spark: it is of a newer version of "
+                "Delta, or its path has characters other than letters, digits, blanks and ./+=,@~-"
+            )
+        return read_rows(data, known, columns, keys)
 
     def rows(self, table: str, columns: Sequence[str], **keys: Sequence[str]) -> list[dict[str, Any]]:
         """As `fetch`, each row by column; for small tables."""

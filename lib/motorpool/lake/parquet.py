@@ -9,23 +9,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from motorpool.errors import LakeError
 from motorpool.lake import locks, swaps
 from motorpool.lake.driver_rows import (
+    ONE_FILE,
     Keys,
-    count_parquet,
-    read_parquet,
-    read_partitions,
-    write_parquet,
+    count_rows,
+    parquet_dataset,
+    read_rows,
+    write_file,
     write_partitions,
 )
 from motorpool.lake.schemas import TABLES, Table
 
-#: The name of a table's file where it has no partitions.
-ONE_FILE = "data.parquet"
 #: Spark takes brackets, braces, stars and backslashes in a path for a pattern, which a folder's name is not.
 _LITERALLY = {"__globPaths__": "false"}
 
@@ -40,6 +40,10 @@ class ParquetFolder:
     def __init__(self, spark: SparkSession, path: str) -> None:
         self._spark = spark
         self._lake = Path(path)
+
+    @property
+    def sees_files(self) -> bool:
+        return True
 
     def exists(self, table: str) -> bool:
         folder = self._lake / table
@@ -105,16 +109,15 @@ class ParquetFolder:
 
     def fetch(self, table: str, columns: Sequence[str], keys: Keys) -> pa.Table:
         """The rows of a table that exists, read by this process."""
-        mend(self._lake)
-        if TABLES[table].partition_by:
-            return read_partitions(self._lake / table, TABLES[table], columns, keys)
-        return read_parquet(self._lake / table / ONE_FILE, TABLES[table], columns, keys)
+        return read_rows(self._dataset(table), TABLES[table], columns, keys)
 
     def count(self, table: str, keys: Keys) -> int:
         """The number of rows of a table that exists, counted by this process."""
+        return count_rows(self._dataset(table), TABLES[table], keys)
+
+    def _dataset(self, table: str) -> ds.Dataset:
         mend(self._lake)
-        folder = self._lake / table
-        return count_parquet(folder if TABLES[table].partition_by else folder / ONE_FILE, TABLES[table], keys)
+        return parquet_dataset(self._lake / table, TABLES[table])
 
     def replace_rows(self, table: Table, rows: pa.Table, keys: Keys) -> bool:
         """As `write`, with rows of the driver, by this process: always True."""
@@ -124,9 +127,8 @@ class ParquetFolder:
                 write_partitions(draft.rows, table, rows)
                 self._place(table, keys, draft)
             else:
-                old, part = draft.table / ONE_FILE, draft.rows / ONE_FILE
-                write_parquet(part, table, rows, old if old.is_file() else None, keys)
-                self._put(part, draft)
+                write_file(draft.rows, table, rows, draft.table if self.exists(table.name) else None, keys)
+                self._put(draft.rows / ONE_FILE, draft)
         return True
 
     @contextmanager

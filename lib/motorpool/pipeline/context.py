@@ -77,9 +77,12 @@ class Context:
         ctx.ending.enter_context(ctx.lake.held())
         return ctx
 
-    def values(self, per_image: int) -> int:
-        """How many values a table has at most that has so many for each image: what `Lake.replace` is told."""
-        return per_image * self.lake.count("images")
+    def values(self, per_image: int) -> int | None:
+        """How many values a table has at most that has so many for each image: what `Lake.replace` is told.
+
+        None where tasks write however few there are: counting would take a Spark job.
+        """
+        return per_image * self.lake.count("images") if self.lake.sees_files else None
 
     def close(self) -> None:
         """Let others write to the lake; reading from it still works."""

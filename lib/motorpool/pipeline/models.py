@@ -114,7 +114,7 @@ def write_labels(ctx: Context, wide: DataFrame, model_ids: Sequence[str]) -> Non
         F.col("found.strengths").alias("strength"),
         F.col("found.outliers").alias("outlier_score"),
     )
-    ctx.lake.replace("labels", long, {"model_id": list(model_ids)}, ctx.values(6 * len(model_ids)))
+    ctx.lake.replace("labels", long, {"model_id": list(model_ids)}, ctx.values(len(long.columns) * len(model_ids)))
 
 
 def cluster_rows(spec: ModelSpec, facts: Facts, scores: Scores, origin: np.ndarray, n: int) -> Iterable[dict[str, Any]]:

@@ -228,9 +228,7 @@ def end_at_once(status: int) -> NoReturn:
         sys.stderr.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         process.terminate()
-        try:
-            process.wait(timeout=_PATIENCE)
-        except subprocess.TimeoutExpired:
+        if not jvm_ended(_PATIENCE):
             process.kill()
     if _jvm_log is not None:
         _jvm_log.unlink(missing_ok=True)

@@ -47,6 +47,7 @@ def run_vehicles(ctx: Context) -> None:
             missing[features].append(model_id)
     if not missing:
         log.info("vehicles: all models of the study are in the lake, nothing to do")
+        return
     for ids, names in _batches(missing, ctx.lake.count("images")):
         with explained(), timed(f"vehicles: votes in {len(ids)} models of {', '.join(names)}"):
             votes = vote(ctx.lake.read("labels", model_id=ids), vehicles)
