@@ -20,6 +20,8 @@ from motorpool.report.wording import is_missing, records
 TILE, SINGLE = 96, 128
 #: Values of an attribute with photos, and values in its table of confusion: the largest ones.
 MAX_VALUES, MAX_CONFUSED = 24, 20
+#: By how much probabilities promise less than was measured where the page says so: no label is ever certain.
+WORTH_TELLING = 0.02
 #: Clusters that one model without labels is described by.
 _TITLES = 8
 
@@ -149,7 +151,7 @@ def _facts(row: Mapping[str, Any], audit: Mapping[str, Any] | None) -> list[Fact
 
 def _expected(row: Mapping[str, Any]) -> str:
     """What the labels' probabilities promise where that is less than was measured, as after looks at typical photos."""
-    if is_missing(row["expected"]) or row["expected"] > row["accuracy"] - 0.005:
+    if is_missing(row["expected"]) or row["expected"] > row["accuracy"] - WORTH_TELLING:
         return ""
     return f" On photos nobody looked at the probabilities promise {percent(row['expected'])}."
 
