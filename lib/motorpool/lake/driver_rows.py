@@ -132,13 +132,15 @@ def replace_in_delta(
 ) -> bool:
     """Put rows in the place of those that a predicate names (None: all), and make the table where there is none.
 
-    One commit. False where this writer cannot, for a newer table or a strange path: nothing is done.
+    One commit; the rows lie in the order given. False where this writer cannot, for a newer table or a strange path: nothing is done.
     """
     from deltalake import write_deltalake
     from deltalake.exceptions import DeltaProtocolError
 
     if not _PLAIN.fullmatch(str(folder)):
         return False
+    # Several batches are written side by side, and lie in the file in the order in which they were done.
+    rows = rows.combine_chunks()
     if not has_commits(folder):
         write_deltalake(
             folder,
