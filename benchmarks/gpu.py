@@ -32,7 +32,7 @@ TESTS = Path(__file__).parents[1] / "tests"
 
 def prepare(args: argparse.Namespace) -> dict[str, Any]:
     from motorpool.case.arrays import open_array
-    from motorpool.pipeline.stages.ingest import read_vectors
+    from motorpool.case.descriptors import read_vectors
     from motorpool.spark.session import build_session
 
     write_components(COMPONENTS, args.images, COLUMNS)

@@ -235,9 +235,9 @@ def write_components(folder: Path, images: int, columns: int) -> None:
     from pyspark.sql import functions as F
 
     from motorpool.case.arrays import open_array
+    from motorpool.case.descriptors import read_vectors
     from motorpool.features.fit import Fitter
     from motorpool.features.spec import FeatureSet, Part, Step
-    from motorpool.pipeline.stages.ingest import read_vectors
     from motorpool.spark.session import build_session
 
     spark = build_session(delta=False)

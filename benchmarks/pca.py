@@ -27,7 +27,7 @@ def _source(args: argparse.Namespace) -> str:
 def prepare(args: argparse.Namespace) -> dict[str, Any]:
     """Parquet files of the first rows of a descriptor, as ingest would write them."""
     from motorpool.case.arrays import open_array
-    from motorpool.pipeline.stages.ingest import read_vectors
+    from motorpool.case.descriptors import read_vectors
     from motorpool.spark.session import build_session
 
     spark = build_session(delta=False)

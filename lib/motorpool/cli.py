@@ -1,5 +1,5 @@
-"""The command line: ``motorpool run``, each stage alone, ``sample``, ``sql``, ``export``, ``assign``, ``review``
-and ``serve``."""
+"""The command line: ``motorpool run``, each stage alone, ``sample``, ``sql``, ``similar``, ``export``, ``assign``,
+``review`` and ``serve``."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ from motorpool.config.labels import AttributeConfig
 from motorpool.config.load import load_config
 from motorpool.config.run import CaseConfig, Config, LakeConfig, ReportConfig
 from motorpool.errors import AnnotationError, ConfigError, LakeError, MotorpoolError
+from motorpool.kernels.pairs.geometry import Metric
 from motorpool.kernels.scores import shown
 from motorpool.lake import Lake
 from motorpool.lake.local_tables import LocalTables
@@ -53,11 +54,13 @@ from motorpool.pipeline.annotating.auditing import audit
 from motorpool.pipeline.annotating.drawing import check_attributes, draw, write_looks
 from motorpool.pipeline.annotating.importing import Asked, Imported, check_file, import_file
 from motorpool.pipeline.assign import run_assign
-from motorpool.pipeline.context import Context
+from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.export import run_export
 from motorpool.pipeline.handover import FORMATS
 from motorpool.pipeline.handover.run import Asked as HandOverAsked
 from motorpool.pipeline.handover.run import check_hand_over, hand_over
+from motorpool.pipeline.lookalikes.similar import COLUMNS as SIMILAR_COLUMNS
+from motorpool.pipeline.lookalikes.similar import find_similar
 from motorpool.pipeline.output.files import whole_file
 from motorpool.pipeline.run import STAGES, check_config, run_pipeline
 from motorpool.pipeline.stages.report import check_report, images_root_of, write_report
@@ -110,6 +113,15 @@ def _run_options(command: Command) -> Command:
     return click.option(
         "--conf", required=True, type=expand_home, metavar="FILE", help="The YAML file that describes the run."
     )(command)
+
+
+_OUTPUT_OPTION = click.option(
+    "--output",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="A table for people; CSV or a JSON object a line for programs.",
+)
 
 
 def _work(
@@ -266,13 +278,7 @@ def _detect_format(path: str) -> Any:
 @_LAKE_OPTION
 @_CONF_OPTION
 @click.argument("query")
-@click.option(
-    "--output",
-    type=click.Choice(["table", "csv", "json"]),
-    default="table",
-    show_default=True,
-    help="A table for people; CSV or a JSON object a line for programs.",
-)
+@_OUTPUT_OPTION
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Rows shown as a table.")
 @click.pass_context
 def sql(ctx: click.Context, lake_path: str | None, conf: str | None, query: str, output: str, limit: int) -> None:
@@ -326,6 +332,35 @@ def _cell(value: object) -> str:
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     text = str(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+@cli.command()
+@_LAKE_OPTION
+@_CONF_OPTION
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--n", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Images shown for each.")
+@click.option("--features", metavar="NAME", help="A feature set; that of the leaderboard's best model by default.")
+@click.option(
+    "--metric", type=click.Choice(["euclidean", "cosine"]), default="euclidean", show_default=True,
+    help="How the distance of two vectors is measured.",
+)  # fmt: skip
+@_OUTPUT_OPTION
+@click.pass_context
+def similar(
+    ctx: click.Context,
+    lake_path: str | None,
+    conf: str | None,
+    images: tuple[str, ...],
+    n: int,
+    features: str | None,
+    metric: Metric,
+    output: str,
+) -> None:
+    """Show the images that are most similar to some, which are named by path or image_id."""
+    lake = _open_lake(ctx, lake_path, conf)
+    with SparkProgress(lake.spark, _ERR), explained():
+        rows = find_similar(lake, images, n, features, metric)
+    _print_rows(lake.spark.createDataFrame(rows, SIMILAR_COLUMNS), output, len(rows))
 
 
 @cli.command()

@@ -66,6 +66,11 @@ def expand_home(path: str) -> str:
     return os.path.expanduser(path)
 
 
+def by_number(name: str) -> list[tuple[int, str]]:
+    """A key that sorts names by the numbers in them: ``part-9`` comes before ``part-10``."""
+    return [(int(digits), "") if digits else (-1, other) for digits, other in re.findall(r"(\d+)|(\D+)", name)]
+
+
 def listed(names: Sequence[str]) -> str:
     """``a, b and c``; empty for none."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

@@ -257,8 +257,8 @@ BAD: dict[str, tuple[str, bytes, str]] = {
         parquet(pa.table({"x": [1.0] * 9 + [None], "y": [1.0] * 10}), row_group_size=4),
         "row 9 holds null in column 'x'",
     ),
-    "parquet-cut": (".parquet", parquet(as_lists(GOOD))[:-5], "cannot be read"),
-    "parquet-empty": (".parquet", b"", "cannot be read"),
+    "parquet-cut": (".parquet", parquet(as_lists(GOOD))[:-5], "is no Parquet file, or is cut off"),
+    "parquet-empty": (".parquet", b"", "is no Parquet file, or is cut off"),
     "csv": (".csv", b"1,2", "extension"),
     "no-extension": ("", b"1,2", "extension"),
 }

@@ -13,9 +13,10 @@ from PIL import Image
 from pyspark.sql import SparkSession
 
 from cases import image_paths, write_case, write_paths
+from motorpool.case.csv_files import csv_rows, read_header
 from motorpool.case.folder import Case, find_case
 from motorpool.case.images import read_images
-from motorpool.case.tables import read_header, read_paths
+from motorpool.case.tables import path_column, read_attributes, read_paths
 from motorpool.cluster.algorithms.dbscan import DbscanGrid
 from motorpool.config.load import load_config, parse_config
 from motorpool.config.run import CaseConfig
@@ -206,6 +207,42 @@ def test_paths_in_the_encodings_of_windows(spark: SparkSession, tmp_path: Path, 
     assert [tuple(r) for r in rows] == [(0, "veriwild/1/ö/a b.jpg"), (1, "x/'\".jpg"), (2, names[2])]
 
 
+LISTED = ["C:\\photos\\1\\ö.jpg", "b c/2,3.jpg", "4;5.png"]
+FORMS = {
+    "usual": 'paths\n{0}\n"{1}"\n{2}\n',
+    "another name": 'path\n{0}\n"{1}"\n{2}\n',
+    "one column of any name": 'bild\n{0}\n"{1}"\n{2}\n',
+    "no name": '{0}\n"{1}"\n{2}\n',
+    "a quoted name": '"Paths"\n{0}\n"{1}"\n{2}\n',
+    "an index of pandas": ',image_path\n0,{0}\n1,"{1}"\n2,{2}\n',
+    "an index and any name": 'Unnamed: 0,x\n0,{0}\n1,"{1}"\n2,{2}\n',
+    "semicolons": 'id;paths\n7;{0}\n8;{1}\n9;"{2}"\n',
+    "tabs": 'n\tfile_name\t"a,b;c"\n1\t{0}\tx\n2\t{1}\ty\n3\t{2}\tz\n',
+    "mixed line ends": 'paths\r\n{0}\n"{1}"\r\n{2}',
+    "old line ends": 'paths\r{0}\r"{1}"\r{2}\r',
+}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("form", FORMS)
+def test_lists_of_paths_as_people_have_them(tmp_path: Path, form: str, encoding: str) -> None:
+    """Read by what a task of Spark does, without Spark."""
+    file = tmp_path / "list.csv"
+    file.write_bytes(FORMS[form].format(*LISTED).encode(encoding))
+    column = path_column(str(file), read_header(str(file)))
+    rows = [row for batch in csv_rows(str(file), [column]) for row in batch.to_pylist()]
+    assert [(r["row"], r["c0"]) for r in rows] == list(enumerate(LISTED))
+
+
+def test_the_index_of_pandas_is_no_attribute(spark: SparkSession, tmp_path: Path) -> None:
+    write_paths(tmp_path / "list.csv", ["x/1.jpg", "x/2.jpg"])
+    (tmp_path / "attributes.csv").write_text(";Path;color;Unnamed: 3\n0;x/1.jpg;red;\n1;x/2.jpg;;\n")
+    paths = read_paths(spark, str(tmp_path / "list.csv"))
+    found = read_attributes(paths, str(tmp_path / "attributes.csv"))
+    assert sorted(tuple(r) for r in found.collect()) == [("x/1.jpg", "red"), ("x/2.jpg", None)]
+    assert found.columns == ["path", "color"]
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
@@ -214,7 +251,7 @@ def test_paths_in_the_encodings_of_windows(spark: SparkSession, tmp_path: Path, 
         ("paths\nx.jpg\n".encode("utf-16-le"), "save it as UTF-8"),
         (b"", "cannot be read as CSV"),
         (b"\0\0\0\0", "save it as UTF-8"),
-        (b"path;paths\na;b\n", "needs a column `paths`, found path;paths"),
+        (b"a;b\nc;d\n", "needs a column `paths`, found a, b. Call the column of the paths so"),
         (b"paths,paths\na,b\n", "'paths' appears more than once"),
     ],
 )

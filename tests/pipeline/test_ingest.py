@@ -16,10 +16,10 @@ import pytest
 from pyspark.sql import SparkSession
 
 from cases import blobs, contents, image_paths, leftovers, run_of, versions, write_attributes, write_case, write_paths
+from motorpool.case import descriptors
 from motorpool.config.run import LakeConfig
 from motorpool.errors import CaseError, ConfigError, LakeError, MotorpoolError
 from motorpool.lake import Lake
-from motorpool.pipeline.stages import ingest
 from motorpool.pipeline.stages.ingest import run_ingest
 
 ROWS = 30
@@ -59,8 +59,8 @@ class TestTables:
         write_attributes(case / "attributes.csv", rows[:0:-1])
         ctx = run_of(spark, case, tmp_path / "lake")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ingest, "_SPLIT_BYTES", 13 * 4 * 5)
-            patch.setattr(ingest, "_CHUNK_BYTES", 3 * 4 * 5)
+            patch.setattr(descriptors, "_SPLIT_BYTES", 13 * 4 * 5)
+            patch.setattr(descriptors, "_CHUNK_BYTES", 3 * 4 * 5)
             run_ingest(ctx)
         for name, expected in {**SMALL, "as-npy": array, "as-npz": array, "as-parquet": array}.items():
             ids, found = vectors(ctx.lake, name)
@@ -245,7 +245,7 @@ REFUSED: list[tuple[str, Callable[[Path], None], str]] = [
     ),
     ("an empty case", paths(), "holds no paths"),
     ("an empty paths file", put("images_paths.csv", b""), "images_paths.csv"),
-    ("no column paths", paths(*PATHS, header="path"), "needs a column `paths`, found path"),
+    ("no column paths", paths(*(f"{p},1" for p in PATHS), header="bild,n"), "needs a column `paths`, found bild, n"),
     ("no text", put("images_paths.csv", b"paths\n\xff\xfe\n" * ROWS), "images_paths.csv"),
     ("blank paths", paths(*PATHS[:-1], '" "'), "1 paths are empty, the first in row 29"),
     ("attributes of other images", attributes("path,a", "x.jpg,1"), "none of its 1 paths"),
@@ -254,7 +254,7 @@ REFUSED: list[tuple[str, Callable[[Path], None], str]] = [
         attributes("path,a", f"{FIRST},1", f"{FIRST.replace(chr(92), '/')},2"),
         "found several for veriwild/1",
     ),
-    ("attributes without path", attributes("file,a", "x,1"), "needs a column `path`, found file, a"),
+    ("attributes without path", attributes("bild,a", "x,1"), "needs a column `path`, found bild, a"),
     ("a column with spaces", attributes("path,body type", f"{FIRST},1"), "column 'body type'"),
     ("a column with a backtick", attributes("path,a`b", f"{FIRST},1"), "column 'a`b'"),
     ("a column twice", attributes("path,a,A", f"{FIRST},1,2"), "column 'a' appears more than once"),

@@ -222,7 +222,7 @@ class TestReproducing:
         """Splits of 15 rows, and all rows of images written by tasks: 4 files and 4 tasks where others have one."""
         partitions = 4
         monkeypatch.setattr("motorpool.lake.FEW_VALUES", 0)
-        monkeypatch.setattr("motorpool.pipeline.stages.ingest._SPLIT_BYTES", ROWS // partitions * 4 * 6)
+        monkeypatch.setattr("motorpool.case.descriptors._SPLIT_BYTES", ROWS // partitions * 4 * 6)
         before = spark.conf.get("spark.sql.shuffle.partitions")
         spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
         spark.conf.set("spark.sql.files.openCostInBytes", str(2**27))

@@ -17,11 +17,11 @@ import yaml
 from pyspark.sql import SparkSession
 
 from cases import blobs, contents, package_zip, run_of, versions, write_case
+from motorpool.case import descriptors
 from motorpool.config.run import LakeConfig
 from motorpool.lake import Lake
 from motorpool.neighbours import shards
 from motorpool.pipeline.run import run_pipeline
-from motorpool.pipeline.stages import ingest
 from standalone import MASTER, Cluster, Driver, addresses_missing, bare_python, free_port, wait_for
 
 pytestmark = pytest.mark.slow
@@ -56,10 +56,10 @@ import sys
 
 from motorpool.cli import main
 from motorpool.neighbours import shards
-from motorpool.pipeline.stages import ingest
+from motorpool.case import descriptors
 
 shards.SHARD_ROWS = shards._FEWEST_ROWS = {SHARD_ROWS}
-ingest._SPLIT_BYTES = {SPLIT_BYTES}
+descriptors._SPLIT_BYTES = {SPLIT_BYTES}
 sys.exit(main(sys.argv[1:]))
 """
 #: Where driver and workers import the package from.
@@ -112,7 +112,7 @@ def expected(spark: SparkSession, folder: Path) -> dict[str, list[str]]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(shards, "SHARD_ROWS", SHARD_ROWS)
             patch.setattr(shards, "_FEWEST_ROWS", SHARD_ROWS)
-            patch.setattr(ingest, "_SPLIT_BYTES", SPLIT_BYTES)
+            patch.setattr(descriptors, "_SPLIT_BYTES", SPLIT_BYTES)
             ctx = run_of(spark, folder / "case", folder / "local", **STUDY)
             run_pipeline(ctx)
     finally:

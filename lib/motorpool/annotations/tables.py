@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Protocol
 
 from motorpool.annotations.annotation import Annotation, value_of, wrong
-from motorpool.case.tables import VEHICLE_INFO
+from motorpool.case.csv_files import VEHICLE_INFO
 from motorpool.errors import AnnotationError
 from motorpool.texts import encoding_of
 

@@ -68,6 +68,11 @@ def exists(path: str) -> bool:
     return bool(_info(path).type != fs.FileType.NotFound)
 
 
+def is_folder(path: str) -> bool:
+    """Whether `path` is a folder. Raises `CaseError` where the store cannot be asked."""
+    return bool(_info(path).type == fs.FileType.Directory)
+
+
 def file_size(path: str) -> int:
     """Size of the file in bytes. Raises `CaseError` where it is missing or a folder."""
     return int(_require(path, fs.FileType.File).size)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from motorpool.case import files
-from motorpool.config.run import CaseConfig
+from motorpool.case.sources import Source, shown
+from motorpool.config.run import CaseConfig, ColumnConfig, VectorColumnConfig
 from motorpool.errors import CaseError
 from motorpool.texts import NAME_PATTERN
 
@@ -19,11 +21,11 @@ IMAGE_FOLDERS = ("raw_data", "row_data")
 
 @dataclass(frozen=True)
 class Case:
-    """Where everything lies. ``descriptors`` maps names to files; ``attributes`` may be missing."""
+    """Where everything lies. ``descriptors`` maps names to array files or columns; ``attributes`` may be missing."""
 
-    descriptors: dict[str, str]
-    images_paths: str
-    attributes: str | None
+    descriptors: Mapping[str, str | VectorColumnConfig]
+    images_paths: Source
+    attributes: Source | None
 
 
 def find_case(config: CaseConfig) -> Case:
@@ -32,7 +34,7 @@ def find_case(config: CaseConfig) -> Case:
     if root is not None and not files.exists(root):
         raise CaseError(f"case.path {files.redact(root)}: there is no such folder")
 
-    def found(explicit: str | None, *names: str) -> str | None:
+    def found(explicit: Source | None, *names: str) -> Source | None:
         if explicit is not None or root is None:
             return explicit
         return next((p for p in (files.join(root, n) for n in names) if files.exists(p)), None)
@@ -42,23 +44,23 @@ def find_case(config: CaseConfig) -> Case:
         raise CaseError(
             f"case.path {files.redact(str(root))}: holds no {PATHS_FILE}; name the file as case.images_paths"
         )
-    descriptors = dict(config.descriptors) if config.descriptors else _list_descriptors(str(root))
+    descriptors = dict(config.descriptors) if config.descriptors else dict(_list_descriptors(str(root)))
     _check_names(descriptors)
-    return Case(
-        descriptors=descriptors,
-        images_paths=images_paths,
-        attributes=found(config.attributes, ATTRIBUTES_FILE),
-    )
+    attributes = found(config.attributes, ATTRIBUTES_FILE)
+    if attributes is None and isinstance(images_paths, ColumnConfig):
+        # What stands beside the paths is known of the images.
+        attributes = images_paths
+    return Case(descriptors, images_paths, attributes)
 
 
-def _check_names(descriptors: dict[str, str]) -> None:
+def _check_names(descriptors: Mapping[str, str | VectorColumnConfig]) -> None:
     """Descriptors become columns beside ``image_id``, and names of columns that differ by case alone are one."""
     seen = {"image_id": "the images' own number"}
-    for name, file in descriptors.items():
-        other = seen.setdefault(name.lower(), files.redact(file))
-        if other != files.redact(file):
+    for name, source in descriptors.items():
+        other = seen.setdefault(name.lower(), shown(source))
+        if other != shown(source):
             raise CaseError(
-                f"{files.redact(file)}: a descriptor cannot be named {name!r} beside {other}, whose name is the same "
+                f"{shown(source)}: a descriptor cannot be named {name!r} beside {other}, whose name is the same "
                 "to Spark: choose another name in case.descriptors"
             )
 

@@ -6,24 +6,24 @@ import logging
 import re
 
 from pyspark.errors import PySparkException
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from motorpool.case.files import redact
 from motorpool.case.folder import Case
+from motorpool.case.sources import Source, shown
 from motorpool.case.tables import named_columns, read_attributes
 from motorpool.errors import CaseError, ConfigError
 
 log = logging.getLogger(__name__)
 
 
-def check_paths(paths: DataFrame, images_paths: str) -> tuple[int, str]:
+def check_paths(paths: DataFrame, images_paths: Source) -> tuple[int, str]:
     """The number of `paths` (``image_id, path``) and a fingerprint of them all, the same for any partitions.
 
-    Raises CaseError, which names the file `images_paths`, for an empty case, and for paths that are blank or not
+    Raises CaseError, which names the table `images_paths`, for an empty case, and for paths that are blank or not
     unique.
     """
-    shown = redact(images_paths)
+    name = shown(images_paths)
     # A sum of hashes does not depend on the order in which tasks add them; decimals do not overflow.
     hashed = F.xxhash64("image_id", "path").cast("decimal(38,0)")
     row = paths.agg(
@@ -32,19 +32,19 @@ def check_paths(paths: DataFrame, images_paths: str) -> tuple[int, str]:
         F.sum((F.col("path") == "").cast("int")).alias("blank"),
     ).first()
     if row is None or row["n"] == 0:
-        raise CaseError(f"{shown}: holds no paths: an empty case cannot be ingested")
+        raise CaseError(f"{name}: holds no paths: an empty case cannot be ingested")
     if row["blank"]:
         first = paths.where(F.col("path") == "").agg(F.min("image_id")).first()
-        raise CaseError(f"{shown}: {row['blank']:,} paths are empty, the first in row {first[0] if first else '?'}")
+        raise CaseError(f"{name}: {row['blank']:,} paths are empty, the first in row {first[0] if first else '?'}")
     twice = paths.groupBy("path").agg(F.count("*").alias("n"), F.min("image_id").alias("row")).where("n > 1")
     worst = twice.orderBy("row").limit(3).collect()
     if worst:
         listed = "; ".join(f"{r['path']} ({r['n']} times, first in row {r['row']})" for r in worst)
-        raise CaseError(f"{shown}: paths must be unique, found {twice.count():,} more than once: {listed}")
+        raise CaseError(f"{name}: paths must be unique, found {twice.count():,} more than once: {listed}")
     return int(row["n"]), str(row["sum"])
 
 
-def check_vehicle_column(case: Case, column: str | None) -> None:
+def check_vehicle_column(spark: SparkSession | None, case: Case, column: str | None) -> None:
     """CaseError where the attributes file lacks the `column` that is to name the vehicles."""
     if column is None:
         return
@@ -53,18 +53,18 @@ def check_vehicle_column(case: Case, column: str | None) -> None:
             f"case.vehicle_column {column!r}: the case has no attributes file, where it would be: name one as "
             "case.attributes"
         )
-    named = named_columns(case.attributes)
+    named = named_columns(spark, case.attributes)
     # The column of the paths is listed by the file's own name.
     names = ["paths" if name == "paths" else column for name, column in named.items()]
     if column not in names:
         raise CaseError(
-            f"{redact(case.attributes)}: has no column {column!r}, which case.vehicle_column names; it has "
+            f"{shown(case.attributes)}: has no column {column!r}, which case.vehicle_column names; it has "
             f"{', '.join(names)}"
         )
     if column in ("path", "paths"):
         raise CaseError(
             f"case.vehicle_column {column!r}: cannot be the path column: every image has its own path, so no vehicle "
-            f"would have two photos. Name another column; {redact(case.attributes)} has {', '.join(names)}"
+            f"would have two photos. Name another column; {shown(case.attributes)} has {', '.join(names)}"
         )
 
 
@@ -76,11 +76,12 @@ def read_images(
     Raises CaseError for attributes that name an image twice or none of the case, or that lack the column, ConfigError
     for a pattern that Java does not take.
     """
-    check_vehicle_column(case, vehicle_column)
+    check_vehicle_column(paths.sparkSession, case, vehicle_column)
     images = describe_images(paths, case, vehicle_pattern, vehicle_column)
     if vehicle_pattern is not None:
         _report_vehicles(paths.select(_vehicle_of(vehicle_pattern).alias("vehicle_id")), vehicle_pattern)
-    if case.attributes is not None:
+    # A table that gives both has each path once, as that is checked of the paths.
+    if case.attributes is not None and case.attributes != case.images_paths:
         _check_attributes(read_attributes(paths, case.attributes), paths, case.attributes)
     if vehicle_column is not None:
         _warn_of_missing(images, f"case.vehicle_column {vehicle_column!r} names")
@@ -141,16 +142,16 @@ def _warn_of_missing(images: DataFrame, who: str) -> None:
         )
 
 
-def _check_attributes(attributes: DataFrame, paths: DataFrame, path: str) -> None:
-    shown = redact(path)
+def _check_attributes(attributes: DataFrame, paths: DataFrame, source: Source) -> None:
+    name = shown(source)
     twice = attributes.groupBy("path").count().where("count > 1").orderBy("path").limit(3).collect()
     if twice:
-        raise CaseError(f"{shown}: each path may have one row, found several for {', '.join(r['path'] for r in twice)}")
+        raise CaseError(f"{name}: each path may have one row, found several for {', '.join(r['path'] for r in twice)}")
     n_rows = attributes.count()
     matched = attributes.join(paths, on="path", how="left_semi").count()
     if matched == 0:
         raise CaseError(
-            f"{shown}: none of its {n_rows:,} paths is in the case's paths file; both must name images alike"
+            f"{name}: none of its {n_rows:,} paths is in the case's paths file; both must name images alike"
         )
     if matched < n_rows:
-        log.warning("ingest: %s rows of %s name no image of the case and are left out", f"{n_rows - matched:,}", shown)
+        log.warning("ingest: %s rows of %s name no image of the case and are left out", f"{n_rows - matched:,}", name)

@@ -1,176 +1,129 @@
-"""The case's CSV files as DataFrames: read by one task in order, in bounded memory."""
+"""What the tables of a case tell in text: the paths of its images, and what is known about each of them.
+
+A table is a CSV file, named by its path, or holds a column of paths: a Parquet file, a folder of them, a Delta table,
+or a table of a catalog.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
-import pyarrow as pa
-import pyarrow.csv as pa_csv
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from motorpool.case import files
+from motorpool.case import csv_files
+from motorpool.case.sources import Source, open_source, shown
 from motorpool.errors import CaseError
-from motorpool.spark.blocks import Batches
-from motorpool.texts import encoding_of
 
-#: How the header of VERI-Wild's `vehicle_info.txt` begins: id of the vehicle and name of its photo, then semicolons.
-VEHICLE_INFO = "id/image"
+log = logging.getLogger(__name__)
+
 #: Column names that Delta takes as they are, in every engine.
 _COLUMN = re.compile(r"[^ ,;{}()\n\t=`]+")
+#: What the column of the paths is called in CSV files, the most usual first.
+PATH_COLUMNS = (
+    "paths", "path", "image_path", "image_paths", "img_path", "file_path", "filepath", "filename", "file_name",
+    "image", "img", "file",
+)  # fmt: skip
+#: What pandas calls the column of its row numbers.
+_INDEX = re.compile(r"(Unnamed: \d+)?")
 
 
-#: Bytes of a file that tell how its text is written.
-_HEAD = 1024
+def read_paths(spark: SparkSession, source: Source) -> DataFrame:
+    """``image_id BIGINT, path STRING`` with forward slashes.
 
-
-def read_header(path: str) -> list[str]:
-    """Column names of a CSV file; CaseError when it is empty or no CSV."""
-    parsing = _parsing(path)
-    with (
-        _reading(path),
-        files.open_file(path) as f,
-        pa_csv.open_csv(f, read_options=_options(path), parse_options=parsing) as reader,
-    ):
-        return list(reader.schema.names)
-
-
-@contextmanager
-def _reading(path: str, where: str = "") -> Iterator[None]:
-    """Turn an error of reading CSV into a CaseError."""
-    shown = files.redact(path)
-    try:
-        yield
-    except UnicodeError as exc:
-        raise CaseError(f"{shown}{where}: is neither UTF-8 nor UTF-16 text: save it as UTF-8 ({exc})") from exc
-    except (pa.ArrowException, OSError, ValueError) as exc:
-        if "invalid UTF8" in str(exc):
-            raise CaseError(f"{shown}{where}: is neither UTF-8 nor UTF-16 text: save it as UTF-8 ({exc})") from exc
-        raise CaseError(f"{shown}{where}: cannot be read as CSV: {exc}") from exc
-
-
-def _options(path: str) -> pa_csv.ReadOptions:
-    """How the file's text is written: Excel and Windows write UTF-16, and UTF-8 behind a mark."""
-    with files.open_file(path) as f:
-        encoding = encoding_of(bytes(f.read(_HEAD)))
-    # Arrow leaves out UTF-8's mark itself.
-    return pa_csv.ReadOptions(encoding=encoding.removesuffix("-sig"))
-
-
-def _parsing(path: str) -> pa_csv.ParseOptions:
-    """How the file's fields are separated: by commas, in VERI-Wild's own file by semicolons."""
-    with _reading(path), files.open_file(path) as f:
-        head = bytes(f.read(_HEAD))
-        text = head.decode(encoding_of(head), errors="ignore").lower()
-    return pa_csv.ParseOptions(delimiter=";" if text.startswith(f"{VEHICLE_INFO};") else ",")
-
-
-def _rows(path: str, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Batches of text columns, by position, with the row's number in front."""
-    options = pa_csv.ConvertOptions(
-        column_types={c: pa.string() for c in columns}, include_columns=columns, strings_can_be_null=False
-    )
-    first = 0
-    with files.open_file(path) as f:
-        batches = None
-        while True:
-            with _reading(path, f", after row {first}" if first else ""):
-                if batches is None:
-                    batches = pa_csv.open_csv(
-                        f, read_options=_options(path), parse_options=_parsing(path), convert_options=options
-                    )
-                batch = next(batches, None)
-            if batch is None:
-                return
-            row = pa.array(range(first, first + len(batch)), pa.int64())
-            first += len(batch)
-            yield pa.RecordBatch.from_arrays([row, *batch.columns], names=_names(columns))
-
-
-def _names(columns: list[str]) -> list[str]:
-    return ["row", *(f"c{i}" for i in range(len(columns)))]
-
-
-def read_csv(spark: SparkSession, path: str, columns: list[str]) -> DataFrame:
-    """``row BIGINT``, which counts from 0 in the file's order, and ``c0 STRING, c1 STRING, ...`` of the file's columns.
-
-    Columns are called by their position in ``columns``: what a file calls them cannot meet any name of ours. One task
-    reads the whole file as a stream: the row's number is what joins it to the descriptors.
+    Images are numbered from 0 in the order of the file's rows; those of a Delta table or of a catalog, whose rows have
+    no order, in the order of their paths, which one task sorts on disk. CaseError where no column is that of the paths.
     """
-
-    def run(batches: Batches) -> Batches:
-        for batch in batches:
-            if len(batch):
-                yield from _rows(path, columns)
-
-    row, *texts = _names(columns)
-    schema = ", ".join([f"{row} BIGINT", *(f"{c} STRING" for c in texts)])
-    return spark.range(0, 1, 1, 1).mapInArrow(run, schema)
+    table = open_source(spark, source)
+    column = path_column(source, table.columns)
+    _refuse_twice(table.columns, [column], source)
+    rows = table.texts(spark, [column]).withColumn("path", F.coalesce(normal_path("c0"), F.lit("")))
+    number = F.col("row") if table.ordered else F.row_number().over(Window.orderBy("path")).cast("bigint") - 1
+    return rows.select(number.alias("image_id"), "path")
 
 
-def read_paths(spark: SparkSession, path: str) -> DataFrame:
-    """``image_id BIGINT, path STRING`` with forward slashes; CaseError without a column ``paths``."""
-    names = read_header(path)
-    if "paths" not in names:
-        raise CaseError(f"{files.redact(path)}: needs a column `paths`, found {', '.join(names)}")
-    _refuse_twice(names, ["paths"], path)
-    return read_csv(spark, path, ["paths"]).select(F.col("row").alias("image_id"), normal_path("c0").alias("path"))
+def path_column(source: Source, names: Sequence[str], usual: Sequence[str] = PATH_COLUMNS) -> str:
+    """The column of the paths among a table's, as it spells it; CaseError where none is.
+
+    Of a CSV file it is the one with a ``usual`` name, in whatever case, or the only one.
+    """
+    if not isinstance(source, str):
+        if source.column not in names:
+            raise CaseError(f"{shown(source)}: has no such column of texts or numbers; it has {', '.join(names)}")
+        column: str | None = source.column
+    else:
+        written = [name for name in names if not _INDEX.fullmatch(name)]
+        lower = {name.strip().lower(): name for name in reversed(written)}
+        column = next((lower[name] for name in usual if name in lower), written[0] if len(written) == 1 else None)
+    if column is None:
+        raise CaseError(
+            f"{shown(source)}: needs a column `{usual[0]}`, found {', '.join(names)}. Call the column of the paths so"
+        )
+    return column
 
 
-def attribute_columns(path: str) -> dict[str, str]:
+def attribute_columns(spark: SparkSession | None, source: Source) -> dict[str, str]:
     """The columns of an attributes file with the names that tables give them; that of the paths is ``path``.
 
     Those of VERI-Wild's `vehicle_info.txt` are written small and without blanks: ``camera_id``, ``type``, ``color``.
-    Raises CaseError without a column ``path`` (or ``paths``), or with names that tables cannot hold. Spark tells names
-    apart by more than their case, so ``Path`` beside the paths is refused as well.
+    Raises CaseError without a column of paths. Of a CSV file names that tables cannot hold are refused: Spark tells
+    names apart by more than their case, so ``Path`` beside the paths is refused as well. The columns of other tables
+    cannot always be renamed: those are left out, with a warning.
     """
-    names, shown = read_header(path), files.redact(path)
-    columns = _columns_by_name(names, path)
+    names = open_source(spark, source).columns
+    columns, found = _columns_by_name(names, source), {}
+    twice = list(columns.values()).count("path") > 1
+    key = None if isinstance(source, str) else source.column
     for name, column in columns.items():
+        problem = None
         if not _COLUMN.fullmatch(column):
-            raise CaseError(f"{shown}: column {name!r}: rename it without spaces, commas, brackets, '=' or quotes")
-        if (column != "path" or list(columns.values()).count("path") > 1) and column.lower() in ("image_id", "path"):
-            raise CaseError(f"{shown}: column {name!r} would hide the table's own {column.lower()!r}: rename it")
-    _refuse_twice(names, names, path)
-    return columns
+            problem = f"column {name!r}: rename it without spaces, commas, brackets, '=' or quotes"
+        elif (column != "path" or twice) and column.lower() in ("image_id", "path") and name != key:
+            problem = f"column {name!r} would hide the table's own {column.lower()!r}: rename it"
+        if problem is None:
+            found[name] = column
+        elif key is None:
+            raise CaseError(f"{shown(source)}: {problem}")
+        else:
+            log.warning("ingest: %s: %s; until then it is left out", shown(source), problem)
+    _refuse_twice(names, list(found), source)
+    return found
 
 
-def named_columns(path: str) -> dict[str, str]:
+def named_columns(spark: SparkSession | None, source: Source) -> dict[str, str]:
     """`attribute_columns`, whether tables can hold the names or not; CaseError where one stands twice."""
-    names = read_header(path)
-    _refuse_twice(names, names, path)
-    return _columns_by_name(names, path)
+    names = open_source(spark, source).columns
+    _refuse_twice(names, names, source)
+    return _columns_by_name(names, source)
 
 
-def _columns_by_name(names: Sequence[str], path: str) -> dict[str, str]:
+def _columns_by_name(names: Sequence[str], source: Source) -> dict[str, str]:
     """The tables' column for every name of a header; CaseError where none is that of the paths."""
-    if is_vehicle_info(names):
+    if isinstance(source, str) and is_vehicle_info(names):
         columns = {name: re.sub(r"\W+", "_", name.strip().lower()) for name in names}
         columns[names[0]] = "path"
-    else:
-        key = next((c for c in ("path", "paths") if c in names), None)
-        if key is None:
-            raise CaseError(f"{files.redact(path)}: needs a column `path`, found {', '.join(names)}")
-        columns = {name: name for name in names} | {key: "path"}
-    return columns
+        return columns
+    key = path_column(source, names, ("path", *PATH_COLUMNS))
+    return {name: name for name in names if not _INDEX.fullmatch(name)} | {key: "path"}
 
 
 def is_vehicle_info(names: Sequence[str]) -> bool:
     """Whether a header is that of VERI-Wild's own file."""
-    return bool(names) and names[0].strip().lower() == VEHICLE_INFO
+    return bool(names) and names[0].strip().lower() == csv_files.VEHICLE_INFO
 
 
-def read_attributes(paths: DataFrame, path: str) -> DataFrame:
+def read_attributes(paths: DataFrame, source: Source) -> DataFrame:
     """``path`` as `paths` (``image_id, path``) have it, and every other column as text, empty values as null.
 
     Rows of no image keep the path of the file, with forward slashes. VERI-Wild's own file has the last two parts of
     the paths, with or without an extension. CaseError as by `attribute_columns`.
     """
-    columns = attribute_columns(path)
-    short = is_vehicle_info(list(columns))
-    read = read_csv(paths.sparkSession, path, list(columns))
+    spark = paths.sparkSession
+    columns = attribute_columns(spark, source)
+    short = isinstance(source, str) and is_vehicle_info(list(columns))
+    read = open_source(spark, source).texts(spark, list(columns))
     positions = {column: f"c{i}" for i, column in enumerate(columns.values())}
     # Some values of VERI-Wild's file begin with a blank; those of others stay as they are.
     texts = {name: F.trim(c) if short else F.col(c) for name, c in positions.items()}
@@ -188,11 +141,11 @@ def _last_two(path: Column) -> Column:
     return F.regexp_replace(F.substring_index(path, "/", -2), r"\.[A-Za-z]+$", "")
 
 
-def _refuse_twice(names: list[str], wanted: list[str], path: str) -> None:
+def _refuse_twice(names: Sequence[str], wanted: Sequence[str], source: Source) -> None:
     lower = [n.lower() for n in names]
     for name in wanted:
         if lower.count(name.lower()) > 1:
-            raise CaseError(f"{files.redact(path)}: column {name!r} appears more than once, but for its case perhaps")
+            raise CaseError(f"{shown(source)}: column {name!r} appears more than once, but for its case perhaps")
 
 
 def normal_path(column: str) -> Column:

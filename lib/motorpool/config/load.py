@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from motorpool.config.run import Config, _short, _yaml
+from motorpool.config.run import FORMS, Config, _short, _yaml
 from motorpool.errors import ConfigError
 from motorpool.texts import decode, expand_home
 
@@ -42,7 +42,7 @@ def parse_config(data: dict[str, Any], source: str = "config") -> Config:
 def _word(error: Any) -> str:
     """One finding of pydantic as ``key.sub[0]: what is wrong``."""
     key = ""
-    for item in error["loc"]:
+    for item in (item for item in error["loc"] if item not in FORMS):
         key += f"[{item}]" if isinstance(item, int) else f".{item}" if key else str(item)
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from motorpool.config.grids import Grid
 from motorpool.config.labels import LabelsConfig
@@ -28,7 +28,7 @@ from motorpool.features.spec import (
 from motorpool.maps.registry import MAP_METHODS
 from motorpool.outliers.registry import OUTLIER_METHODS
 from motorpool.settings import Counts, Name, NameIn, Section, check_name
-from motorpool.texts import as_number, expand_home
+from motorpool.texts import NAME_PATTERN, as_number, expand_home
 
 OutlierMethodName = Annotated[str, BeforeValidator(NameIn(OUTLIER_METHODS))]
 MapMethodName = Annotated[str, BeforeValidator(NameIn(MAP_METHODS))]
@@ -72,30 +72,85 @@ def _count_or_all(value: Any) -> Any:
     return value
 
 
+def _table_name(value: str) -> str:
+    parts = value.split(".")
+    if not 1 <= len(parts) <= 3 or not all(NAME_PATTERN.fullmatch(part) for part in parts):
+        raise ValueError(f"{value!r}: expected a table of a catalog, as name, schema.name or catalog.schema.name")
+    return value
+
+
+class ColumnConfig(Section):
+    """A column of a table, in place of a file of its own."""
+
+    file: Location | None = Field(
+        default=None,
+        description="Parquet file, folder of Parquet files, or folder of a Delta table. Give either `file` or `table`.",
+    )
+    table: Annotated[str, AfterValidator(_table_name)] | None = Field(
+        default=None, description="Table of a catalog: `name`, `schema.name` or `catalog.schema.name`."
+    )
+    column: str = Field(min_length=1, description="Name of the column, as it stands in the table.")
+
+    @model_validator(mode="after")
+    def _check_place(self) -> ColumnConfig:
+        if (self.file is None) == (self.table is None):
+            raise ValueError("give either `file` (Parquet or Delta) or `table` (of a catalog)")
+        return self
+
+
+class VectorColumnConfig(ColumnConfig):
+    """A column of vectors: one list of numbers in each row."""
+
+    key: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The table's column that says which image a row is of: by its path, or by any other column that "
+        "the table of `images_paths` has under the same name, such as an id. Default: the column of the paths.",
+    )
+
+
+#: How pydantic calls the two forms below in the place of a mistake; no key that a person wrote.
+FORMS = ("<file>", "<column>")
+
+
+def _form(value: Any) -> str:
+    return FORMS[isinstance(value, (dict, ColumnConfig))]
+
+
+#: A file, named by its path, or a column of a table.
+FileOrColumn = Annotated[
+    Annotated[Location, Tag(FORMS[0])] | Annotated[ColumnConfig, Tag(FORMS[1])], Discriminator(_form)
+]
+FileOrVectors = Annotated[
+    Annotated[Location, Tag(FORMS[0])] | Annotated[VectorColumnConfig, Tag(FORMS[1])], Discriminator(_form)
+]
+
+
 class CaseConfig(Section):
     """Where the images and descriptors lie: a case folder, or its parts one by one."""
 
     path: Location | None = Field(
         default=None, description="The case folder. Its parts are found by name; the keys below name them one by one."
     )
-    descriptors: dict[Name, Location] | None = Field(
+    descriptors: dict[Name, FileOrVectors] | None = Field(
         default=None,
-        description="Descriptor name to array file (.pickle, .npy, .npz, .parquet). Default: all files in "
-        "`descriptors/`.",
+        description="Descriptor name to array file (.pickle, .npy, .npz, .parquet), to a folder of .npy shards, or to "
+        "a column of a table. Default: all files in `descriptors/`.",
     )
-    images_paths: Location | None = Field(
+    images_paths: FileOrColumn | None = Field(
         default=None,
-        description="CSV file with the column `paths`. Row i belongs to row i of every array. Default: "
-        "`images_paths.csv`.",
+        description="CSV file with the column `paths`, or a column of a table. Row i belongs to row i of every array. "
+        "Default: `images_paths.csv`.",
     )
     images_root: Location | None = Field(
         default=None,
         description="Folder or zip file of the photos, for interpretation and report only. Default: `raw_data`.",
     )
-    attributes: Location | None = Field(
+    attributes: FileOrColumn | None = Field(
         default=None,
         description="CSV file with the column `path` and any further columns, which the table `images` takes over, "
-        "or VERI-Wild's own `vehicle_info.txt`. Default: `attributes.csv`, where there is one.",
+        "VERI-Wild's own `vehicle_info.txt`, or the column of the paths in a table. Default: the table of "
+        "`images_paths`, or `attributes.csv`, where there is one.",
     )
     vehicle_pattern: str | None = Field(
         default=DEFAULT_VEHICLE_PATTERN,

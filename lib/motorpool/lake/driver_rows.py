@@ -132,7 +132,8 @@ def replace_in_delta(
 ) -> bool:
     """Put rows in the place of those that a predicate names (None: all), and make the table where there is none.
 
-    One commit; the rows lie in the order given. False where this writer cannot, for a newer table or a strange path: nothing is done.
+    One commit; the rows lie in the order given. False where this writer cannot, for a newer table or a strange path:
+    nothing is done.
     """
     from deltalake import write_deltalake
     from deltalake.exceptions import DeltaProtocolError

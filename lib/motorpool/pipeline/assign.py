@@ -15,10 +15,11 @@ from pathlib import Path
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from motorpool.case.arrays import ArrayFile, open_array
-from motorpool.case.files import redact
+from motorpool.case.arrays import ArrayFile
+from motorpool.case.descriptors import Descriptor, check_keys, open_array_files, read_vectors, with_columns
 from motorpool.case.folder import Case, find_case
 from motorpool.case.images import check_paths, read_images
+from motorpool.case.sources import shown
 from motorpool.case.tables import read_paths
 from motorpool.cluster.stored import StoredModel
 from motorpool.config.labels import columns_of
@@ -34,7 +35,7 @@ from motorpool.pipeline.export import best_model
 from motorpool.pipeline.labelling.stored import attribute_columns, stored_labellers
 from motorpool.pipeline.output.files import whole_file, write_csv, write_parquet
 from motorpool.pipeline.stages.features import VEHICLES_ADVICE, load_program, side_by_side
-from motorpool.pipeline.stages.ingest import check_lengths, read_vectors, refusing_bad_rows, rows_to_drop, without
+from motorpool.pipeline.stages.ingest import refusing_bad_rows, rows_to_drop, without
 from motorpool.pipeline.stored_models import label_new, load_model, relabelling
 from motorpool.spark import blocks
 
@@ -111,22 +112,25 @@ def run_assign(
     needed = _needed(lake, chosen, attributes)
     model = needed.models[chosen]
     found = find_case(case)
-    arrays = _open_descriptors(lake, found, needed)
+    arrays = _open_arrays(lake, found, needed)
+    descriptors: dict[str, Descriptor] = dict(arrays)
     spark = lake.spark
     with ExitStack() as stack:
         f = stack.enter_context(whole_file(out))
         stack.enter_context(explained())
-        stack.enter_context(refusing_bad_rows(spark, arrays))
+        stack.enter_context(refusing_bad_rows(spark, descriptors))
         paths = blocks.persist(read_paths(spark, found.images_paths))
         stack.callback(paths.unpersist)
-        with timed(f"assign: checking {redact(found.images_paths)}"):
+        with timed(f"assign: checking {shown(found.images_paths)}"):
             n_images, _ = check_paths(paths, found.images_paths)
-        check_lengths(arrays, n_images, found)
-        bad_rows = stack.enter_context(rows_to_drop(spark, arrays, n_images, case.on_bad_rows))
+        descriptors |= with_columns(spark, arrays, found, paths, n_images, needed.descriptors)
+        _check_widths(lake, needed, descriptors)
+        check_keys(descriptors)
+        bad_rows = stack.enter_context(rows_to_drop(spark, descriptors, n_images, case.on_bad_rows))
         lost = None if bad_rows is None else bad_rows.select("image_id").distinct()
         frames = {
-            name: without(read_vectors(spark, {name: array}, refuse=case.on_bad_rows == "refuse"), lost)
-            for name, array in arrays.items()
+            name: without(read_vectors(spark, {name: given}, refuse=case.on_bad_rows == "refuse"), lost)
+            for name, given in descriptors.items()
         }
         images = paths.withColumn("vehicle_id", F.lit(None).cast("string"))
         if any(who.vote for who in needed.labellers) or any(p.groups for p in needed.programs.values()):
@@ -190,12 +194,9 @@ def _needed(lake: Lake, model_id: str, attributes: Collection[str] | None) -> _N
     return _Needed(models, labellers, {name: load_program(lake, name) for name in asking}, asking)
 
 
-def _open_descriptors(lake: Lake, case: Case, needed: _Needed) -> dict[str, ArrayFile]:
-    """The files of the descriptors that the feature sets are made of, as wide as those they were fitted on."""
-    asking: dict[str, str] = {}
-    for features, program in needed.programs.items():
-        for name in program.descriptors:
-            asking.setdefault(name, needed.asking[features])
+def _open_arrays(lake: Lake, case: Case, needed: _Needed) -> dict[str, ArrayFile]:
+    """The array files among the descriptors that the feature sets are made of, as wide as those they were fitted on."""
+    asking = _asking(needed)
     missing = [name for name in needed.descriptors if name not in case.descriptors]
     if missing:
         leave_out = f", {_WITHOUT}" if asking[missing[0]].startswith("the attribute") else ""
@@ -203,17 +204,31 @@ def _open_descriptors(lake: Lake, case: Case, needed: _Needed) -> dict[str, Arra
             f"{asking[missing[0]]} needs the descriptor {missing[0]!r}, but the case has "
             f"{', '.join(sorted(case.descriptors))}: add its file, or name one as case.descriptors{leave_out}"
         )
-    arrays = {name: open_array(case.descriptors[name]) for name in needed.descriptors}
+    arrays = open_array_files(case, needed.descriptors)
+    _check_widths(lake, needed, arrays)
+    return arrays
+
+
+def _asking(needed: _Needed) -> dict[str, str]:
+    """What needs each descriptor, as text."""
+    asking: dict[str, str] = {}
+    for features, program in needed.programs.items():
+        for name in program.descriptors:
+            asking.setdefault(name, needed.asking[features])
+    return asking
+
+
+def _check_widths(lake: Lake, needed: _Needed, descriptors: Mapping[str, Descriptor]) -> None:
+    """CaseError for a descriptor that is wider or narrower than the lake's."""
     widths: Mapping[str, int] = {
         r["descriptor"]: r["n_columns"] for r in lake.rows("sources", ["descriptor", "n_columns"])
     }
-    for name, array in arrays.items():
-        if array.shape[1] != widths[name]:
+    for name, given in descriptors.items():
+        if given.shape[1] != widths[name]:
             raise CaseError(
-                f"{array.name}: {name} has {array.shape[1]:,} columns, but {asking[name]} was fitted on "
+                f"{given.name}: {name} has {given.shape[1]:,} columns, but {_asking(needed)[name]} was fitted on "
                 f"{widths[name]:,}: take the descriptors from the same network"
             )
-    return arrays
 
 
 def _vectors(
@@ -232,7 +247,7 @@ def _vectors(
             kind = next(op.kind for op in needed.programs[grouping].ops if op.is_group)
             raise CaseError(
                 f"{needed.asking[grouping]} has the step {kind}, which looks at all photos of a vehicle, but in "
-                f"{redact(found.images_paths)} {problem}: {VEHICLES_ADVICE}"
+                f"{shown(found.images_paths)} {problem}: {VEHICLES_ADVICE}"
             )
     made = {}
     for name, program in needed.programs.items():

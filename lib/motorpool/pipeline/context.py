@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pyspark.sql import SparkSession
 
 from motorpool.backend.protocol import CPU, Backend
+from motorpool.case.sources import reads_delta
 from motorpool.config.run import Config
 from motorpool.errors import (
     AnnotationError,
@@ -68,7 +69,8 @@ class Context:
 
         LakeError where the lake cannot be written, or is a Parquet lake that another process writes.
         """
-        spark = build_session(config.spark, delta=config.lake.format == "delta", verbose=verbose)
+        delta = config.lake.format == "delta" or (config.case is not None and reads_delta(config.case))
+        spark = build_session(config.spark, delta=delta, verbose=verbose)
         # Both ask executors, whose tasks may fail like any other.
         with explained():
             check_reach(spark, config.lake)

@@ -22,7 +22,8 @@ from motorpool.case.arrays.array_file import ArrayFile, Split, explained
 from motorpool.case.arrays.npy import open_npy, open_npz
 from motorpool.case.arrays.parquet import open_parquet
 from motorpool.case.arrays.pickled import open_pickle
-from motorpool.case.files import file_size, open_file, redact
+from motorpool.case.arrays.shards import open_shards
+from motorpool.case.files import file_size, is_folder, open_file, redact
 from motorpool.errors import CaseError
 
 __all__ = ["ArrayFile", "Split", "open_array"]
@@ -39,7 +40,7 @@ _OPENERS: dict[str, Callable[[str, pa.NativeFile, int], ArrayFile]] = {
 
 
 def open_array(path: str) -> ArrayFile:
-    """The array in the file at `path`, by extension: .pickle, .pkl, .p, .npy, .npz or .parquet.
+    """The array in the file at `path`, by extension: .pickle, .pkl, .p, .npy, .npz or .parquet; or in a folder of .npy.
 
     Reads headers only. Zero rows are accepted. Raises `CaseError` where the file is missing, cut off, holds
     anything but one 2-D array of float16, float32 or float64, or is of another kind.
@@ -47,6 +48,8 @@ def open_array(path: str) -> ArrayFile:
     name = redact(path)
     extension = os.path.splitext(name)[1].lower()
     opener = _OPENERS.get(extension)
+    if is_folder(path):
+        return open_shards(path)
     if opener is None:
         raise CaseError(
             f"{name}: cannot tell the format from the extension {extension!r}, expected one of "

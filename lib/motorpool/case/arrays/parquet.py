@@ -12,13 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from motorpool.case.arrays.array_file import COPY_AGAIN, ArrayFile, Split, check_rows, to_float32
 from motorpool.case.files import redact
+from motorpool.case.parquet_footer import open_parquet_file
 from motorpool.errors import CaseError
-
-_PARQUET_BUFFERS = 16 << 20
 
 
 def open_parquet(path: str, f: pa.NativeFile, size: int) -> ArrayFile:
@@ -28,7 +26,7 @@ def open_parquet(path: str, f: pa.NativeFile, size: int) -> ArrayFile:
     read. Raises `CaseError` for other columns, and for a first row without values.
     """
     name = redact(path)
-    parquet = _parquet(f)
+    parquet = open_parquet_file(f, name)
     schema, metadata = parquet.schema_arrow, parquet.metadata
     kinds = [column.type for column in schema]
     nested = len(kinds) == 1 and _is_list(kinds[0])
@@ -82,7 +80,7 @@ class _ParquetArray(ArrayFile):
     def read(self, split: Split, rows: int) -> Iterator[tuple[int, np.ndarray]]:
         check_rows(rows)
         first, end = split.first, split.first + split.rows
-        with self._opened(split) as f, _parquet(f) as parquet:
+        with self._opened(split) as f, open_parquet_file(f, self.name) as parquet:
             # One thread: a Spark worker has one core, and parallel columns would all be in memory.
             batches = parquet.iter_batches(rows, row_groups=list(split.at), use_threads=False)
             while first < end:
@@ -128,11 +126,3 @@ class _ParquetArray(ArrayFile):
 
 def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
-def _parquet(f: pa.NativeFile) -> pq.ParquetFile:
-    metadata = pq.read_metadata(f)
-    # Without these two, pyarrow fetches whole column chunks, that is a row group, before the first row. Every
-    # column has a buffer of its own, and there can be thousands.
-    buffer_size = max(1 << 14, _PARQUET_BUFFERS // max(1, metadata.num_columns))
-    return pq.ParquetFile(f, metadata=metadata, pre_buffer=False, buffer_size=buffer_size)

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Literal
 
-import numpy as np
-import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from motorpool.case.arrays import ArrayFile, Split, open_array
-from motorpool.case.files import redact
+from motorpool.case.descriptors import (
+    Descriptor,
+    check_keys,
+    find_bad_rows,
+    open_array_files,
+    read_vectors,
+    with_columns,
+)
 from motorpool.case.folder import Case, find_case
 from motorpool.case.images import check_paths, check_vehicle_column, describe_images, read_images
+from motorpool.case.sources import shown
 from motorpool.case.tables import read_paths
+from motorpool.case.vector_columns import BAD_ROW
 from motorpool.errors import CaseError, LakeError
-from motorpool.lake import Lake
 from motorpool.pipeline.context import Context, explained, timed
 from motorpool.spark import blocks
-from motorpool.spark.blocks import Batches
 
 log = logging.getLogger(__name__)
-
-#: Bytes of float32 that one task converts: the size of the Parquet files it writes.
-_SPLIT_BYTES = 96 * 2**20
-#: Bytes of float32 in one Arrow batch on its way to Spark.
-_CHUNK_BYTES = 16 * 2**20
 
 
 def run_ingest(ctx: Context) -> None:
@@ -42,59 +41,50 @@ def run_ingest(ctx: Context) -> None:
     """
     config = ctx.config.require_case()
     case = find_case(config)
-    check_vehicle_column(case, config.vehicle_column)
-    arrays = {name: open_array(path) for name, path in case.descriptors.items()}
+    arrays = open_array_files(case)
     with explained():
+        check_vehicle_column(ctx.spark, case, config.vehicle_column)
         paths = blocks.persist(read_paths(ctx.spark, case.images_paths))
         try:
-            with timed(f"ingest: checking {redact(case.images_paths)}"):
+            with timed(f"ingest: checking {shown(case.images_paths)}"):
                 n_images, fingerprint = check_paths(paths, case.images_paths)
-            check_lengths(arrays, n_images, case)
-            new = _not_yet_in_lake(ctx, arrays, fingerprint)
+            descriptors = with_columns(ctx.spark, arrays, case, paths, n_images)
+            new = _not_yet_in_lake(ctx, descriptors, fingerprint)
             written = ctx.lake.exists("sources") and _write_attributes(ctx, case, paths)
             if not new:
                 if not written:
                     log.info("ingest: the lake already holds these %s images, nothing to do", f"{n_images:,}")
                 return
-            _write(ctx, case, {name: arrays[name] for name in new}, paths, n_images, fingerprint)
+            added = {name: descriptors[name] for name in new}
+            check_keys(added)
+            _write(ctx, case, added, paths, n_images, fingerprint)
         finally:
             paths.unpersist()
 
 
-def check_lengths(arrays: dict[str, ArrayFile], n_images: int, case: Case) -> None:
-    """CaseError where a descriptor has more or fewer rows than the case has images."""
-    wrong = {name: a for name, a in arrays.items() if a.shape[0] != n_images}
-    if wrong:
-        counts = "; ".join(f"{a.name}: {a.shape[0]:,} rows" for a in arrays.values())
-        raise CaseError(
-            f"row i of every descriptor must be row i of {redact(case.images_paths)}, which has {n_images:,} rows, but "
-            f"found {counts}"
-        )
-
-
-def _not_yet_in_lake(ctx: Context, arrays: dict[str, ArrayFile], fingerprint: str) -> list[str]:
+def _not_yet_in_lake(ctx: Context, descriptors: Mapping[str, Descriptor], fingerprint: str) -> list[str]:
     """Descriptors still to be ingested; LakeError when the lake was made from another case."""
     if not ctx.lake.exists("sources"):
-        return list(arrays)
+        return list(descriptors)
     known = {row["descriptor"]: row for row in ctx.lake.rows("sources")}
     advice = f"use another lake.path, or remove {ctx.lake} first"
     for source in known.values():
         if source["paths_fingerprint"] != fingerprint:
             raise LakeError(f"the lake {ctx.lake} holds another case (its image paths differ): {advice}")
-    for name, array in arrays.items():
+    for name, given in descriptors.items():
         row = known.get(name)
-        if row and (row["n_rows"], row["n_columns"]) != array.shape:
+        if row and (row["n_rows"], row["n_columns"]) != given.shape:
             raise LakeError(
-                f"the lake {ctx.lake} holds {name} as {row['n_rows']:,} x {row['n_columns']}, but {array.name} is "
-                f"{array.shape[0]:,} x {array.shape[1]}: {advice}"
+                f"the lake {ctx.lake} holds {name} as {row['n_rows']:,} x {row['n_columns']}, but {given.name} is "
+                f"{given.shape[0]:,} x {given.shape[1]}: {advice}"
             )
-        if row and (_last(row["file"]), row["dtype"]) != (_last(array.name), str(array.dtype)):
+        if row and (_last(row["file"]), row["dtype"]) != (_last(given.name), str(given.dtype)):
             raise LakeError(
                 f"the lake {ctx.lake} holds {name} from {row['file']} ({row['dtype']}), but case.descriptors now gives "
-                f"{array.name} ({array.dtype}): name the former file, give the new one another name, or {advice}"
+                f"{given.name} ({given.dtype}): name the former file, give the new one another name, or {advice}"
             )
-    _check_dropped(ctx, arrays, advice)
-    return [name for name in arrays if name not in known]
+    _check_dropped(ctx, descriptors, advice)
+    return [name for name in descriptors if name not in known]
 
 
 def _last(path: str) -> str:
@@ -102,7 +92,7 @@ def _last(path: str) -> str:
     return path.replace("\\", "/").rsplit("/", 1)[-1]
 
 
-def _check_dropped(ctx: Context, arrays: Collection[str], advice: str) -> None:
+def _check_dropped(ctx: Context, descriptors: Collection[str], advice: str) -> None:
     """LakeError where the lake leaves out images that a first run with this config would keep, or refuse."""
     for row in ctx.lake.read("bad_rows").select("descriptors").distinct().collect():
         if ctx.config.require_case().on_bad_rows == "refuse":
@@ -110,7 +100,7 @@ def _check_dropped(ctx: Context, arrays: Collection[str], advice: str) -> None:
                 f"the lake {ctx.lake} leaves out images with NaN or infinity (see its table bad_rows), and "
                 f"case.on_bad_rows is now refuse: set it to drop, or mend the files and {advice}"
             )
-        if not set(row["descriptors"]) & set(arrays):
+        if not set(row["descriptors"]) & set(descriptors):
             raise LakeError(
                 f"the lake {ctx.lake} leaves out images that are bad in {', '.join(row['descriptors'])} only (see its "
                 f"table bad_rows), which the config does not name any more: name it again, or {advice}"
@@ -158,7 +148,7 @@ def _summed(images: DataFrame, columns: Sequence[str]) -> DataFrame:
 
 
 def _write(
-    ctx: Context, case: Case, arrays: dict[str, ArrayFile], paths: DataFrame, n_images: int, fingerprint: str
+    ctx: Context, case: Case, descriptors: Mapping[str, Descriptor], paths: DataFrame, n_images: int, fingerprint: str
 ) -> None:
     lake = ctx.lake
     added = lake.exists("sources")
@@ -166,13 +156,14 @@ def _write(
     images = read_images(paths, case, config.vehicle_pattern, config.vehicle_column)
     # Images that an earlier descriptor lost are lost to later ones too.
     lost = lake.read_or_empty("bad_rows").select("image_id") if added else None
-    with rows_to_drop(ctx.spark, arrays, n_images, config.on_bad_rows, lost) as bad_rows:
+    with rows_to_drop(ctx.spark, descriptors, n_images, config.on_bad_rows, lost) as bad_rows:
         if bad_rows is not None and not added:
             lost = bad_rows.select("image_id").distinct()
             log.info("ingest: the table bad_rows lists what is left out")
-        total = sum(a.shape[0] * a.shape[1] * 4 for a in arrays.values())
-        with timed(f"ingest: converting {len(arrays)} descriptors of {n_images:,} images ({total / 2**30:.2f} GiB)"):
-            _write_vectors(ctx, arrays, lost)
+        total = sum(a.shape[0] * a.shape[1] * 4 for a in descriptors.values())
+        size = f"{total / 2**30:.2f} GiB"
+        with timed(f"ingest: converting {len(descriptors)} descriptors of {n_images:,} images ({size})"):
+            _write_vectors(ctx, descriptors, lost)
         if not added:
             with timed("ingest: writing images"):
                 lake.overwrite("images", without(images, lost))
@@ -186,14 +177,15 @@ def _write(
         n_dropped = lost.count() if lost is not None else 0
     names = lake.schema("sources").names
     now = datetime.now(UTC)
-    rows = [(n, a.name, *a.shape, str(a.dtype), n_dropped, fingerprint, now) for n, a in arrays.items()]
-    lake.replace_rows("sources", [dict(zip(names, row, strict=True)) for row in rows], {"descriptor": list(arrays)})
+    values = [(n, d.name, *d.shape, str(d.dtype), n_dropped, fingerprint, now) for n, d in descriptors.items()]
+    rows = [dict(zip(names, row, strict=True)) for row in values]
+    lake.replace_rows("sources", rows, {"descriptor": list(descriptors)})
 
 
 @contextmanager
 def rows_to_drop(
     spark: SparkSession,
-    arrays: dict[str, ArrayFile],
+    descriptors: Mapping[str, Descriptor],
     n_images: int,
     on_bad_rows: Literal["refuse", "drop"],
     lost: DataFrame | None = None,
@@ -206,15 +198,15 @@ def rows_to_drop(
     if on_bad_rows == "refuse":
         yield None
         return
-    bad_rows = blocks.persist(_bad_rows(spark, arrays))
+    bad_rows = blocks.persist(find_bad_rows(spark, descriptors))
     try:
         with timed("looking for rows with NaN or infinity"):
             n_bad = bad_rows.select("image_id").distinct().count()
         n_new = without(bad_rows, lost).select("image_id").distinct().count() if n_bad and lost is not None else 0
         if n_new:
             raise LakeError(
-                f"{n_new:,} rows of {', '.join(arrays)} hold NaN or infinity, but the lake already has descriptors "
-                "with these rows: ingest all descriptors together into a new lake"
+                f"{n_new:,} rows of {', '.join(descriptors)} hold NaN or infinity, but the lake already has "
+                "descriptors with these rows: ingest all descriptors together into a new lake"
             )
         if n_bad == n_images:
             raise CaseError("every row holds NaN or infinity: nothing is left to work with")
@@ -224,23 +216,23 @@ def rows_to_drop(
         bad_rows.unpersist()
 
 
-def _write_vectors(ctx: Context, arrays: dict[str, ArrayFile], lost: DataFrame | None) -> None:
+def _write_vectors(ctx: Context, descriptors: Mapping[str, Descriptor], lost: DataFrame | None) -> None:
     refuse = ctx.config.require_case().on_bad_rows == "refuse"
-    vectors = read_vectors(ctx.spark, arrays, refuse=refuse)
-    with refusing_bad_rows(ctx.spark, arrays):
-        values = sum(rows * (width + 2) for rows, width in (a.shape for a in arrays.values()))
-        ctx.lake.replace("descriptors", without(vectors, lost), {"descriptor": list(arrays)}, values)
+    vectors = read_vectors(ctx.spark, descriptors, refuse=refuse)
+    with refusing_bad_rows(ctx.spark, descriptors):
+        values = sum(rows * (width + 2) for rows, width in (a.shape for a in descriptors.values()))
+        ctx.lake.replace("descriptors", without(vectors, lost), {"descriptor": list(descriptors)}, values)
 
 
 @contextmanager
-def refusing_bad_rows(spark: SparkSession, arrays: dict[str, ArrayFile]) -> Iterator[None]:
+def refusing_bad_rows(spark: SparkSession, descriptors: Mapping[str, Descriptor]) -> Iterator[None]:
     """Turn the failure of a task that met a bad row (`read_vectors`) into a CaseError that lists all of them."""
     try:
         yield
     except Exception as exc:  # Which class it is depends on what was done with the vectors.
-        if _BAD_ROW not in str(exc):
+        if BAD_ROW not in str(exc):
             raise
-        raise CaseError(_describe_bad_rows(spark, arrays)) from exc
+        raise CaseError(_describe_bad_rows(spark, descriptors)) from exc
 
 
 def _listed(bad_rows: DataFrame, paths: DataFrame) -> DataFrame:
@@ -254,80 +246,14 @@ def without(df: DataFrame, ids: DataFrame | None) -> DataFrame:
     return df if ids is None else df.join(F.broadcast(ids), on="image_id", how="left_anti")
 
 
-# -- vectors -----------------------------------------------------------------------------------------
-
-_BAD_ROW = "motorpool: a row holds NaN or infinity"
-_Task = tuple[str, ArrayFile, Split]
-
-
-def read_vectors(spark: SparkSession, arrays: dict[str, ArrayFile], *, refuse: bool) -> DataFrame:
-    """All rows of all files, ``image_id, descriptor, vector``; with ``refuse`` a bad row fails its task."""
-    tasks = _tasks(arrays)
-
-    def run(batches: Batches) -> Batches:
-        for name, ids, x, good in _chunks(tasks, batches):
-            if refuse and not good.all():
-                raise ValueError(_BAD_ROW)
-            yield pa.RecordBatch.from_arrays(
-                [pa.array(ids), pa.repeat(name, len(ids)), blocks.to_list_array(x)],
-                names=["image_id", "descriptor", "vector"],
-            )
-
-    return _per_task(spark, tasks).mapInArrow(run, Lake.schema("descriptors"))
-
-
-def _bad_rows(spark: SparkSession, arrays: dict[str, ArrayFile]) -> DataFrame:
-    """``image_id, descriptor`` of every row with NaN or infinity (or beyond float32)."""
-    tasks = _tasks(arrays)
-
-    def run(batches: Batches) -> Batches:
-        for name, ids, _, good in _chunks(tasks, batches):
-            bad = ids[~good]
-            yield pa.RecordBatch.from_arrays(
-                [pa.array(bad), pa.repeat(name, len(bad))], names=["image_id", "descriptor"]
-            )
-
-    return _per_task(spark, tasks).mapInArrow(run, Lake.schema("descriptors", without=["vector"]))
-
-
-def _tasks(arrays: dict[str, ArrayFile]) -> list[_Task]:
-    tasks: list[_Task] = []
-    for name, array in arrays.items():
-        rows = max(1, _SPLIT_BYTES // (4 * array.shape[1]))
-        tasks += [(name, array, split) for split in array.splits(rows)]
-    return tasks
-
-
-def _per_task(spark: SparkSession, tasks: Sequence[_Task]) -> DataFrame:
-    """The numbers of the tasks, each in a partition of its own."""
-    return spark.range(0, len(tasks), 1, len(tasks))
-
-
-def _chunks(tasks: Sequence[_Task], batches: Batches) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """Read the tasks whose numbers are in `batches`, chunk by chunk.
-
-    Yields the descriptor, int64[m] row numbers, float32[m, d] rows, and bool[m], true for rows that are all finite.
-    Memory: two chunks of 16 MiB, the one in use and the one being read.
-    """
-    for task in (number for batch in batches for number in batch.column(0).to_pylist()):
-        name, array, split = tasks[task]
-        for first, x in array.read(split, max(1, _CHUNK_BYTES // (4 * array.shape[1]))):
-            # A sum is finite only if every term is; one that overflows makes us look again, term by term.
-            with np.errstate(over="ignore", invalid="ignore"):
-                good = np.isfinite(x.sum(axis=1))
-            if not good.all():
-                good = np.isfinite(x).all(axis=1)
-            yield name, np.arange(first, first + len(x)), x, good
-
-
-def _describe_bad_rows(spark: SparkSession, arrays: dict[str, ArrayFile]) -> str:
-    bad = _bad_rows(spark, arrays)
+def _describe_bad_rows(spark: SparkSession, descriptors: Mapping[str, Descriptor]) -> str:
+    bad = find_bad_rows(spark, descriptors)
     parts = []
     counts = {r["descriptor"]: r["n"] for r in bad.groupBy("descriptor").agg(F.count("*").alias("n")).collect()}
     for name, count in sorted(counts.items()):
         first = bad.where(F.col("descriptor") == name).select("image_id").orderBy("image_id").limit(5).collect()
         listed = ", ".join(str(r["image_id"]) for r in first)
-        parts.append(f"{arrays[name].name}: {count:,} rows, first {listed}")
+        parts.append(f"{descriptors[name].name}: {count:,} rows, first {listed}")
     return (
         f"rows with NaN or infinity (or beyond float32): {'; '.join(parts)}. Mend the files, or set "
         "case.on_bad_rows to drop to leave these images out"
