@@ -80,8 +80,8 @@ class CaseConfig(Section):
     )
     descriptors: dict[Name, Location] | None = Field(
         default=None,
-        description="Descriptor name to array file (.pickle, .npy, .npz, .parquet). Default: all files in "
-        "`descriptors/`.",
+        description="Descriptor name to array file (.pickle, .joblib, .npy, .npz, .parquet, .safetensors, .pt). "
+        "Default: all files in `descriptors/`.",
     )
     images_paths: Location | None = Field(
         default=None,
