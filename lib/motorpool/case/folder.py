@@ -12,7 +12,7 @@ from motorpool.texts import NAME_PATTERN
 
 ARRAY_SUFFIXES = (
     *(".pickle", ".pkl", ".p", ".joblib", ".npy", ".npz", ".parquet"),
-    *(".safetensors", ".pt", ".pth"),
+    *(".safetensors", ".pt", ".pth", ".h5", ".hdf5"),
 )
 PATHS_FILE = "images_paths.csv"
 ATTRIBUTES_FILE = "attributes.csv"

@@ -80,7 +80,7 @@ class CaseConfig(Section):
     )
     descriptors: dict[Name, Location] | None = Field(
         default=None,
-        description="Descriptor name to array file (.pickle, .joblib, .npy, .npz, .parquet, .safetensors, .pt). "
+        description="Descriptor name to array file (.pickle, .joblib, .npy, .npz, .parquet, .safetensors, .pt, .h5). "
         "Default: all files in `descriptors/`.",
     )
     images_paths: Location | None = Field(

@@ -5,7 +5,7 @@ to read one split as float32 chunks. An `ArrayFile` and a `Split` hold numbers a
 to Spark workers, where each split opens the file for itself.
 
 Formats, by extension: pickles of NumPy arrays (never unpickled, see `pickles`) and joblib's files, .npy, .npz,
-.parquet, .safetensors, and files of torch.save; a module each, whose opener is in the table below. Values are
+.parquet, .safetensors, files of torch.save, and HDF5; a module each, whose opener is in the table below. Values are
 converted to float32; a float64 too large for it becomes inf, which is for the caller to report.
 
 Memory: one chunk of ``rows * columns * 4`` bytes, plus what `laid_out` or `parquet` say.
@@ -19,6 +19,7 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from motorpool.case.arrays.array_file import ArrayFile, Split, explained
+from motorpool.case.arrays.hdf5 import open_hdf5
 from motorpool.case.arrays.npy import open_npy, open_npz
 from motorpool.case.arrays.parquet import open_parquet
 from motorpool.case.arrays.pickles import open_pickle
@@ -41,6 +42,8 @@ _OPENERS: dict[str, Callable[[str, pa.NativeFile, int], ArrayFile]] = {
     ".safetensors": open_safetensors,
     ".pt": open_torch,
     ".pth": open_torch,
+    ".h5": open_hdf5,
+    ".hdf5": open_hdf5,
 }
 
 
