@@ -42,10 +42,13 @@ setup(
         "gpu-cu13": ["cuml-cu13==26.6.*", "cupy-cuda13x>=13.6"],
         # Maps of the images, and the pages and pictures of the report.
         "report": ["jinja2>=3.1", "matplotlib>=3.9", "openTSNE>=1.0.2", "plotly>=6.0", "umap-learn>=0.5.7"],
+        # Descriptors in HDF5 files.
+        "hdf5": ["h5py>=3.11"],
         # The page on which people look at photos.
         "review": ["starlette>=0.40", "uvicorn>=0.30"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"],
         "dev": [
+            "h5py>=3.11",
             "hdbscan>=0.8.40",
             "import-linter>=2.3",
             "impyla>=0.21",

@@ -17,19 +17,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from array_checks import DTYPES, check, sample, write
 
-from motorpool.case.arrays import ArrayFile, Split, open_array
+from motorpool.case.arrays import _OPENERS, Split, open_array
 from motorpool.case.files import exists, file_size, join, list_dir, open_file, redact
+from motorpool.case.folder import ARRAY_SUFFIXES
 from motorpool.errors import CaseError
 from motorpool_sample.pickle_writer import write_pickle_header, write_pickle_trailer
 
-DTYPES = ("<f2", ">f2", "<f4", ">f4", "<f8", ">f8")
 CASE = Path(__file__).parents[3] / "shared" / "case" / "IntelliVision_case" / "descriptors"
-
-
-def sample(rows: int = 53, columns: int = 37, dtype: str = "<f4", order: str = "C") -> np.ndarray:
-    values = np.random.default_rng(7).standard_normal((rows, columns)) * 100
-    return np.array(values, dtype=dtype, order=order)
 
 
 def python2_pickle(array: np.ndarray) -> bytes:
@@ -102,34 +98,6 @@ FORMS: dict[str, tuple[str, Callable[[np.ndarray], bytes]]] = {
     "npz-compressed": (".npz", lambda a: npz(np.savez_compressed, descriptors=np.ascontiguousarray(a))),
     "npz-named": (".npz", lambda a: npz(np.savez, labels=np.arange(3), features=a)),
 }
-
-
-def write(folder: Path, extension: str, data: bytes) -> str:
-    path = folder / f"array{extension}"
-    path.write_bytes(data)
-    return str(path)
-
-
-def check(opened: ArrayFile, array: np.ndarray, split_rows: int = 10, rows: int = 7) -> None:
-    """The file's splits cover the rows in order, and every chunk equals NumPy's."""
-    with np.errstate(over="ignore"):
-        expected = array.astype(np.float32)
-    assert opened.shape == array.shape
-    # As Spark would: through pickle, and each split on its own, last first.
-    opened = pickle.loads(pickle.dumps(opened))
-    splits = pickle.loads(pickle.dumps(opened.splits(split_rows)))
-    assert [s.first for s in splits] == list(np.cumsum([0] + [s.rows for s in splits])[:-1])
-    assert sum(s.rows for s in splits) == len(array)
-    for split in reversed(splits):
-        next_row = split.first
-        for first, chunk in opened.read(split, rows):
-            assert first == next_row
-            assert chunk.dtype == np.float32
-            assert chunk.flags.c_contiguous
-            assert 0 < len(chunk) <= rows
-            np.testing.assert_array_equal(chunk, expected[first : first + len(chunk)])
-            next_row += len(chunk)
-        assert next_row == split.first + split.rows
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
@@ -325,6 +293,10 @@ def test_random_damage_is_refused_or_harmless(tmp_path: Path, form: str) -> None
         path = write(tmp_path, extension, broken.tobytes()[: rng.integers(1, 2 * len(data))])
         with contextlib.suppress(CaseError):
             read_all(path)
+
+
+def test_a_case_folder_is_searched_for_every_form() -> None:
+    assert set(ARRAY_SUFFIXES) == set(_OPENERS)
 
 
 def test_wrong_arguments_are_the_callers_bug(tmp_path: Path) -> None:

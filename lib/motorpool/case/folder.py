@@ -12,7 +12,10 @@ from motorpool.config.run import CaseConfig, ColumnConfig, VectorColumnConfig
 from motorpool.errors import CaseError
 from motorpool.texts import NAME_PATTERN
 
-ARRAY_SUFFIXES = (".pickle", ".pkl", ".p", ".npy", ".npz", ".parquet")
+ARRAY_SUFFIXES = (
+    *(".pickle", ".pkl", ".p", ".joblib", ".npy", ".npz", ".parquet"),
+    *(".safetensors", ".pt", ".pth", ".h5", ".hdf5"),
+)
 PATHS_FILE = "images_paths.csv"
 ATTRIBUTES_FILE = "attributes.csv"
 #: Copies of the published case spell the images' folder in two ways.

@@ -134,8 +134,8 @@ class CaseConfig(Section):
     )
     descriptors: dict[Name, FileOrVectors] | None = Field(
         default=None,
-        description="Descriptor name to array file (.pickle, .npy, .npz, .parquet), to a folder of .npy shards, or to "
-        "a column of a table. Default: all files in `descriptors/`.",
+        description="Descriptor name to array file (.pickle, .joblib, .npy, .npz, .parquet, .safetensors, .pt, .h5), "
+        "to a folder of .npy shards, or to a column of a table. Default: all files in `descriptors/`.",
     )
     images_paths: FileOrColumn | None = Field(
         default=None,

@@ -7,8 +7,6 @@ can only be read from its beginning, so it is one split.
 from __future__ import annotations
 
 import io
-import os
-import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +18,12 @@ import pyarrow as pa
 
 from motorpool.case.arrays.array_file import COPY_AGAIN, RESHAPE, SAVE_FLOAT32, ArrayFile, Split, check_rows
 from motorpool.case.arrays.laid_out import LaidOutArray, RawLayout, Take, take_bytes
+from motorpool.case.arrays.zip_members import MAX_READ, open_zip, stored_at
 from motorpool.case.files import redact
 from motorpool.errors import CaseError
 
 _NPZ_NAMES = ("arr_0.npy", "descriptors.npy", "features.npy")
 _MAX_NPY_HEADER = 10_000  # NumPy's own limit for headers it does not trust
-_MAX_ZIP_READ = 16 << 20
-_MAX_INFLATED = 4 << 20  # zipfile makes a bytes object of what it inflates at once
 
 
 def open_npy(path: str, f: pa.NativeFile, size: int) -> ArrayFile:
@@ -41,7 +38,7 @@ def open_npz(path: str, f: pa.NativeFile, size: int) -> ArrayFile:
     Raises `CaseError` where there is no such one, and for compressed arrays in Fortran order.
     """
     name = redact(path)
-    with zipfile.ZipFile(_BoundedReads(f)) as archive:
+    with open_zip(f) as archive:
         members = archive.infolist()
         arrays = [info for info in members if info.filename.endswith(".npy")]
         chosen = arrays if len(arrays) == 1 else [info for info in arrays if info.filename in _NPZ_NAMES]
@@ -64,12 +61,8 @@ def open_npz(path: str, f: pa.NativeFile, size: int) -> ArrayFile:
                 "memory. Save numpy.ascontiguousarray(array), or use numpy.save"
             )
         return _DeflatedArray(path, layout.shape, layout.dtype, size, layout, info.filename)
-    # A stored member is a .npy file inside this one, after a local header with two texts of stated lengths.
-    f.seek(info.header_offset + 26)
-    name_length, extra_length = struct.unpack("<HH", f.read(4))
-    start = info.header_offset + 30 + name_length + extra_length
-    if start + info.file_size > size or info.file_size != info.compress_size:
-        raise CaseError(f"{name}: the archive is cut off or damaged. {COPY_AGAIN}")
+    # A stored member is a .npy file inside this one.
+    start = stored_at(f, info, size, name)
     layout = replace(layout, offset=start + layout.offset)
     return LaidOutArray(path, layout.shape, layout.dtype, size, layout)
 
@@ -117,37 +110,13 @@ class _DeflatedArray(LaidOutArray):
     @contextmanager
     def _bytes(self, f: pa.NativeFile) -> Iterator[Take]:
         end = self.layout.offset + self.layout.nbytes
-        with zipfile.ZipFile(_BoundedReads(f)) as archive, archive.open(self.member) as stream:
+        with open_zip(f) as archive, archive.open(self.member) as stream:
 
             def take(cursor: int, out: np.ndarray) -> int:
-                after = take_bytes(stream, cursor, out, block=_MAX_INFLATED)
+                # zipfile makes a bytes object of what it inflates at once.
+                after = take_bytes(stream, cursor, out, block=MAX_READ)
                 if after == end:
                     stream.read(1)  # zipfile verifies the checksum only where it meets the end
                 return after
 
             yield take
-
-
-class _BoundedReads(io.RawIOBase):
-    """A file for zipfile, which reads a directory in one piece, as large as a damaged file says it is."""
-
-    def __init__(self, f: pa.NativeFile) -> None:
-        self._file = f
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return int(self._file.tell())
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self._file.size()}[whence]
-        if base + offset < 0:
-            raise OSError("cannot seek to before the file's start")
-        return int(self._file.seek(base + offset))
-
-    def read(self, size: int | None = -1) -> bytes:
-        count = self._file.size() - self.tell() if size is None or size < 0 else size
-        if count > _MAX_ZIP_READ:
-            raise zipfile.BadZipFile(f"a part of {count:,} bytes, expected at most {_MAX_ZIP_READ:,}")
-        return bytes(self._file.read(max(0, count)))
