@@ -869,7 +869,7 @@ def _next_commands(lake: Lake, best: Row | None) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, 2 for a mistake in config or command, 130 after Ctrl-C, 1 for the rest."""
+    """Run a command; the exit status is 0, 2 for a mistake in config, command or case, 130 after Ctrl-C, 1 for the rest."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     interrupt = signal.getsignal(signal.SIGINT)

@@ -112,11 +112,27 @@ def read_csv(spark: SparkSession, path: str, columns: list[str]) -> DataFrame:
 
 def read_paths(spark: SparkSession, path: str) -> DataFrame:
     """``image_id BIGINT, path STRING`` with forward slashes; CaseError without a column ``paths``."""
+    check_paths_header(path)
+    return read_csv(spark, path, ["paths"]).select(F.col("row").alias("image_id"), normal_path("c0").alias("path"))
+
+
+def check_paths_header(path: str) -> None:
+    """CaseError where the file of the paths has no column ``paths``, or several."""
     names = read_header(path)
     if "paths" not in names:
         raise CaseError(f"{files.redact(path)}: needs a column `paths`, found {', '.join(names)}")
     _refuse_twice(names, ["paths"], path)
-    return read_csv(spark, path, ["paths"]).select(F.col("row").alias("image_id"), normal_path("c0").alias("path"))
+
+
+def paths_here(path: str) -> Iterator[list[str]]:
+    """The column ``paths`` as `read_paths` gives it, in order, read by this process alone; CaseError as there.
+
+    Memory: a batch of about a MiB. For files of moderate size: one process reads all of it.
+    """
+    check_paths_header(path)
+    for batch in _rows(path, ["paths"]):
+        texts = (str(text).strip(" ").replace("\\", "/") for text in batch.column("c0").to_pylist())
+        yield [re.sub(r"^(\./)+", "", text) for text in texts]
 
 
 def attribute_columns(path: str) -> dict[str, str]:

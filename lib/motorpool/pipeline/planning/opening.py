@@ -1,0 +1,108 @@
+"""A case opened without Spark: its files, the headers of its arrays, and the number of its images.
+
+The one place where planning asks the layer `case`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from motorpool.case import files
+from motorpool.case.arrays import ArrayFile, open_array
+from motorpool.case.folder import Case, find_case
+from motorpool.case.images import check_vehicle_column
+from motorpool.case.tables import attribute_columns, check_paths_header, paths_here
+from motorpool.config.run import CaseConfig
+from motorpool.errors import CaseError
+from motorpool.pipeline.planning.problems import Problems
+from motorpool.pipeline.stages.ingest import check_lengths
+
+#: A list of paths up to this size is read through, which takes a second at most; the ingest counts longer ones.
+_QUICK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What is known of a case; ``arrays`` are those that could be opened, by the descriptor's name.
+
+    ``n_images`` is the number of paths, or None where they are too many to be counted here.
+    """
+
+    case: Case
+    arrays: dict[str, ArrayFile] = field(default_factory=dict)
+    n_images: int | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """All descriptors of the case, whether they could be opened or not."""
+        return list(self.case.descriptors)
+
+    @property
+    def n_rows(self) -> int:
+        """The number of images; where these were not counted, of the rows of the longest array."""
+        rows = [array.shape[0] for array in self.arrays.values()]
+        return self.n_images if self.n_images is not None else max(rows, default=0)
+
+
+def open_case(config: CaseConfig, problems: Problems) -> Opened | None:
+    """The case, with whatever is wrong with its files noted; None where they cannot even be found.
+
+    Reads headers, and the list of paths where it is short. What is in the arrays' rows, whether paths are unique, and
+    which images the attributes know, is for the ingest to see.
+    """
+    case = None
+    with problems.noted():
+        case = find_case(config)
+    if case is None:
+        return None
+    arrays: dict[str, ArrayFile] = {}
+    for name, file in case.descriptors.items():
+        with problems.noted():
+            arrays[name] = open_array(file)
+    n_images = None
+    with problems.noted():
+        n_images = _count_paths(case.images_paths)
+    with problems.noted():
+        check_vehicle_column(case, config.vehicle_column)
+        if case.attributes is not None:
+            attribute_columns(case.attributes)
+    with problems.noted():
+        _check_rows(arrays, n_images, case)
+    return Opened(case, arrays, n_images)
+
+
+def first_paths(case: Case, n: int) -> list[str]:
+    """The first ``n`` paths of a case, or as many as it has; CaseError where they cannot be read."""
+    found: list[str] = []
+    for some in paths_here(case.images_paths):
+        found += some
+        if len(found) >= n:
+            break
+    return found[:n]
+
+
+def columns_of_attributes(case: Case) -> list[str]:
+    """The columns of the attributes file beside the paths; none without such a file."""
+    if case.attributes is None:
+        return []
+    return [column for column in attribute_columns(case.attributes).values() if column != "path"]
+
+
+def _count_paths(path: str) -> int | None:
+    """The number of paths, None for a list that is long; CaseError for one that holds none."""
+    if files.file_size(path) > _QUICK_BYTES:
+        check_paths_header(path)
+        return None
+    n = sum(map(len, paths_here(path)))
+    if not n:
+        raise CaseError(f"{files.redact(path)}: holds no paths: an empty case cannot be ingested")
+    return n
+
+
+def _check_rows(arrays: dict[str, ArrayFile], n_images: int | None, case: Case) -> None:
+    """CaseError where arrays have other numbers of rows than there are images, or than each other."""
+    if n_images is not None:
+        check_lengths(arrays, n_images, case)
+    elif len({array.shape[0] for array in arrays.values()}) > 1:
+        counts = "; ".join(f"{array.name}: {array.shape[0]:,} rows" for array in arrays.values())
+        raise CaseError(f"row i of every descriptor must be the same image, but they differ in length: {counts}")
