@@ -118,6 +118,7 @@ class TestMistakes:
             raise AssertionError("Spark was started")
 
         monkeypatch.setattr(cli, "build_session", fail)
+        monkeypatch.setattr("motorpool.cli.common.build_session", fail)
         monkeypatch.setattr("motorpool.pipeline.context.build_session", fail)
 
     @pytest.mark.parametrize(

@@ -7,12 +7,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -20,13 +18,11 @@ from cases import blobs, image_paths, write_attributes, write_case, write_paths
 from motorpool import cli
 from motorpool.config.load import parse_config
 from motorpool.errors import ConfigError
-from motorpool.lake.arrow_types import arrow_columns
-from motorpool.lake.driver_rows import arrow_rows, replace_in_delta
-from motorpool.lake.schemas import TABLES
 from motorpool.maps import registry
 from motorpool.pipeline.planning import opening
 from motorpool.pipeline.planning.checks import look
 from motorpool.pipeline.run import STAGES, check_config
+from planned_lake import lake_of, write_table
 
 ROWS = 24
 ARRAYS = {"osnet": blobs(ROWS, 4), "vdc_type": blobs(ROWS, 3)}
@@ -58,28 +54,6 @@ def config_of(case: Path | None, lake: str | Path = "x", fmt: str = "parquet", *
 
 def problems(config: dict[str, Any], *stages: str) -> list[str]:
     return look(parse_config(config), stages or STAGES).problems
-
-
-def lake_of(folder: Path, fmt: str, **descriptors: int) -> Path:
-    """The table `sources` alone, with descriptors of so many columns."""
-    rows = [
-        {"descriptor": name, "file": f"{name}.npy", "n_rows": ROWS, "n_columns": width, "dtype": "float32",
-         "n_dropped": 0, "paths_fingerprint": "1", "ingested_at": datetime.now(UTC)}
-        for name, width in descriptors.items()
-    ]  # fmt: skip
-    write_table(folder, fmt, "sources", rows)
-    return folder
-
-
-def write_table(folder: Path, fmt: str, name: str, rows: list[dict[str, Any]]) -> None:
-    nothing = dict.fromkeys(arrow_columns(TABLES[name].columns).names)
-    table = arrow_rows(TABLES[name], [nothing | row for row in rows])
-    if fmt == "delta":
-        (folder / name).mkdir(parents=True)
-        assert replace_in_delta(folder / name, TABLES[name], table, None, {})
-    else:
-        (folder / name).mkdir(parents=True)
-        pq.write_table(table, folder / name / "data.parquet")
 
 
 # Each of these mistakes was told only after Spark had started, or after the ingest.
