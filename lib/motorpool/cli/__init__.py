@@ -35,7 +35,12 @@ try:
 except ModuleNotFoundError as exc:
     if (exc.name or "").partition(".")[0] != "pyspark":
         raise
-    # Spark is an extra, since clusters bring their own; no command works without it, not even the list of commands.
+    if sys.argv[1:] == ["doctor"]:
+        from motorpool.doctor import examine, lines
+
+        print("\n".join(lines(examine())))
+        sys.exit(1)
+    # Spark is an extra, since clusters bring their own; no other command works without it, not even the list of them.
     sys.exit("motorpool: Spark is not installed here: pip install 'motorpool[spark]', or run on a cluster that has it")
 
 from motorpool import __version__
@@ -53,7 +58,7 @@ from motorpool.cli.common import (
     show,
     stop_at_ctrl_c,
 )
-from motorpool.cli.starting import check
+from motorpool.cli.starting import check, doctor
 from motorpool.config.labels import AttributeConfig
 from motorpool.config.load import load_config
 from motorpool.config.run import CaseConfig, Config, ReportConfig
@@ -797,7 +802,7 @@ def _next_commands(lake: Lake, best: Row | None) -> list[str]:
     ]
 
 
-for _command in (check,):
+for _command in (check, doctor):
     cli.add_command(_command)
 
 
@@ -807,8 +812,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in args
     interrupt = signal.getsignal(signal.SIGINT)
     try:
-        cli.main(args=args, prog_name="motorpool", standalone_mode=False)
-        return 0
+        # What a command leaves by `ctx.exit` comes as the result.
+        status = cli.main(args=args, prog_name="motorpool", standalone_mode=False)
+        return status if isinstance(status, int) else 0
     except click.exceptions.Exit as exc:
         return int(exc.exit_code)
     except click.ClickException as exc:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from motorpool.cli.common import run_options, say, show
 from motorpool.config.load import load_config
+from motorpool.doctor import examine, healthy, lines
 from motorpool.errors import ConfigError
 from motorpool.pipeline.planning.checks import look
 from motorpool.pipeline.planning.plan import Plan, plan_of
@@ -32,6 +33,17 @@ def check(conf: str, overrides: tuple[str, ...]) -> None:
         say(f"Note: {note}.")
     command = ["motorpool", "run", "--conf", conf, *(word for o in overrides for word in ("--set", o))]
     say(f"\nNo mistakes found. Type next:\n  {shlex.join(command)}")
+
+
+@click.command()
+@click.pass_context
+def doctor(ctx: click.Context) -> None:
+    """Say whether this machine can run Motorpool: Python, Java, Spark, optional packages, GPU, memory, disk. Starts no
+    Spark. Exit status 1 where something is missing without which nothing runs."""
+    findings = examine()
+    for line in lines(findings):
+        say(line)
+    ctx.exit(0 if healthy(findings) else 1)
 
 
 def _show_plan(plan: Plan) -> None:

@@ -118,7 +118,7 @@ class TestPlan:
         assert told.stages["consensus"] == "2 models"
         assert told.stages["outliers"] == "lof on 2 feature sets"
         assert told.stages["project"] == "pca2, pca3 of 1 feature set"
-        assert told.stages["vehicles"] == "votes in all models of each feature set"
+        assert told.stages["vehicles"] == "votes in all models of each set"
         assert told.algorithms[-1].name == "consensus"
 
 

@@ -149,7 +149,7 @@ def _stages(config: Config, n_models: int) -> dict[str, str | None]:
         "features": _counted(len(config.features), "feature set"),
         "cluster": _counted(n_models, "model"),
         "consensus": _counted(len(config.consensus.n_clusters), "model") if config.consensus else None,
-        "vehicles": None if each == 0 else f"votes in {'all models' if each == 'all' else f'the best {each} models'} of each feature set",
+        "vehicles": f"votes in {'all' if each == 'all' else f'the best {each}'} models of each set" if each else None,
         "outliers": f"{', '.join(outliers.methods)} on {_sets(config, outliers.features)}" if outliers else None,
         "project": (
             f"{', '.join(f'{m}{d}' for m in maps.methods for d in maps.dims)} of {_sets(config, maps.features)}"
