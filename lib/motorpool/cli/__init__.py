@@ -58,7 +58,7 @@ from motorpool.cli.common import (
     show,
     stop_at_ctrl_c,
 )
-from motorpool.cli.starting import check, doctor
+from motorpool.cli.starting import check, doctor, status
 from motorpool.config.labels import AttributeConfig
 from motorpool.config.load import load_config
 from motorpool.config.run import CaseConfig, Config, ReportConfig
@@ -802,7 +802,7 @@ def _next_commands(lake: Lake, best: Row | None) -> list[str]:
     ]
 
 
-for _command in (check, doctor):
+for _command in (check, doctor, status):
     cli.add_command(_command)
 
 

@@ -1,19 +1,28 @@
-"""The commands of those who start: what a config would do, and whether this machine can do it. None starts Spark."""
+"""The commands of those who start: what a config would do, whether this machine can do it, and what a lake holds.
+
+None starts Spark, but for `status` of a lake that only Spark can read.
+"""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from motorpool.cli.common import run_options, say, show
+from motorpool.cli.common import CONF_OPTION, LAKE_OPTION, lake_of, open_lake, run_options, say, show
 from motorpool.config.load import load_config
 from motorpool.doctor import examine, healthy, lines
-from motorpool.errors import ConfigError
+from motorpool.errors import ConfigError, LakeError
+from motorpool.lake import Lake
+from motorpool.lake.local_tables import LocalTables
+from motorpool.percentages import percent
 from motorpool.pipeline.planning.checks import look
+from motorpool.pipeline.planning.held import local_tables
 from motorpool.pipeline.planning.plan import Plan, plan_of
+from motorpool.pipeline.planning.status import StageStatus, Status, left_over, status_of, written_report
 from motorpool.pipeline.run import STAGES
 
 _GIB = 2**30
@@ -44,6 +53,70 @@ def doctor(ctx: click.Context) -> None:
     for line in lines(findings):
         say(line)
     ctx.exit(0 if healthy(findings) else 1)
+
+
+@click.command()
+@LAKE_OPTION
+@CONF_OPTION
+@click.pass_context
+def status(ctx: click.Context, lake_path: str | None, conf: str | None) -> None:
+    """Say what a lake holds: tables, feature sets, models, labels, report; with --conf also what a run has left to do.
+    Starts Spark only for lakes in catalogs and stores."""
+    where, config = lake_of(lake_path, conf)
+    tables: LocalTables | Lake | None = local_tables(where)
+    try:
+        told = status_of(tables) if tables is not None else None
+    except LakeError:
+        # A version of Delta that Spark alone reads.
+        told = None
+    if told is None:
+        tables = open_lake(ctx, lake_path, conf)
+        told = status_of(tables)
+    if not told.tables:
+        name = where.path or f"schema {where.schema_name}"
+        raise LakeError(f"the lake {name}: holds no tables of motorpool; run `motorpool run` first")
+    _show_status(told)
+    report = written_report(where, config.report.out if config is not None and config.report is not None else None)
+    say(f"Report: {report / 'index.html' if report else 'not written, or elsewhere'}")
+    if config is not None and tables is not None:
+        _show_left_over(left_over(config, tables))
+
+
+def _show_status(told: Status) -> None:
+    table = _table("table", "rows", left=("table",))
+    for name, rows in told.tables.items():
+        _add(table, name, f"{rows:,}")
+    show(table)
+    if told.sets:
+        table = _table("feature set", "columns", "images", "models", left=("feature set",))
+        for s in told.sets:
+            _add(table, s.name, f"{s.n_features:,}", f"{s.n_images:,}", f"{s.n_models:,}")
+        show(table)
+    if told.models:
+        kinds = ("ok", "degenerate", "failed")
+        table = _table("algorithm", *kinds, left=("algorithm",))
+        for name, counts in told.models.items():
+            _add(table, name, *(f"{counts[kind]:,}" for kind in kinds))
+        show(table)
+    if told.attributes:
+        table = _table("attribute", "photos looked at", "right", "accepted", "left for people", left=("attribute",))
+        for a in told.attributes:
+            right = "-" if a.accuracy is None else percent(a.accuracy)
+            rest = ("-" if n is None else f"{n:,}" for n in (a.n_accepted, a.n_left))
+            _add(table, a.name, f"{a.n_looks:,}", right, *rest)
+        show(table)
+
+
+def _show_left_over(stages: Sequence[StageStatus]) -> None:
+    table = _table("stage", "the lake holds", "left", left=("stage", "the lake holds", "left"))
+    for s in stages:
+        if s.why:
+            _add(table, s.stage, "?", s.why)
+        else:
+            rest = s.n_asked - s.n_there
+            _add(table, s.stage, f"{s.n_there:,} of {s.n_asked:,} {s.noun}", f"{rest:,}" if rest else "nothing")
+    show(table)
+    say("What the other stages have left follows from rankings, looks and photos: `motorpool run` tells.")
 
 
 def _show_plan(plan: Plan) -> None:

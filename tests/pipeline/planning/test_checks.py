@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from planned_lake import lake_of
 
 from cases import blobs, image_paths, write_attributes, write_case, write_paths
 from motorpool import cli
@@ -22,7 +23,7 @@ from motorpool.maps import registry
 from motorpool.pipeline.planning import opening
 from motorpool.pipeline.planning.checks import look
 from motorpool.pipeline.run import STAGES, check_config
-from planned_lake import lake_of, write_table
+from review_lake import write
 
 ROWS = 24
 ARRAYS = {"osnet": blobs(ROWS, 4), "vdc_type": blobs(ROWS, 3)}
@@ -215,7 +216,7 @@ class TestFeatureSets:
         lake = lake_of(tmp_path / "lake", fmt, osnet=4)
         (spec,) = parse_config(config_of(case)).feature_sets
         row = {"features": spec.name, "descriptors": ["osnet"], "definition": "other", "n_features": 2}
-        write_table(lake, fmt, "feature_sets", [row])
+        write(lake, "feature_sets", [row], fmt)
         (found,) = problems(config_of(case, lake, fmt))
         assert found.startswith("feature set 'osnet-pca2' is in the lake with other steps: other, the config says")
 

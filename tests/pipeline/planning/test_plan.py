@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from planned_lake import lake_of, write_table
+from planned_lake import lake_of
 
 from cases import blobs, write_case
 from motorpool import cli
@@ -22,6 +22,7 @@ from motorpool.pipeline.planning.checks import look
 from motorpool.pipeline.planning.plan import Plan, SizePlan, plan_of
 from motorpool.pipeline.run import STAGES
 from motorpool.pipeline.study import model_ids
+from review_lake import write
 
 ROWS = 24
 STUDY: dict[str, Any] = {
@@ -88,11 +89,10 @@ class TestPlan:
         lake = lake_of(folder / "lake", fmt, osnet=4)
         config = config_of(folder, lake={"path": str(lake), "format": fmt})
         spec = config.feature_sets[0]
-        write_table(
-            lake, fmt, "feature_sets", [{"features": spec.name, "definition": spec.definition, "n_features": 2}]
-        )
+        row = {"features": spec.name, "definition": spec.definition, "n_features": 2}
+        write(lake, "feature_sets", [row], fmt)
         ids = sorted(m.model_id for m in plan._models_of(config, spec) if m.algorithm == "kmeans")
-        write_table(lake, fmt, "models", [{"model_id": m, "status": "ok"} for m in [*ids, "of-another-config"]])
+        write(lake, "models", [{"model_id": m, "status": "ok"} for m in [*ids, "of-another-config"]], fmt)
         told = planned(config)
         assert [d.in_lake for d in told.descriptors] == [True, False]
         assert [s.in_lake for s in told.sets] == [True, False]

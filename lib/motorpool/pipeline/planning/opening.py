@@ -71,6 +71,11 @@ def open_case(config: CaseConfig, problems: Problems) -> Opened | None:
     return Opened(case, arrays, n_images)
 
 
+def descriptor_names(config: CaseConfig) -> list[str]:
+    """The descriptors of a case; CaseError where its files cannot be found."""
+    return list(find_case(config).descriptors)
+
+
 def first_paths(case: Case, n: int) -> list[str]:
     """The first ``n`` paths of a case, or as many as it has; CaseError where they cannot be read."""
     found: list[str] = []
