@@ -130,9 +130,28 @@ def paths_here(path: str) -> Iterator[list[str]]:
     Memory: a batch of about a MiB. For files of moderate size: one process reads all of it.
     """
     check_paths_header(path)
-    for batch in _rows(path, ["paths"]):
+    yield from _paths_in(path, "paths")
+
+
+def described_here(path: str) -> Iterator[list[str]]:
+    """The paths that an attributes file describes, as `paths_here` gives those of the images; CaseError alike.
+
+    Of VERI-Wild's own file these are `last_two` of the images' paths.
+    """
+    columns = attribute_columns(path)
+    key = next(name for name, column in columns.items() if column == "path")
+    yield from _paths_in(path, key)
+
+
+def _paths_in(path: str, column: str) -> Iterator[list[str]]:
+    for batch in _rows(path, [column]):
         texts = (str(text).strip(" ").replace("\\", "/") for text in batch.column("c0").to_pylist())
         yield [re.sub(r"^(\./)+", "", text) for text in texts]
+
+
+def last_two(path: str) -> str:
+    """`_last_two` of one path."""
+    return re.sub(r"\.[A-Za-z]+$", "", "/".join(path.split("/")[-2:]))
 
 
 def attribute_columns(path: str) -> dict[str, str]:

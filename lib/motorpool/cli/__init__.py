@@ -1,5 +1,5 @@
 """The command line: ``motorpool run``, each stage alone, ``sample``, ``sql``, ``export``, ``assign``, ``review``
-and ``serve``."""
+and ``serve``; those of who starts, ``init``, ``check``, ``doctor`` and ``status``, are in `starting`."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ from motorpool.cli.common import (
     show,
     stop_at_ctrl_c,
 )
-from motorpool.cli.starting import check, doctor, status
+from motorpool.cli.starting import check, doctor, init, status
 from motorpool.config.labels import AttributeConfig
 from motorpool.config.load import load_config
 from motorpool.config.run import CaseConfig, Config, ReportConfig
@@ -802,7 +802,7 @@ def _next_commands(lake: Lake, best: Row | None) -> list[str]:
     ]
 
 
-for _command in (check, doctor, status):
+for _command in (init, check, doctor, status):
     cli.add_command(_command)
 
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 from rich.table import Table
 from rich.text import Text
 
-from motorpool.cli.common import CONF_OPTION, LAKE_OPTION, lake_of, open_lake, run_options, say, show
+from motorpool.cli.common import CONF_OPTION, LAKE_OPTION, lake_of, local_path, open_lake, run_options, say, show
 from motorpool.config.load import load_config
 from motorpool.doctor import examine, healthy, lines
 from motorpool.errors import ConfigError, LakeError
@@ -22,10 +23,27 @@ from motorpool.percentages import percent
 from motorpool.pipeline.planning.checks import look
 from motorpool.pipeline.planning.held import local_tables
 from motorpool.pipeline.planning.plan import Plan, plan_of
+from motorpool.pipeline.planning.starter import write_starter
 from motorpool.pipeline.planning.status import StageStatus, Status, left_over, status_of, written_report
 from motorpool.pipeline.run import STAGES
+from motorpool.texts import expand_home
 
 _GIB = 2**30
+
+
+@click.command()
+@click.argument("case", type=expand_home)
+@click.option(
+    "--out", type=local_path, default="run.yaml", show_default=True, metavar="FILE", help="The file to write."
+)
+def init(case: str, out: Path) -> None:
+    """Write a config to start with from what lies in the folder CASE: its descriptors, paths, attributes and photos."""
+    made = write_starter(case, out)
+    for line in made.seen:
+        say(f"{case}: {line}")
+    say(f"{out}: written. Type next:")
+    for command in ("check", "run"):
+        say(f"  {shlex.join(['motorpool', command, '--conf', str(out)])}")
 
 
 @click.command()

@@ -5,15 +5,17 @@ The one place where planning asks the layer `case`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from motorpool.case import files
 from motorpool.case.arrays import ArrayFile, open_array
 from motorpool.case.folder import Case, find_case
 from motorpool.case.images import check_vehicle_column
-from motorpool.case.tables import attribute_columns, check_paths_header, paths_here
+from motorpool.case.tables import attribute_columns, check_paths_header, described_here, last_two, paths_here
 from motorpool.config.run import CaseConfig
 from motorpool.errors import CaseError
+from motorpool.photos.source import open_images
 from motorpool.pipeline.planning.problems import Problems
 from motorpool.pipeline.stages.ingest import check_lengths
 
@@ -91,6 +93,25 @@ def columns_of_attributes(case: Case) -> list[str]:
     if case.attributes is None:
         return []
     return [column for column in attribute_columns(case.attributes).values() if column != "path"]
+
+
+def known_to_attributes(case: Case, paths: Sequence[str]) -> int | None:
+    """How many of some paths the attributes file describes; None without one, and for one that is long."""
+    if case.attributes is None or files.file_size(case.attributes) > _QUICK_BYTES:
+        return None
+    described = {path for some in described_here(case.attributes) for path in some}
+    short = {last_two(path) for path in described}
+    # VERI-Wild's own file has the last two parts of each path.
+    own = described == short
+    return sum(path in described or (own and last_two(path) in short) for path in paths)
+
+
+def photos_found(root: str, paths: Sequence[str]) -> int | None:
+    """How many of some paths have a photo below ``root``; None where it lies in a store, which is slow to ask."""
+    if files.local_path(root) is None:
+        return None
+    images = open_images(root)
+    return sum(images.has(path) for path in paths)
 
 
 def _count_paths(path: str) -> int | None:

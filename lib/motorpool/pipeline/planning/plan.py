@@ -17,6 +17,7 @@ from motorpool.pipeline.planning.checks import Findings
 from motorpool.pipeline.planning.held import Held
 from motorpool.pipeline.planning.widths import Width
 from motorpool.pipeline.study import specs_of
+from motorpool.texts import counted
 
 _FLOAT = 4
 
@@ -146,9 +147,9 @@ def _stages(config: Config, n_models: int) -> dict[str, str | None]:
     outliers, maps = config.outliers, config.projections
     return {
         "ingest": "the case",
-        "features": _counted(len(config.features), "feature set"),
-        "cluster": _counted(n_models, "model"),
-        "consensus": _counted(len(config.consensus.n_clusters), "model") if config.consensus else None,
+        "features": counted(len(config.features), "feature set"),
+        "cluster": counted(n_models, "model"),
+        "consensus": counted(len(config.consensus.n_clusters), "model") if config.consensus else None,
         "vehicles": f"votes in {'all' if each == 'all' else f'the best {each}'} models of each set" if each else None,
         "outliers": f"{', '.join(outliers.methods)} on {_sets(config, outliers.features)}" if outliers else None,
         "project": (
@@ -163,11 +164,7 @@ def _stages(config: Config, n_models: int) -> dict[str, str | None]:
 
 
 def _sets(config: Config, named: list[str] | None) -> str:
-    return _counted(len(config.features if named is None else named), "feature set")
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+    return counted(len(config.features if named is None else named), "feature set")
 
 
 def _sizes(
