@@ -111,6 +111,19 @@ class TestTheCase:
         for stage in STAGES:
             assert bool(problems(config, stage)) == (stage == "ingest")
 
+    def test_without_the_list_of_paths_the_rest_is_looked_at(self, case: Path) -> None:
+        (case / "images_paths.csv").unlink()
+        np.save(case / "descriptors" / "short.npy", blobs(ROWS - 1, 3))
+        found = problems(config_of(case, features=[{"descriptor": "osnt"}]))
+        assert [text.split(":")[0] for text in found] == [
+            f"case.path {case}",
+            "row i of every descriptor must be the same image, but they differ in length",
+            "features[0] (osnt)",
+        ]
+        shutil.rmtree(case / "descriptors")
+        found = problems(config_of(case))
+        assert [text.split(":")[0] for text in found] == [f"case.path {case}", f"{case}/descriptors"]
+
     def test_files_named_one_by_one(self, case: Path) -> None:
         options = {
             "descriptors": {"osnet": str(case / "none.npy"), "vdc_type": str(case / "descriptors" / "vdc_type.pickle")},

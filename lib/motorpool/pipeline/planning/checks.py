@@ -41,7 +41,7 @@ class Findings:
 
 def look(config: Config, stages: Collection[str]) -> Findings:
     """Check what the stages named need. Only ``ingest`` reads the case: the others go on where it is gone."""
-    found = Findings(held=held_in(config.lake))
+    found = Findings()
     problems = found.problems
     if "ingest" in stages:
         with problems.noted():
@@ -49,6 +49,7 @@ def look(config: Config, stages: Collection[str]) -> Findings:
     if "features" in stages:
         if not config.features:
             problems.append("features: names no feature set: list at least one descriptor with its steps")
+        found.held = held_in(config.lake)
         _look_at_features(config, "ingest" in stages, found)
     if "cluster" in stages and not config.cluster.models:
         problems.append("cluster.models: is empty: list at least one grid, e.g. {algorithm: kmeans, k: 2..15}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from motorpool.case import files
 from motorpool.case.arrays import ArrayFile, open_array
-from motorpool.case.folder import Case, find_case
+from motorpool.case.folder import PATHS_FILE, Case, find_case
 from motorpool.case.images import check_vehicle_column
 from motorpool.case.tables import attribute_columns, check_paths_header, described_here, last_two, paths_here
 from motorpool.config.run import CaseConfig
@@ -52,9 +52,7 @@ def open_case(config: CaseConfig, problems: Problems) -> Opened | None:
     Reads headers, and the list of paths where it is short. What is in the arrays' rows, whether paths are unique, and
     which images the attributes know, is for the ingest to see.
     """
-    case = None
-    with problems.noted():
-        case = find_case(config)
+    case, has_paths = _find(config, problems)
     if case is None:
         return None
     arrays: dict[str, ArrayFile] = {}
@@ -62,8 +60,9 @@ def open_case(config: CaseConfig, problems: Problems) -> Opened | None:
         with problems.noted():
             arrays[name] = open_array(file)
     n_images = None
-    with problems.noted():
-        n_images = _count_paths(case.images_paths)
+    if has_paths:
+        with problems.noted():
+            n_images = _count_paths(case.images_paths)
     with problems.noted():
         check_vehicle_column(case, config.vehicle_column)
         if case.attributes is not None:
@@ -71,6 +70,17 @@ def open_case(config: CaseConfig, problems: Problems) -> Opened | None:
     with problems.noted():
         _check_rows(arrays, n_images, case)
     return Opened(case, arrays, n_images)
+
+
+def _find(config: CaseConfig, problems: Problems) -> tuple[Case | None, bool]:
+    """The files of a case, and whether the list of paths is among them; without it the others are looked at alike."""
+    with problems.noted():
+        return find_case(config), True
+    if config.images_paths is None and config.path is not None:
+        with problems.noted():
+            named = {"images_paths": files.join(config.path, PATHS_FILE)}
+            return find_case(config.model_copy(update=named)), False
+    return None, False
 
 
 def descriptor_names(config: CaseConfig) -> list[str]:

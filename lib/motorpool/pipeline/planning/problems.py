@@ -27,5 +27,7 @@ class _Noting:
     ) -> bool:
         if not isinstance(error, MotorpoolError):
             return False
-        self._problems.append(str(error))
+        # Two checks may come upon one mistake.
+        if str(error) not in self._problems:
+            self._problems.append(str(error))
         return True
