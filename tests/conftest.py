@@ -27,7 +27,8 @@ from motorpool.backend.needs import missing
 from motorpool.case.arrays import open_array
 from motorpool.spark import blocks
 from motorpool.spark.blocks import to_list_array
-from motorpool.spark.session import DELTA_PACKAGE, build_session
+from motorpool.spark.jars import find_delta
+from motorpool.spark.session import build_session
 
 if TYPE_CHECKING:
     from motorpool.pipeline.context import Context
@@ -283,14 +284,9 @@ def pytest_configure(config: pytest.Config) -> None:
     options = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC"
     os.environ.setdefault("SPARK_SUBMIT_OPTS", options)
     first = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
-    if first and not _delta_is_here():
+    if first and find_delta() is None:
         start = "from motorpool.spark.session import build_session; build_session().stop()"
         subprocess.run([sys.executable, "-c", start], check=True, timeout=600)
-
-
-def _delta_is_here() -> bool:
-    group, artifact, version = DELTA_PACKAGE.split(":")
-    return (Path.home() / ".ivy2.5.2" / "jars" / f"{group}_{artifact}-{version}.jar").is_file()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -21,6 +21,8 @@ class ConfigError(MotorpoolError):
 class CaseError(MotorpoolError):
     """The case on disk cannot be used as it is."""
 
+    exit_status = 2
+
 
 class AnnotationError(MotorpoolError):
     """A file of annotations cannot be read, or says what cannot be: with the line, as for a mistake in a config."""
@@ -40,9 +42,14 @@ class TaskMemoryError(MotorpoolError):
     """A task was ended, on every executor that tried it, because memory ran out."""
 
 
+def not_installed(packages: Iterable[str]) -> list[str]:
+    """Those of the packages, by the names of their modules, that cannot be imported here; nothing is imported."""
+    return [name for name in packages if importlib.util.find_spec(name) is None]
+
+
 def require_packages(user: str, packages: Iterable[str]) -> None:
     """EnvironmentMissingError, which says what to install, where one of the packages that ``user`` needs is missing."""
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    missing = not_installed(packages)
     if missing:
         raise EnvironmentMissingError(
             f"{user} needs {', '.join(missing)}, not installed here: pip install {' '.join(missing)}"

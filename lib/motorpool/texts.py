@@ -74,3 +74,8 @@ def by_number(name: str) -> list[tuple[int, str]]:
 def listed(names: Sequence[str]) -> str:
     """``a, b and c``; empty for none."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
+
+
+def counted(n: int, noun: str) -> str:
+    """``1 model``, ``2,000 models``: for nouns whose plural takes an s."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -126,7 +126,7 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyP
         check_packages(["pca", "umap", "tsne"])
     config = parse_config({"lake": {"path": "x"}, "projections": {"methods": ["tsne"]}})
     check_config(config, ["outliers"])
-    with pytest.raises(EnvironmentMissingError, match=r"projections\.methods: tsne needs.*pip install openTSNE"):
+    with pytest.raises(ConfigError, match=r"projections\.methods: tsne needs.*pip install openTSNE"):
         check_config(config, ["project"])
 
 

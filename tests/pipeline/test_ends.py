@@ -130,7 +130,7 @@ def test_without_the_reports_packages_only_what_needs_them_says_so(tmp_path: Pat
     file = config(tmp_path, [{"algorithm": "kmeans", "k": 2}], report={})
     run = "from motorpool.cli import main; sys.exit(main())"
     done = without(packages, run, "run", "--conf", str(file))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "the report needs matplotlib, plotly, jinja2, not installed here: pip install" in done.stderr
     assert "Traceback" not in done.stderr
 

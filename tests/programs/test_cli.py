@@ -16,7 +16,7 @@ import yaml
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from cases import blobs, run_of, write_case
+from cases import blobs, run_of, write_case, write_paths
 from motorpool import cli
 from motorpool.errors import EnvironmentMissingError
 from motorpool.pipeline.context import Context
@@ -118,6 +118,7 @@ class TestMistakes:
             raise AssertionError("Spark was started")
 
         monkeypatch.setattr(cli, "build_session", fail)
+        monkeypatch.setattr("motorpool.cli.common.build_session", fail)
         monkeypatch.setattr("motorpool.pipeline.context.build_session", fail)
 
     @pytest.mark.parametrize(
@@ -183,11 +184,17 @@ class TestRun:
             assert status == 0
             assert out.startswith(str(folder / "report" / "index.html")) if name == "report" else not out
 
-    def test_a_mistake_in_the_data_exits_with_1(
+    def test_a_mistake_in_the_data_exits_with_2(
         self, capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path, spark: SparkSession
     ) -> None:
-        args = ["run", "--conf", folder / "run.yaml", "--set", f"lake.path={tmp_path}", "--set", "case.path=/none"]
-        assert refused(capsys, 1, *args) == "motorpool: case.path /none: there is no such folder\n"
+        """Whether it is found before Spark starts or behind that."""
+        args = ["run", "--conf", folder / "run.yaml", "--set", f"lake.path={tmp_path}"]
+        err = refused(capsys, 2, *args, "--set", "case.path=/none")
+        assert err == "motorpool: case.path /none: there is no such folder\n"
+        write_paths(tmp_path / "twice.csv", ["a.jpg"] * ROWS)
+        refused_late = call(capsys, *args, "--set", f"case.images_paths={tmp_path / 'twice.csv'}")
+        assert refused_late[0] == 2
+        assert "twice.csv: paths must be unique" in refused_late[2]
 
     def test_a_bug_keeps_its_traceback_for_debug(
         self, capsys: pytest.CaptureFixture[str], folder: Path, spark: SparkSession, monkeypatch: pytest.MonkeyPatch

@@ -190,7 +190,7 @@ class TestClients:
     def test_the_port_is_taken(
         self, served: Served, lake: Context, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(cli, "build_session", lambda *_, **__: pytest.fail("Spark was started"))
+        monkeypatch.setattr("motorpool.cli.common.build_session", lambda *_, **__: pytest.fail("Spark was started"))
         args = ["serve", "--lake", str(lake.config.lake.path), "--port", str(served.port)]
         assert cli.main(args) == 2
         assert f"--port {served.port}: is in use on 127.0.0.1: choose another with --port" in capsys.readouterr().err

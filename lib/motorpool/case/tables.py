@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from motorpool.case import csv_files
-from motorpool.case.sources import Source, open_source, shown
+from motorpool.case.parquet_tables import ParquetTable
+from motorpool.case.sources import Source, needs_spark, open_source, shown
 from motorpool.errors import CaseError
 
 log = logging.getLogger(__name__)
@@ -37,11 +38,57 @@ def read_paths(spark: SparkSession, source: Source) -> DataFrame:
     no order, in the order of their paths, which one task sorts on disk. CaseError where no column is that of the paths.
     """
     table = open_source(spark, source)
-    column = path_column(source, table.columns)
-    _refuse_twice(table.columns, [column], source)
+    column = _checked_path_column(source, table.columns)
     rows = table.texts(spark, [column]).withColumn("path", F.coalesce(normal_path("c0"), F.lit("")))
     number = F.col("row") if table.ordered else F.row_number().over(Window.orderBy("path")).cast("bigint") - 1
     return rows.select(number.alias("image_id"), "path")
+
+
+def _checked_path_column(source: Source, names: Sequence[str]) -> str:
+    column = path_column(source, names)
+    _refuse_twice(names, [column], source)
+    return column
+
+
+def count_rows(source: Source) -> int | None:
+    """How many rows a table has, by its header; None where that takes a look at all of it, or at Spark.
+
+    CaseError where it has no column of paths.
+    """
+    if needs_spark(source):
+        return None
+    table = open_source(None, source)
+    _checked_path_column(source, table.columns)
+    return table.n_rows if isinstance(table, ParquetTable) else None
+
+
+def paths_here(path: str) -> Iterator[list[str]]:
+    """The paths of a CSV file as `read_paths` gives them, in order, read by this process alone; CaseError as there.
+
+    Memory: a batch of about a MiB. For files of moderate size: one process reads all of it.
+    """
+    yield from _paths_in(path, _checked_path_column(path, csv_files.read_header(path)))
+
+
+def described_here(path: str) -> Iterator[list[str]]:
+    """The paths that a CSV file of attributes describes, as `paths_here` gives those of the images; CaseError alike.
+
+    Of VERI-Wild's own file these are `last_two` of the images' paths.
+    """
+    columns = attribute_columns(None, path)
+    key = next(name for name, column in columns.items() if column == "path")
+    yield from _paths_in(path, key)
+
+
+def _paths_in(path: str, column: str) -> Iterator[list[str]]:
+    for batch in csv_files.csv_rows(path, [column]):
+        texts = (str(text).strip(" ").replace("\\", "/") for text in batch.column("c0").to_pylist())
+        yield [re.sub(r"^(\./)+", "", text) for text in texts]
+
+
+def last_two(path: str) -> str:
+    """`_last_two` of one path."""
+    return re.sub(r"\.[A-Za-z]+$", "", "/".join(path.split("/")[-2:]))
 
 
 def path_column(source: Source, names: Sequence[str], usual: Sequence[str] = PATH_COLUMNS) -> str:

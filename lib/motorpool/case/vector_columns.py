@@ -99,6 +99,29 @@ class VectorColumn:
         return normal_path(column) if self.by_path else F.trim(F.col(column))
 
 
+@dataclass(frozen=True)
+class ColumnHeader:
+    """What the header of a Parquet table tells of a column of vectors: its name, rows and numbers, and stored type."""
+
+    name: str
+    shape: tuple[int, int]
+    dtype: np.dtype
+
+
+def header_of(source: VectorColumnConfig) -> ColumnHeader:
+    """The header of a column of a Parquet table, read without Spark; CaseError where it is no column of vectors."""
+    table = open_table(None, source)
+    assert isinstance(table, ParquetTable)
+    width, dtype = table.vector_type(source.column)
+    return ColumnHeader(shown(source), (table.n_rows, _not_empty(width, source)), dtype)
+
+
+def _not_empty(width: int, source: VectorColumnConfig) -> int:
+    if not width:
+        raise CaseError(f"{shown(source)}: holds no vectors: the column is empty")
+    return width
+
+
 def open_vector_column(
     spark: SparkSession, source: VectorColumnConfig, paths: DataFrame, n_images: int, images_source: Source
 ) -> VectorColumn:
@@ -112,8 +135,7 @@ def open_vector_column(
     table = open_table(spark, source)
     name = shown(source)
     width, dtype = table.vector_type(source.column)
-    if not width:
-        raise CaseError(f"{name}: holds no vectors: the column is empty")
+    width = _not_empty(width, source)
     key = _key(table, source, images_source)
     theirs = [] if isinstance(images_source, str) else open_source(spark, images_source).columns
     path_column = None if isinstance(images_source, str) else images_source.column

@@ -115,13 +115,17 @@ def _fit_quantiles(step: Step, sample: np.ndarray) -> Op:
     return Op("scale", {"scale": scale, "offset": -median * scale})
 
 
+def check_components(step: Step, n: int, width: int, where: str) -> None:
+    """CaseError where a PCA or SVD asks for more components than n images of ``width`` columns have."""
+    limit = min(n, width)
+    if isinstance(step.param, int) and step.param > limit:
+        raise CaseError(f"{where}: {step}: there are {n} images of {width} columns, so at most {limit} components")
+
+
 def _fit_components(step: Step, stats: Stats, where: str) -> tuple[Op, Spectrum]:
     centred = step.kind == "pca"
+    check_components(step, stats.n, stats.width, where)
     limit = min(stats.n, stats.width)
-    if isinstance(step.param, int) and step.param > limit:
-        raise CaseError(
-            f"{where}: {step}: there are {stats.n} images of {stats.width} columns, so at most {limit} components"
-        )
     matrix = stats.cov if centred else stats.cov * ((stats.n - 1) / stats.n) + np.outer(stats.mean, stats.mean)
     # Divide and conquer finds all d eigenvectors; d is a few thousand at most, and this runs once.
     values, vectors = scipy.linalg.eigh(matrix, driver="evd", check_finite=False)

@@ -7,11 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 
 from motorpool.config.run import LakeConfig, local_folder
 from motorpool.errors import LakeError
 from motorpool.lake.arrow_types import arrow_columns
-from motorpool.lake.driver_rows import ONE_FILE, as_dicts, delta_dataset, has_commits, parquet_dataset, read_rows
+from motorpool.lake.driver_rows import (
+    ONE_FILE,
+    as_dicts,
+    count_rows,
+    delta_dataset,
+    has_commits,
+    parquet_dataset,
+    read_rows,
+)
 from motorpool.lake.parquet import mend
 from motorpool.lake.schemas import TABLES
 
@@ -42,18 +51,30 @@ class LocalTables:
         Memory: these columns of these rows. LakeError for a Delta table of a version that this reader does not know.
         """
         known = TABLES[table]
+        data = self._dataset(table)
+        if data is None:
+            return arrow_columns(known.columns).empty_table().select(list(columns))
+        return read_rows(data, known, columns, keys)
+
+    def count(self, table: str, **keys: Sequence[str]) -> int:
+        """How many rows have the given key values; none where the table has never been written. LakeError as above."""
+        data = self._dataset(table)
+        return 0 if data is None else count_rows(data, TABLES[table], keys)
+
+    def _dataset(self, table: str) -> ds.Dataset | None:
+        """A table that exists, None for one that has never been written."""
         if not self._is_delta:
             mend(self.folder)
         if not self.exists(table):
-            return arrow_columns(known.columns).empty_table().select(list(columns))
+            return None
         folder = self.folder / table
-        data = delta_dataset(folder) if self._is_delta else parquet_dataset(folder, known)
+        data = delta_dataset(folder) if self._is_delta else parquet_dataset(folder, TABLES[table])
         if data is None:
             raise LakeError(
                 f"table {table!r} of {self.folder}: cannot be read without Spark: it is of a newer version of "
                 "Delta, or its path has characters other than letters, digits, blanks and ./+=,@~-"
             )
-        return read_rows(data, known, columns, keys)
+        return data
 
     def rows(self, table: str, columns: Sequence[str], **keys: Sequence[str]) -> list[dict[str, Any]]:
         """As `fetch`, each row by column; for small tables."""

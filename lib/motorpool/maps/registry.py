@@ -13,10 +13,15 @@ from motorpool.registry import Registry
 MAP_METHODS: Registry[MapMethod] = Registry("map method", (PCA, UMAP, TSNE))
 
 
+def missing_packages(methods: Iterable[str]) -> dict[str, str]:
+    """Those of the named methods whose package is not installed, each with the distribution that brings it."""
+    asked = {m: package for m in methods if (package := MAP_METHODS[m].package)}
+    return {m: distribution for m, (module, distribution) in asked.items() if find_spec(module) is None}
+
+
 def check_packages(methods: Iterable[str]) -> None:
     """EnvironmentMissingError where the package of one of the named methods is not installed."""
-    asked = {m: package for m in methods if (package := MAP_METHODS[m].package)}
-    missing = {m: distribution for m, (module, distribution) in asked.items() if find_spec(module) is None}
+    missing = missing_packages(methods)
     if missing:
         raise EnvironmentMissingError(
             f"projections.methods: {next(iter(missing))} needs a package that is not installed. Install it here and on "

@@ -64,6 +64,9 @@ class _Reader(Protocol):
     def read(self, path: str) -> bytes | None:
         """The bytes at a clean path, None where there is nothing."""
 
+    def has(self, path: str) -> bool:
+        """Whether there is a file at a clean path."""
+
 
 class Images:
     """Photos below one root; see `open_images`."""
@@ -81,6 +84,14 @@ class Images:
             return _decode(path, self._read(path), side)
         except _NoPhotoError as exc:
             return Photo(path, None, None, exc.problem, str(exc))
+
+    def has(self, path: str) -> bool:
+        """Whether there is a file for a path, which may yet be no photo; nothing is read."""
+        try:
+            tails = list(_tails(clean_path(path)))
+            return any(self._reader.has(head + tail) for tail in tails for head in self._reader.heads)
+        except (_NoPhotoError, OSError, ValueError):
+            return False
 
     def _read(self, path: str) -> bytes:
         try:
@@ -198,11 +209,18 @@ class _FolderReader:
         self._root = os.path.realpath(root)
         self.heads = _wrapping_folders(self._root)
 
-    def read(self, path: str) -> bytes | None:
+    def has(self, path: str) -> bool:
+        return os.path.isfile(self._file(path))
+
+    def _file(self, path: str) -> str:
         # A link may lead out of the folder without any dots in its name.
         file = os.path.realpath(os.path.join(self._root, path))
         if os.path.commonpath([self._root, file]) != self._root:
             raise _NoPhotoError("refused", "a link leads out of the folder of photos")
+        return file
+
+    def read(self, path: str) -> bytes | None:
+        file = self._file(path)
         # Pipes and devices have no size and no end.
         if not os.path.isfile(file):
             return None
@@ -216,6 +234,9 @@ class _RemoteReader:
 
     def __init__(self, root: str) -> None:
         self._root = root
+
+    def has(self, path: str) -> bool:
+        return files.exists(files.join(self._root, path))
 
     def read(self, path: str) -> bytes | None:
         where = files.join(self._root, path)
@@ -236,6 +257,9 @@ class _ZipReader:
             if not clean.endswith("/") and not is_by_product(clean)
         }
         self.heads = heads_of(self._entries)
+
+    def has(self, path: str) -> bool:
+        return path in self._entries
 
     def read(self, path: str) -> bytes | None:
         entry = self._entries.get(path)

@@ -6,7 +6,10 @@ of the extra `report` are installed.
 
 from motorpool.errors import require_packages
 
+#: What the report is drawn with, beyond what every command needs.
+PACKAGES = ("matplotlib", "plotly", "jinja2")
+
 
 def check_packages() -> None:
     """EnvironmentMissingError, which says what to install, where a package that the report is drawn with is missing."""
-    require_packages("the report", ("matplotlib", "plotly", "jinja2"))
+    require_packages("the report", PACKAGES)

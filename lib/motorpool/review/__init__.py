@@ -10,7 +10,10 @@ and `static` is the page. Spark is not used: it starts behind the review, to imp
 
 from motorpool.errors import require_packages
 
+#: What the page is served by, beyond what every command needs.
+PACKAGES = ("starlette", "uvicorn")
+
 
 def check_packages() -> None:
     """EnvironmentMissingError, which says what to install, where a package that the page is served by is missing."""
-    require_packages("the review page", ("starlette", "uvicorn"))
+    require_packages("the review page", PACKAGES)

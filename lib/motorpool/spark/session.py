@@ -6,8 +6,6 @@ import atexit
 import contextlib
 import logging
 import os
-import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +19,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from motorpool.errors import EnvironmentMissingError
+from motorpool.spark.java import check_java
 from motorpool.spark.start_failures import DELTA_PACKAGE, why_not
 
 log = logging.getLogger(__name__)
@@ -90,10 +89,8 @@ def build_session(
         _check_delta(active, delta)
         return active
     builder = SparkSession.builder.appName(app)
-    # Databricks starts Spark before a job's program, as spark-submit does.
-    submitted = "PYSPARK_GATEWAY_PORT" in os.environ or "DATABRICKS_RUNTIME_VERSION" in os.environ
     defaults = dict(_ALWAYS)
-    if not submitted:
+    if not is_submitted():
         check_java()
         # Workers must run this very interpreter, or they miss its packages.
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -117,24 +114,9 @@ def build_session(
     return spark
 
 
-def check_java() -> None:
-    """EnvironmentMissingError unless a Java that Spark 4 runs on (17 or newer) is found."""
-    advice = "Spark 4 needs Java 17: apt-get install openjdk-17-jre-headless, or point JAVA_HOME at one"
-    home = os.environ.get("JAVA_HOME")
-    java = str(Path(home) / "bin" / "java") if home else shutil.which("java")
-    if java is None:
-        raise EnvironmentMissingError(f"no `java` on the PATH and JAVA_HOME is not set. {advice}")
-    try:
-        # The path comes from the user's own environment, as it does for Spark itself.
-        said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603
-    except OSError as exc:
-        raise EnvironmentMissingError(f"{java} cannot be run: {exc}. {advice}") from exc
-    text = said.stderr + said.stdout
-    found = re.search(r'version "(?:1\.)?(\d+)', text)
-    if found is None:
-        raise EnvironmentMissingError(f"{java} -version printed no version ({text.strip()[:200]!r}). {advice}")
-    if int(found[1]) < 17:
-        raise EnvironmentMissingError(f"{java} is Java {found[1]}. {advice}")
+def is_submitted() -> bool:
+    """Whether somebody else has set up Spark for this process: spark-submit, or Databricks, which starts it before."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ or "DATABRICKS_RUNTIME_VERSION" in os.environ
 
 
 def shares_python(master: str, chosen: str | None = None) -> bool:

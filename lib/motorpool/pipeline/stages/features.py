@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -98,22 +98,34 @@ VEHICLES_ADVICE = (
 
 def _pending(ctx: Context, sets: Sequence[FeatureSet]) -> list[FeatureSet]:
     ctx.lake.check("sources")
-    ingested = {r["descriptor"] for r in ctx.lake.rows("sources", ["descriptor"])}
-    for index, fs in enumerate(sets):
-        missing = [d for d in fs.descriptors if d not in ingested]
-        if missing:
-            raise ConfigError(
-                f"features[{index}] ({fs.name}): descriptor {missing[0]!r} is not in the lake; it holds "
-                f"{', '.join(sorted(ingested))}"
-            )
+    check_descriptors(sets, {r["descriptor"] for r in ctx.lake.rows("sources", ["descriptor"])}, "the lake")
     known = {r["features"]: r["definition"] for r in ctx.lake.rows("feature_sets", ["features", "definition"])}
-    for fs in sets:
-        if fs.name in known and known[fs.name] != fs.definition:
-            raise LakeError(
-                f"feature set {fs.name!r} is in the lake with other steps: {known[fs.name]}, the config says "
-                f"{fs.definition}. Give the new one another name"
-            )
+    check_definitions(sets, known)
     return [fs for fs in sets if fs.name not in known]
+
+
+def check_descriptors(sets: Sequence[FeatureSet], there: Collection[str], where: str) -> None:
+    """ConfigError, a line for each, where feature sets name descriptors that are not among those ``there``."""
+    missing = [
+        f"features[{index}] ({fs.name}): descriptor {name!r} is not in {where}; it holds {', '.join(sorted(there))}"
+        for index, fs in enumerate(sets)
+        for name in fs.descriptors
+        if name not in there
+    ]
+    if missing:
+        raise ConfigError("\n".join(missing))
+
+
+def check_definitions(sets: Sequence[FeatureSet], known: Mapping[str, str]) -> None:
+    """LakeError, a line for each, where the lake has feature sets (``known``) with other steps under the same names."""
+    other = [
+        f"feature set {fs.name!r} is in the lake with other steps: {known[fs.name]}, the config says {fs.definition}. "
+        "Give the new one another name"
+        for fs in sets
+        if fs.name in known and known[fs.name] != fs.definition
+    ]
+    if other:
+        raise LakeError("\n".join(other))
 
 
 def _groups(sets: Sequence[FeatureSet]) -> list[list[FeatureSet]]:

@@ -49,6 +49,12 @@ class _Map:
         return {key: str(getattr(config, key)) for key in self.method.settings} | {"seed": str(seed)}
 
 
+def asked_maps(config: ProjectionConfig, seed: int) -> dict[str, dict[str, str]]:
+    """What each map depends on that is asked of a feature set, by its name: ``pca2``, ``umap3``."""
+    maps = (_Map(MAP_METHODS[method], dims) for method in config.methods for dims in config.dims)
+    return {m.name: m.params(config, seed) for m in maps}
+
+
 def run_project(ctx: Context) -> None:
     """Place every image on maps in two or three dimensions, by every method, of every feature set asked for.
 

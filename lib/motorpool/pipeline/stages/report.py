@@ -40,6 +40,11 @@ def check_report(lake: LakeConfig, out: str | None) -> Path:
     installed, ConfigError for a folder that cannot be written to or holds something else.
     """
     check_packages()
+    return report_folder(lake, out)
+
+
+def report_folder(lake: LakeConfig, out: str | None) -> Path:
+    """The folder of `check_report`, whether the packages are there or not; ConfigError as there."""
     if out is not None:
         return check_folder(out, "report.out", _MARK, lake.path)
     folder = local_folder(lake.path) if lake.path is not None else None
@@ -47,6 +52,11 @@ def check_report(lake: LakeConfig, out: str | None) -> Path:
         where = lake.path or "in a catalog"
         raise ConfigError(f"report.out: is missing: the lake ({where}) lies in no local folder, so name one")
     return check_folder(str(folder.absolute().parent / "report"), "report.out", _MARK, lake.path)
+
+
+def is_report(folder: Path) -> bool:
+    """Whether a report lies in a folder."""
+    return (folder / _MARK).is_file()
 
 
 def run_report(ctx: Context) -> None:

@@ -1,5 +1,5 @@
 """The command line: ``motorpool run``, each stage alone, ``sample``, ``sql``, ``similar``, ``export``, ``assign``,
-``review`` and ``serve``."""
+``review`` and ``serve``; those of who starts, ``init``, ``check``, ``doctor`` and ``status``, are in `starting`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
@@ -36,14 +35,35 @@ try:
 except ModuleNotFoundError as exc:
     if (exc.name or "").partition(".")[0] != "pyspark":
         raise
-    # Spark is an extra, since clusters bring their own; no command works without it, not even the list of commands.
+    if sys.argv[1:] == ["doctor"]:
+        from motorpool.doctor import examine, lines
+
+        print("\n".join(lines(examine())))
+        sys.exit(1)
+    # Spark is an extra, since clusters bring their own; no other command works without it, not even the list of them.
     sys.exit("motorpool: Spark is not installed here: pip install 'motorpool[spark]', or run on a cluster that has it")
 
 from motorpool import __version__
+from motorpool.case.sources import reads_delta
+from motorpool.cli.common import (
+    CONF_OPTION,
+    ERR,
+    INTERRUPTED,
+    LAKE_OPTION,
+    OUT,
+    STOPPED,
+    lake_of,
+    local_path,
+    open_lake,
+    run_options,
+    show,
+    stop_at_ctrl_c,
+)
+from motorpool.cli.starting import check, doctor, init, status
 from motorpool.config.labels import AttributeConfig
 from motorpool.config.load import load_config
-from motorpool.config.run import CaseConfig, Config, LakeConfig, ReportConfig
-from motorpool.errors import AnnotationError, ConfigError, LakeError, MotorpoolError
+from motorpool.config.run import CaseConfig, Config, ReportConfig
+from motorpool.errors import AnnotationError, ConfigError, MotorpoolError
 from motorpool.kernels.pairs.geometry import Metric
 from motorpool.kernels.scores import shown
 from motorpool.lake import Lake
@@ -65,23 +85,9 @@ from motorpool.pipeline.output.files import whole_file
 from motorpool.pipeline.run import STAGES, check_config, run_pipeline
 from motorpool.pipeline.stages.report import check_report, images_root_of, write_report
 from motorpool.progress import SparkProgress
-from motorpool.spark.session import build_session, end_at_once
+from motorpool.spark.session import build_session
 from motorpool.texts import expand_home
 
-_ERR = Console(stderr=True)
-_OUT = Console()
-
-Command = Callable[..., Any]
-
-
-def _local_path(value: str | Path) -> Path:
-    """A file or folder of this machine; ``~`` is the home folder, as in a config: shells leave ``--out=~/x`` alone."""
-    return Path(expand_home(str(value)))
-
-
-#: What Ctrl-C ends with: shells give a command that a signal ends 128 and the signal's number.
-_INTERRUPTED = 128 + signal.SIGINT
-_STOPPED = "Stopped. The same command goes on from here."
 #: A traceback of Python's; the group is the first line after its files and code, which are indented.
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+(\S.*)")
 
@@ -97,22 +103,13 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 
 def _configure_logging(debug: bool) -> None:
-    handler = RichHandler(console=_ERR, show_path=False, show_level=debug, log_time_format="%H:%M:%S", markup=False)
+    handler = RichHandler(console=ERR, show_path=False, show_level=debug, log_time_format="%H:%M:%S", markup=False)
     logger = logging.getLogger("motorpool")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False
     # PySpark's own copy of every error, as JSON on stderr.
     PySparkLogger.getLogger("SQLQueryContextLogger").disabled = not debug
-
-
-def _run_options(command: Command) -> Command:
-    command = click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="Override any key.")(
-        command
-    )
-    return click.option(
-        "--conf", required=True, type=expand_home, metavar="FILE", help="The YAML file that describes the run."
-    )(command)
 
 
 _OUTPUT_OPTION = click.option(
@@ -135,33 +132,17 @@ def _work(
     # Spark takes seconds to start, and a pipeline hours to reach its last stage.
     check_config(config, stages)
     context = Context.start(config, verbose=ctx.obj["debug"])
-    _stop_at_ctrl_c()
+    stop_at_ctrl_c()
     try:
-        with SparkProgress(context.spark, _ERR, lambda: context.doing):
+        with SparkProgress(context.spark, ERR, lambda: context.doing):
             work(context)
     finally:
         context.close()
     return context
 
 
-def _stop_at_ctrl_c() -> None:
-    """From now on, with Spark at work, Ctrl-C ends the command at once; to be called when the session is there.
-
-    PySpark's own handler asks the JVM to cancel jobs in the middle of another call, which ends in its tracebacks.
-    """
-
-    def stop(*_: object) -> None:
-        _ERR.show_cursor()
-        click.echo(f"\n{_STOPPED}", err=True)
-        sys.stdout.flush()
-        end_at_once(_INTERRUPTED)
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, stop)
-
-
 @cli.command()
-@_run_options
+@run_options
 @click.pass_context
 def run(ctx: click.Context, conf: str, overrides: tuple[str, ...]) -> None:
     """The whole pipeline, picking up where an earlier run was stopped."""
@@ -174,7 +155,7 @@ def run(ctx: click.Context, conf: str, overrides: tuple[str, ...]) -> None:
 
 def _add_stage(name: str, stage: Callable[[Context], None]) -> None:
     @cli.command(name, help=(stage.__doc__ or "").split("\n\n")[0])
-    @_run_options
+    @run_options
     @click.pass_context
     def command(ctx: click.Context, conf: str, overrides: tuple[str, ...]) -> None:
         _work(ctx, conf, overrides, stage, [name])
@@ -192,7 +173,7 @@ def annotate() -> None:
 
 
 @cli.command()
-@click.argument("out", type=_local_path)
+@click.argument("out", type=local_path)
 @click.option("--images", type=click.IntRange(min=1), default=2000, show_default=True, help="Number of photos.")
 @click.option("--seed", type=click.IntRange(min=0), default=1, show_default=True, help="The same seed, the same case.")
 @click.option("--no-images", is_flag=True, help="Descriptors and tables only, no photos.")
@@ -201,7 +182,7 @@ def sample(out: Path, images: int, seed: int, no_images: bool) -> None:
     from motorpool_sample import make_sample_case
 
     columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_ERR, transient=True) as bar:
+    with Progress(*columns, console=ERR, transient=True) as bar:
         task = bar.add_task("sample", total=None)
         summary = make_sample_case(
             out,
@@ -218,8 +199,8 @@ def sample(out: Path, images: int, seed: int, no_images: bool) -> None:
 
 
 @cli.command("sample-answers")
-@click.argument("case", type=_local_path)
-@click.argument("looks", type=_local_path)
+@click.argument("case", type=local_path)
+@click.argument("looks", type=local_path)
 def sample_answers(case: Path, looks: Path) -> None:
     """Fill in LOOKS, a file of `annotate draw`, from the truth of the sample case in CASE: as people would who are
     never wrong."""
@@ -228,62 +209,21 @@ def sample_answers(case: Path, looks: Path) -> None:
     click.echo(f"{looks}: {fill_in(case, looks):,} answers from the truth of {case}, not from people")
 
 
-_LAKE_OPTION = click.option("--lake", "lake_path", type=expand_home, metavar="DIR", help="The lake's folder.")
 _IMAGES_OPTION = click.option(
     "--images", "images_root", type=expand_home, metavar="DIR|ZIP", help="Where the photos lie, unless the config says."
 )
-_CONF_OPTION = click.option(
-    "--conf", type=expand_home, metavar="FILE", help="Take the lake from a config instead (for catalogs)."
-)
-
-
-def _lake_config(
-    lake_path: str | None, conf: str | None, overrides: Sequence[str] = ()
-) -> tuple[LakeConfig, Config | None]:
-    """The lake named on the command line, and the config that names it, where one does."""
-    if (lake_path is None) == (conf is None):
-        raise ConfigError("give either --lake DIR or --conf FILE")
-    if conf is not None:
-        loaded = load_config(conf, overrides)
-        return loaded.lake, loaded
-    return LakeConfig(path=lake_path, format=_detect_format(str(lake_path))), None
-
-
-def _open_lake(
-    ctx: click.Context, lake_path: str | None, conf: str | None, needed: Mapping[str, str] | None = None
-) -> Lake:
-    """The lake named on the command line; ``needed`` are settings that its session must be started with."""
-    lake, config = _lake_config(lake_path, conf)
-    settings = {**(needed or {}), **(config.spark if config else {})}
-    spark = build_session(settings, delta=lake.format == "delta", verbose=ctx.obj["debug"])
-    _stop_at_ctrl_c()
-    return Lake(spark, lake)
-
-
-def _detect_format(path: str) -> Any:
-    """Delta unless the folder plainly holds Parquet tables; remote lakes are Delta."""
-    from motorpool.case import files
-
-    if not files.exists(path):
-        raise LakeError(f"--lake {files.redact(path)}: there is no such folder")
-    tables = files.list_dir(path)
-    if any(files.exists(files.join(path, t, "_delta_log")) for t in tables):
-        return "delta"
-    if "images" in tables or "models" in tables:
-        return "parquet"
-    raise LakeError(f"--lake {files.redact(path)}: holds no tables of motorpool; run `motorpool run` first")
 
 
 @cli.command()
-@_LAKE_OPTION
-@_CONF_OPTION
+@LAKE_OPTION
+@CONF_OPTION
 @click.argument("query")
 @_OUTPUT_OPTION
 @click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Rows shown as a table.")
 @click.pass_context
 def sql(ctx: click.Context, lake_path: str | None, conf: str | None, query: str, output: str, limit: int) -> None:
     """Ask the tables and the views `assignments` and `leaderboard`."""
-    lake = _open_lake(ctx, lake_path, conf)
+    lake = open_lake(ctx, lake_path, conf)
     names = lake.register(query)
     try:
         _print_rows(lake.spark.sql(query), output, limit)
@@ -301,9 +241,9 @@ def _print_rows(frame: DataFrame, output: str, limit: int) -> None:
             # Text, because a path may hold brackets, which are markup in a plain string.
             table.add_row(*(Text("" if v is None else _cell(v)) for v in row))
         # A pipe or a file has no width to fit into.
-        _show(table)
+        show(table)
         if len(rows) > limit:
-            _ERR.print(f"The first {limit} rows; --limit N shows more, --output csv all.")
+            ERR.print(f"The first {limit} rows; --limit N shows more, --output csv all.")
         return
     writer = csv.writer(sys.stdout, lineterminator="\n")
     if output == "csv":
@@ -322,11 +262,6 @@ def _flat(value: object) -> object:
     return json.dumps(value, default=str) if isinstance(value, (list, dict)) else value
 
 
-def _show(table: Table) -> None:
-    """Print a table, at full width where no terminal limits it."""
-    (_OUT if _OUT.is_terminal else Console(width=10_000)).print(table)
-
-
 def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
@@ -335,8 +270,8 @@ def _cell(value: object) -> str:
 
 
 @cli.command()
-@_LAKE_OPTION
-@_CONF_OPTION
+@LAKE_OPTION
+@CONF_OPTION
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--n", type=click.IntRange(1, 10_000), default=20, show_default=True, help="Images shown for each.")
 @click.option("--features", metavar="NAME", help="A feature set; that of the leaderboard's best model by default.")
@@ -357,16 +292,16 @@ def similar(
     output: str,
 ) -> None:
     """Show the images that are most similar to some, which are named by path or image_id."""
-    lake = _open_lake(ctx, lake_path, conf)
-    with SparkProgress(lake.spark, _ERR), explained():
+    lake = open_lake(ctx, lake_path, conf)
+    with SparkProgress(lake.spark, ERR), explained():
         rows = find_similar(lake, images, n, features, metric)
     _print_rows(lake.spark.createDataFrame(rows, SIMILAR_COLUMNS), output, len(rows))
 
 
 @cli.command()
-@_LAKE_OPTION
-@_CONF_OPTION
-@click.option("--out", required=True, type=_local_path, metavar="FILE", help="The file to write.")
+@LAKE_OPTION
+@CONF_OPTION
+@click.option("--out", required=True, type=local_path, metavar="FILE", help="The file to write.")
 @click.option("--model", "model_id", metavar="ID", help="A model_id; the leaderboard's best by default.")
 @click.option(
     "--to", type=click.Choice(list(FORMATS)),
@@ -405,7 +340,7 @@ def export(
     if to is None:
         if attributes or images_url is not None or limit or montage or features or map_name:
             raise ConfigError("--attribute, --images-url, --limit, --montage, --features, --map: only with --to")
-        lake = _open_lake(ctx, lake_path, conf)
+        lake = open_lake(ctx, lake_path, conf)
         chosen, n_lines = run_export(lake, out, model_id)
         click.echo(f"{out}: {n_lines:,} images, clusters of model {chosen}")
         return
@@ -413,8 +348,8 @@ def export(
         raise ConfigError("--model: chooses clusters, and --to writes labels of attributes: give one of both")
     asked = HandOverAsked(to, attributes or None, images_url, limit, montage, features, map_name)
     check_hand_over(asked, out)
-    lake = _open_lake(ctx, lake_path, conf)
-    with SparkProgress(lake.spark, _ERR):
+    lake = open_lake(ctx, lake_path, conf)
+    with SparkProgress(lake.spark, ERR):
         done = hand_over(lake, asked, out)
     click.echo(
         f"{', '.join(map(str, done.files))}: {done.n_photos:,} photos, {done.n_left:,} of them left for people come "
@@ -423,8 +358,8 @@ def export(
 
 
 @cli.command()
-@_LAKE_OPTION
-@_CONF_OPTION
+@LAKE_OPTION
+@CONF_OPTION
 @click.option(
     "--case",
     "case_path",
@@ -433,7 +368,7 @@ def export(
     metavar="DIR",
     help="The new images' case folder, or a YAML file whose section `case` names its parts.",
 )
-@click.option("--out", required=True, type=_local_path, metavar="FILE", help="The CSV or .parquet file to write.")
+@click.option("--out", required=True, type=local_path, metavar="FILE", help="The CSV or .parquet file to write.")
 @click.option("--model", "model_id", metavar="ID", help="A model_id; the leaderboard's best by default.")
 @click.option(
     "--attribute", "attributes", multiple=True, metavar="NAME",
@@ -457,8 +392,8 @@ def assign(
         raise ConfigError("--no-attributes: labels no attribute, but --attribute names some: give one of both")
     is_config = case_path.lower().endswith((".yaml", ".yml"))
     case = load_config(case_path).require_case() if is_config else CaseConfig(path=case_path)
-    lake = _open_lake(ctx, lake_path, conf)
-    with SparkProgress(lake.spark, _ERR):
+    lake = open_lake(ctx, lake_path, conf, delta=reads_delta(case))
+    with SparkProgress(lake.spark, ERR):
         done = run_assign(lake, case, model_id, out, attributes if attributes or no_attributes else None)
     click.echo(
         f"{out}: {done.n_images:,} images in {done.n_clusters:,} clusters, {done.n_noise:,} of them noise, by model "
@@ -469,8 +404,8 @@ def assign(
 
 
 @cli.command()
-@_LAKE_OPTION
-@_CONF_OPTION
+@LAKE_OPTION
+@CONF_OPTION
 @click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="Override any key of the config.")
 @click.option(
     "--out", type=expand_home, metavar="DIR", help="The folder to write; `report` beside the lake by default."
@@ -488,14 +423,14 @@ def report(
     """Write the report as a folder: open its index.html in a browser, no network needed."""
     if conf is None and overrides:
         raise ConfigError("--set overrides keys of a config: give --conf FILE too")
-    lake_config, config = _lake_config(lake_path, conf, overrides)
+    lake_config, config = lake_of(lake_path, conf, overrides)
     settings = (config.report if config else None) or ReportConfig()
     # Before Spark starts.
     folder = check_report(lake_config, out if out is not None else settings.out)
     root = images_root or (images_root_of(config) if config else None)
     seed = config.seed if config else Config.model_fields["seed"].default
     spark = build_session(config.spark if config else {}, delta=lake_config.format == "delta", verbose=ctx.obj["debug"])
-    with SparkProgress(spark, _ERR):
+    with SparkProgress(spark, ERR):
         done = write_report(Lake(spark, lake_config), settings, folder, root, seed)
     click.echo(
         f"{folder / 'index.html'}: {done.n_bytes / 1e6:.1f} MB, {done.n_points:,} images on maps, "
@@ -504,8 +439,8 @@ def report(
 
 
 @cli.command()
-@_LAKE_OPTION
-@_CONF_OPTION
+@LAKE_OPTION
+@CONF_OPTION
 @click.option("--port", type=click.IntRange(1, 65535), default=10000, show_default=True, help="TCP port of the server.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Loopback: clients of this machine only.")
 @click.pass_context
@@ -519,7 +454,7 @@ def serve(ctx: click.Context, lake_path: str | None, conf: str | None, port: int
     with tempfile.TemporaryDirectory(prefix="motorpool-serve-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
         try:
-            lake = _open_lake(ctx, lake_path, conf, session_settings(scratch))
+            lake = open_lake(ctx, lake_path, conf, session_settings(scratch))
             signal.signal(signal.SIGINT, signal.default_int_handler)
             with serving(lake, host, port, scratch) as server:
                 url = server.address.url
@@ -536,8 +471,8 @@ _PURPOSE = click.Choice(["train", "audit"])
 
 
 @annotate.command("draw")
-@_LAKE_OPTION
-@_CONF_OPTION
+@LAKE_OPTION
+@CONF_OPTION
 @click.option(
     "--attribute",
     "attributes",
@@ -565,7 +500,7 @@ _PURPOSE = click.Choice(["train", "audit"])
 @click.option(
     "--seed", type=click.IntRange(min=0), default=1, show_default=True, help="The same seed, the same photos."
 )
-@click.option("--out", required=True, type=_local_path, metavar="FILE", help="The CSV file to write.")
+@click.option("--out", required=True, type=local_path, metavar="FILE", help="The CSV file to write.")
 @click.pass_context
 def annotate_draw(
     ctx: click.Context,
@@ -580,11 +515,11 @@ def annotate_draw(
 ) -> None:
     """Choose photos to look at: fill in the column `value` (`?`: it cannot be told), then import the file."""
     check_attributes(attributes)
-    known = _attributes(_lake_config(lake_path, conf)[1])
+    known = _attributes(lake_of(lake_path, conf)[1])
     for attribute in attributes:
         check_known(attribute, known)
-    lake = _open_lake(ctx, lake_path, conf)
-    with SparkProgress(lake.spark, _ERR):
+    lake = open_lake(ctx, lake_path, conf)
+    with SparkProgress(lake.spark, ERR):
         drawn = {}
         for attribute in attributes:
             configured = known[attribute].features if known else None
@@ -597,8 +532,8 @@ def annotate_draw(
 
 
 @annotate.command("import")
-@_LAKE_OPTION
-@_CONF_OPTION
+@LAKE_OPTION
+@CONF_OPTION
 @click.argument("file", type=expand_home)
 @click.option("--attribute", metavar="NAME", help="The attribute to read, where the file has several or names none.")
 @click.option("--column", metavar="NAME", help="What the file calls the attribute, where that is not its name.")
@@ -619,9 +554,9 @@ def annotate_import(
     vehicle_info.txt, an export of Label Studio (JSON) or of CVAT (for images, XML). All of the file, or nothing."""
     asked = Asked(annotator or _login(), purpose, attribute, column)
     check_file(file, asked)
-    attributes = _attributes(_lake_config(lake_path, conf)[1])
-    lake = _open_lake(ctx, lake_path, conf)
-    with SparkProgress(lake.spark, _ERR):
+    attributes = _attributes(lake_of(lake_path, conf)[1])
+    lake = open_lake(ctx, lake_path, conf)
+    with SparkProgress(lake.spark, ERR):
         done = import_file(lake, file, asked, attributes)
     _show_imported(file, done)
 
@@ -634,8 +569,8 @@ def _show_imported(source: str, done: Sequence[Imported]) -> None:
 
 
 @cli.command()
-@_LAKE_OPTION
-@_CONF_OPTION
+@LAKE_OPTION
+@CONF_OPTION
 @click.option("--attribute", metavar="NAME", help="What people shall tell; the only attribute by default.")
 @click.option(
     "--draws", type=expand_home, metavar="FILE", help="Show the photos of a file of `annotate draw` instead of labels."
@@ -650,7 +585,7 @@ def _show_imported(source: str, done: Sequence[Imported]) -> None:
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Loopback: browsers of this machine only.")
 @click.option(
-    "--journal", type=_local_path, metavar="FILE",
+    "--journal", type=local_path, metavar="FILE",
     help="Where answers are kept until their import; beside the lake by default.",
 )  # fmt: skip
 @click.option("--no-import", is_flag=True, help="Leave the answers in the journal, for the next review to import.")
@@ -687,7 +622,7 @@ def review(
 
     if sum((draws is not None, model_id is not None, everything)) > 1:
         raise ConfigError("--draws, --model and --all each say what to look at: give one of them")
-    lake_config, config = _lake_config(lake_path, conf)
+    lake_config, config = lake_of(lake_path, conf)
     attributes = _attributes(config)
     if no_import and only_import:
         raise ConfigError("--import and --no-import: give one of them")
@@ -742,9 +677,9 @@ def _import_answers(
     click.echo(f"Importing {n_answers:,} answers ...")
     with whole_file(file) as f:
         f.write(text.encode())
-    lake = _open_lake(ctx, lake_path, conf)
+    lake = open_lake(ctx, lake_path, conf)
     try:
-        with SparkProgress(lake.spark, _ERR):
+        with SparkProgress(lake.spark, ERR):
             done = import_file(lake, str(file), Asked(_login()), attributes)
     except AnnotationError as exc:
         raise AnnotationError(
@@ -770,8 +705,8 @@ def _attributes(config: Config | None) -> Mapping[str, AttributeConfig] | None:
 
 
 @cli.command("audit")
-@_LAKE_OPTION
-@_CONF_OPTION
+@LAKE_OPTION
+@CONF_OPTION
 @click.option("--attribute", required=True, metavar="NAME", help=_ATTRIBUTE_HELP)
 @click.option(
     "--target", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="SHARE",
@@ -791,8 +726,8 @@ def audit_command(
     confidence: float,
 ) -> None:
     """How often the labels of an attribute are right, from photos drawn for an audit: accept them or not, by value."""
-    lake = _open_lake(ctx, lake_path, conf)
-    with SparkProgress(lake.spark, _ERR):
+    lake = open_lake(ctx, lake_path, conf)
+    with SparkProgress(lake.spark, ERR):
         found = audit(lake, attribute, target, confidence)
     table = Table()
     for name in (attribute, "photos", "looks", "right", "accuracy", f"{percent(confidence)} interval", "verdict"):
@@ -805,9 +740,9 @@ def audit_command(
             f"{percent(row['low'])} to {percent(row['high'])}",
             Text(row["verdict"]),
         )
-    _show(table)
+    show(table)
     for note in found.notes:
-        _OUT.print(note, soft_wrap=True, highlight=False, markup=False)
+        OUT.print(note, soft_wrap=True, highlight=False, markup=False)
 
 
 def summarise(lake: Lake, seconds: float, report_folder: Path | None = None) -> None:
@@ -816,7 +751,7 @@ def summarise(lake: Lake, seconds: float, report_folder: Path | None = None) -> 
     status = [row["status"] for row in lake.rows("models", ["status"])]
     n_images = lake.count("images")
     left_out = len(status) - status.count("ok")
-    _OUT.print(
+    OUT.print(
         f"\n{n_images:,} images, {len(status)} models, {left_out} of them left out of the ranking "
         f"(degenerate or failed), {seconds:,.0f} s",
         soft_wrap=True,
@@ -828,14 +763,14 @@ def summarise(lake: Lake, seconds: float, report_folder: Path | None = None) -> 
     _show_labels(lake)
     if report_folder is not None:
         page = report_folder / "index.html"
-        _OUT.print(f"\nOpen in a browser: {page}", soft_wrap=True, highlight=False, markup=False)
-    _OUT.print("\nType next:", style="bold")
+        OUT.print(f"\nOpen in a browser: {page}", soft_wrap=True, highlight=False, markup=False)
+    OUT.print("\nType next:", style="bold")
     for line in _next_commands(lake, best):
-        _OUT.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
+        OUT.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _show_reasons(lake: Lake) -> None:
-    _OUT.print("No model can be ranked, so none is the best:", soft_wrap=True)
+    OUT.print("No model can be ranked, so none is the best:", soft_wrap=True)
     table = Table()
     for name in ("models", "features", "algorithm", "why"):
         table.add_column(name, justify="right" if name == "models" else "left")
@@ -843,7 +778,7 @@ def _show_reasons(lake: Lake) -> None:
     counts = Counter(tuple(row[c] or "" for c in columns) for row in lake.rows("models", columns))
     for why, n in sorted(counts.items(), key=lambda item: (*item[0][:2], item[1], item[0][2]))[:12]:
         table.add_row(str(n), *(Text(text) for text in why))
-    _show(table)
+    show(table)
 
 
 def _show_best(lake: Lake, best: Row) -> None:
@@ -860,8 +795,8 @@ def _show_best(lake: Lake, best: Row) -> None:
             # A consensus has no vectors to be scored in.
             *("-" if row[s.name] is None else f"{row[s.name]:,.{s.decimals}f}" for s in scores),
         )
-    _show(table)
-    _OUT.print(
+    show(table)
+    OUT.print(
         f"Best overall: model {best['model_id']}, {best['algorithm']} with {best['n_clusters']} clusters on "
         f"{best['features']}.",
         soft_wrap=True,
@@ -884,7 +819,7 @@ def _show_labels(lake: Lake) -> None:
             percent(row["share_accepted"]),
             f"{row['n_images'] - row['n_accepted']:,}",
         )
-    _show(table)
+    show(table)
 
 
 def _next_commands(lake: Lake, best: Row | None) -> list[str]:
@@ -903,22 +838,27 @@ def _next_commands(lake: Lake, best: Row | None) -> list[str]:
     ]
 
 
+for _command in (init, check, doctor, status):
+    cli.add_command(_command)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, 2 for a mistake in config or command, 130 after Ctrl-C, 1 for the rest."""
+    """Run a command; returns 0, 2 for a mistake in config, command or case, 130 after Ctrl-C, 1 for anything else."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     interrupt = signal.getsignal(signal.SIGINT)
     try:
-        cli.main(args=args, prog_name="motorpool", standalone_mode=False)
-        return 0
+        # What a command leaves by `ctx.exit` comes as the result.
+        status = cli.main(args=args, prog_name="motorpool", standalone_mode=False)
+        return status if isinstance(status, int) else 0
     except click.exceptions.Exit as exc:
         return int(exc.exit_code)
     except click.ClickException as exc:
         exc.show()
         return 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo(_STOPPED, err=True)
-        return _INTERRUPTED
+        click.echo(STOPPED, err=True)
+        return INTERRUPTED
     except MotorpoolError as exc:
         return _fail(exc, exc.exit_status, debug)
     except Exception as exc:
@@ -937,12 +877,8 @@ def brief(exc: Exception) -> str:
 
 def _fail(exc: Exception, status: int, debug: bool) -> int:
     if debug:
-        _ERR.print_exception()
+        ERR.print_exception()
     click.echo(f"motorpool: {exc if isinstance(exc, MotorpoolError) else brief(exc)}", err=True)
     if not debug and not isinstance(exc, MotorpoolError):
         click.echo("Run it again as `motorpool --debug ...` for the traceback.", err=True)
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Optional packages that a config needs: which of them are missing here, all in one message."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pyspark.sql import SparkSession
+
+from motorpool.backend.needs import INSTALL
+from motorpool.config.run import Config
+from motorpool.errors import EnvironmentMissingError, not_installed
+from motorpool.maps.registry import missing_packages
+from motorpool.pipeline.accelerator import needed
+from motorpool.report import PACKAGES as REPORT_PACKAGES
+from motorpool.spark.session import is_submitted, shares_python
+from motorpool.texts import listed
+
+
+def check_packages(config: Config, stages: Collection[str]) -> None:
+    """EnvironmentMissingError, with one line of pip for all, where packages that the stages need are not installed."""
+    maps: dict[str, str] = {}
+    if "project" in stages and config.projections is not None:
+        maps = missing_packages(config.projections.methods)
+    drawing = not_installed(REPORT_PACKAGES) if "report" in stages and config.report is not None else []
+    told = []
+    if maps:
+        verb = "needs" if len(maps) == 1 else "need"
+        told.append(f"projections.methods: {listed(list(maps))} {verb} {', '.join(maps.values())}")
+    if drawing:
+        told.append(f"the report needs {', '.join(drawing)}")
+    if told:
+        pip = " ".join([*maps.values(), *drawing])
+        workers = ", for the maps on the workers too" if maps else ""
+        raise EnvironmentMissingError(
+            f"{'; '.join(told)}, not installed here: pip install {pip}{workers}; or leave out of the config what needs "
+            "them"
+        )
+
+
+def check_accelerator(config: Config) -> None:
+    """EnvironmentMissingError where ``accelerator: gpu`` is asked of this very Python, and it lacks the packages.
+
+    On a cluster only executors need them, so these are asked when Spark has started.
+    """
+    if config.accelerator != "gpu" or is_submitted() or SparkSession.getActiveSession() is not None:
+        return
+    settings = config.spark
+    if not shares_python(settings.get("spark.master", "local[*]"), settings.get("spark.pyspark.python")):
+        return
+    lacking = not_installed(needed(config))
+    if lacking:
+        raise EnvironmentMissingError(
+            f"accelerator: gpu needs {listed(lacking)}, not installed here: {INSTALL}; or set accelerator: cpu"
+        )

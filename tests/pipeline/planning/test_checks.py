@@ -1,0 +1,297 @@
+"""Mistakes in config and case are told before Spark starts, all at once, with exit status 2."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from planned_lake import lake_of
+
+from cases import blobs, image_paths, write_attributes, write_case, write_paths
+from motorpool import cli
+from motorpool.config.load import parse_config
+from motorpool.errors import ConfigError
+from motorpool.maps import registry
+from motorpool.pipeline.planning import opening
+from motorpool.pipeline.planning.checks import look
+from motorpool.pipeline.run import STAGES, check_config
+from review_lake import write
+
+ROWS = 24
+ARRAYS = {"osnet": blobs(ROWS, 4), "vdc_type": blobs(ROWS, 3)}
+STUDY: dict[str, Any] = {
+    "features": [{"descriptor": "osnet", "steps": [{"pca": 2}]}],
+    "cluster": {"models": [{"algorithm": "kmeans", "k": [2, 3]}]},
+}
+Change = Callable[[Path], None]
+
+
+@pytest.fixture(autouse=True)
+def no_spark(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise AssertionError("Spark was started")
+
+    monkeypatch.setattr("motorpool.pipeline.context.build_session", fail)
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Path:
+    return write_case(tmp_path / "case", ROWS, ARRAYS)
+
+
+def config_of(case: Path | None, lake: str | Path = "x", fmt: str = "parquet", **more: Any) -> dict[str, Any]:
+    section = {"path": str(case)} if case else {}
+    section |= more.pop("case_options", {})
+    return {"case": section or None, "lake": {"path": str(lake), "format": fmt}, **STUDY, **more}
+
+
+def problems(config: dict[str, Any], *stages: str) -> list[str]:
+    return look(parse_config(config), stages or STAGES).problems
+
+
+# Each of these mistakes was told only after Spark had started, or after the ingest.
+
+
+def remove(name: str) -> Change:
+    def change(case: Path) -> None:
+        shutil.rmtree(case / name) if (case / name).is_dir() else (case / name).unlink()
+
+    return change
+
+
+def save(name: str, array: np.ndarray) -> Change:
+    return lambda case: np.save(case / "descriptors" / name, array)
+
+
+def text(name: str, content: str) -> Change:
+    return lambda case: (case / name).write_text(content) and None
+
+
+MISTAKES: list[tuple[str, Change, str]] = [
+    ("no case", remove("."), "case.path {case}: there is no such folder"),
+    ("no list of paths", remove("images_paths.csv"), "case.path {case}: holds no images_paths.csv"),
+    ("no descriptors", remove("descriptors"), "descriptors: there is no such folder"),
+    ("an array that is none", text("descriptors/b.npy", "hello"), "{case}/descriptors/b.npy"),
+    ("an array of numbers that are whole", save("b.npy", np.ones((ROWS, 2), int)), "{case}/descriptors/b.npy"),
+    ("an array that is too short", save("b.npy", blobs(ROWS - 1, 3)), "b.npy: 23 rows"),
+    (
+        "more paths than rows",
+        lambda case: write_paths(case / "images_paths.csv", image_paths(ROWS + 2)),
+        "which has 26 rows, but found {case}/descriptors/osnet.pickle: 24 rows",
+    ),
+    ("another header", text("images_paths.csv", "path\nx.jpg\n"), "needs a column `paths`, found path"),
+    ("an empty list", text("images_paths.csv", "paths\n"), "holds no paths"),
+    ("attributes without paths", text("attributes.csv", "photo,color\nx,red\n"), "needs a column `path`, found photo"),
+    ("a column that tables cannot have", text("attributes.csv", "path,my color\nx,red\n"), "rename it without spaces"),
+]
+
+
+class TestTheCase:
+    @pytest.mark.parametrize(("change", "expected"), [m[1:] for m in MISTAKES], ids=[m[0] for m in MISTAKES])
+    @pytest.mark.parametrize("stages", [("ingest",), tuple(STAGES)], ids=["ingest", "run"])
+    def test_a_mistake_is_found(self, case: Path, change: Change, expected: str, stages: tuple[str, ...]) -> None:
+        assert problems(config_of(case), *stages) == []
+        change(case)
+        (found,) = problems(config_of(case), *stages)
+        assert expected.format(case=case) in found
+
+    def test_stages_that_read_tables_alone_go_on_without_the_case(self, case: Path, tmp_path: Path) -> None:
+        """The ingest looks at the case even where the lake holds everything, as it has always done."""
+        lake = lake_of(tmp_path / "lake", "parquet", osnet=4)
+        shutil.rmtree(case)
+        config = config_of(case, lake, report={}, projections={"methods": ["pca"]}, outliers={})
+        for stage in STAGES:
+            assert bool(problems(config, stage)) == (stage == "ingest")
+
+    def test_without_the_list_of_paths_the_rest_is_looked_at(self, case: Path) -> None:
+        (case / "images_paths.csv").unlink()
+        np.save(case / "descriptors" / "short.npy", blobs(ROWS - 1, 3))
+        found = problems(config_of(case, features=[{"descriptor": "osnt"}]))
+        assert [text.split(":")[0] for text in found] == [
+            f"case.path {case}",
+            "row i of every descriptor must be the same image, but they differ in length",
+            "features[0] (osnt)",
+        ]
+        shutil.rmtree(case / "descriptors")
+        found = problems(config_of(case))
+        assert [text.split(":")[0] for text in found] == [f"case.path {case}", f"{case}/descriptors"]
+
+    def test_files_named_one_by_one(self, case: Path) -> None:
+        options = {
+            "descriptors": {"osnet": str(case / "none.npy"), "vdc_type": str(case / "descriptors" / "vdc_type.pickle")},
+            "images_paths": str(case / "none.csv"),
+            "attributes": str(case / "none_too.csv"),
+        }
+        found = problems(config_of(None, case_options=options))
+        assert [text.split(":")[0] for text in found] == [
+            str(case / n) for n in ("none.npy", "none.csv", "none_too.csv")
+        ]
+
+    def test_a_vehicle_column_that_is_not_there(self, case: Path) -> None:
+        config = config_of(case, case_options={"vehicle_column": "car"})
+        assert "the case has no attributes file" in problems(config)[0]
+        write_attributes(case / "attributes.csv", [{"path": p, "truck": "a"} for p in image_paths(ROWS)])
+        (found,) = problems(config)
+        assert "attributes.csv: has no column 'car', which case.vehicle_column names; it has path, truck" in found
+
+    def test_a_long_list_of_paths_is_left_to_the_ingest(self, case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Arrays are still compared with each other."""
+        monkeypatch.setattr(opening, "_QUICK_BYTES", 100)
+        write_paths(case / "images_paths.csv", image_paths(ROWS + 2))
+        assert problems(config_of(case)) == []
+        np.save(case / "descriptors" / "b.npy", blobs(ROWS + 2, 3))
+        (found,) = problems(config_of(case))
+        assert "they differ in length" in found
+        assert "b.npy: 26 rows; " in found
+        text("images_paths.csv", f"photo\n{'x' * 200}\n")(case)
+        assert "needs a column `paths`, found photo" in problems(config_of(case))[0]
+
+    def test_photos_that_the_config_names(self, case: Path) -> None:
+        config = config_of(case, report={}, case_options={"images_root": str(case / "photos")})
+        for stages in (("interpret",), ("report",), tuple(STAGES)):
+            (found,) = problems(config, *stages)
+            assert found == f"case.images_root {case}/photos: there is no such folder or zip"
+        assert problems(config, "ingest", "features", "cluster") == []
+        (case / "photos").mkdir()
+        assert problems(config) == []
+
+
+class TestFeatureSets:
+    def test_a_descriptor_that_nobody_has(self, case: Path) -> None:
+        sets = [
+            {"descriptor": "osnt"},
+            {"name": "both", "join": [{"descriptor": "vdc_type"}, {"descriptor": "vdc_typ"}]},
+        ]
+        (found,) = problems(config_of(case, features=sets))
+        assert found.splitlines() == [
+            "features[0] (osnt): descriptor 'osnt' is not in the case; it holds osnet, vdc_type",
+            "features[1] (both): descriptor 'vdc_typ' is not in the case; it holds osnet, vdc_type",
+        ]
+
+    @pytest.mark.parametrize("fmt", ["delta", "parquet"])
+    def test_a_descriptor_of_the_lake(self, case: Path, tmp_path: Path, fmt: str) -> None:
+        """The case may no longer name it; alone, the stage `features` reads the lake and nothing else."""
+        lake = lake_of(tmp_path / "lake", fmt, clip=5)
+        config = config_of(case, lake, fmt, features=[{"descriptor": "clip", "steps": ["l2"]}, {"descriptor": "osnet"}])
+        assert problems(config) == []
+        (found,) = problems(config, "features")
+        assert found == "features[1] (osnet): descriptor 'osnet' is not in the lake; it holds clip"
+        (found,) = problems(config | {"features": [{"descriptor": "x"}]})
+        assert found == "features[0] (x): descriptor 'x' is not in the case or the lake; it holds clip, osnet, vdc_type"
+
+    def test_a_lake_that_only_spark_can_read(self, case: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """It may hold the descriptor: a doubt, no mistake."""
+        config = config_of(case, features=[{"descriptor": "clip"}]) | {"lake": {"schema": "cars"}}
+        found = look(parse_config(config), STAGES)
+        assert found.problems == []
+        assert found.notes == [
+            "features[0] (clip): descriptor 'clip' is not in the case; it holds osnet, vdc_type; whether the lake has "
+            "it shows when Spark has started"
+        ]
+        assert problems(config, "features") == []
+
+    @pytest.mark.parametrize("key", ["PYSPARK_GATEWAY_PORT", "DATABRICKS_RUNTIME_VERSION"])
+    def test_a_path_that_the_cluster_may_understand_otherwise(
+        self, case: Path, monkeypatch: pytest.MonkeyPatch, key: str
+    ) -> None:
+        monkeypatch.setenv(key, "1")
+        assert problems(config_of(case, fmt="delta", features=[{"descriptor": "clip"}])) == []
+        assert len(problems(config_of(case, "file:/x", fmt="delta", features=[{"descriptor": "clip"}]))) == 1
+
+    def test_a_lake_that_cannot_be_read_here(self, case: Path, tmp_path: Path) -> None:
+        (tmp_path / "lake" / "sources").mkdir(parents=True)
+        (tmp_path / "lake" / "sources" / "data.parquet").write_text("half of a write")
+        assert look(parse_config(config_of(case, tmp_path / "lake")), STAGES).held is None
+        assert problems(config_of(case, tmp_path / "lake")) == []
+
+    def test_more_components_than_there_are(self, case: Path) -> None:
+        sets = [
+            {"descriptor": "osnet", "steps": ["standard", {"pca": 5}]},
+            {"descriptor": "osnet", "steps": [{"pca": 0.9}, {"pca": 3}]},
+            {"name": "j", "join": [{"descriptor": "osnet"}, {"descriptor": "vdc_type"}], "steps": [{"svd": 8}]},
+        ]
+        found = problems(config_of(case, features=sets))
+        assert found == [
+            "feature set osnet-standard-pca5: pca: 5: there are 24 images of 4 columns, so at most 4 components",
+            "feature set j: svd: 8: there are 24 images of 7 columns, so at most 7 components",
+        ]
+
+    @pytest.mark.parametrize("fmt", ["delta", "parquet"])
+    def test_other_steps_under_the_same_name(self, case: Path, tmp_path: Path, fmt: str) -> None:
+        lake = lake_of(tmp_path / "lake", fmt, osnet=4)
+        (spec,) = parse_config(config_of(case)).feature_sets
+        row = {"features": spec.name, "descriptors": ["osnet"], "definition": "other", "n_features": 2}
+        write(lake, "feature_sets", [row], fmt)
+        (found,) = problems(config_of(case, lake, fmt))
+        assert found.startswith("feature set 'osnet-pca2' is in the lake with other steps: other, the config says")
+
+
+class TestPackages:
+    def test_all_that_are_missing_in_one_line(self, case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(registry, "find_spec", lambda name: None)
+        monkeypatch.setattr("motorpool.errors.importlib.util.find_spec", lambda name: None)
+        config = config_of(case, report={}, projections={"methods": ["pca", "umap", "tsne"]})
+        (found,) = problems(config)
+        assert "projections.methods: umap and tsne need umap-learn, openTSNE; the report needs matplotlib" in found
+        assert "pip install umap-learn openTSNE matplotlib plotly jinja2, for the maps on the workers too" in found
+        assert problems(config, "ingest", "features", "cluster") == []
+        assert "pip install" not in str(problems(config_of(case, projections={"methods": ["pca"]})))
+
+    def test_of_a_gpu(self, case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("motorpool.errors.importlib.util.find_spec", lambda name: None)
+        monkeypatch.setattr("motorpool.pipeline.planning.packages.SparkSession.getActiveSession", lambda: None)
+        monkeypatch.delenv("PYSPARK_PYTHON", raising=False)
+        config = config_of(case, accelerator="gpu")
+        (found,) = problems(config)
+        assert found.startswith("accelerator: gpu needs cupy, not installed here: pip install 'motorpool[gpu]'")
+        # Executors elsewhere may have them.
+        assert problems(config | {"spark": {"master": "spark://somewhere:7077"}}) == []
+        assert problems(config_of(case, accelerator="auto")) == []
+
+
+class TestTheCommand:
+    def test_everything_is_told_at_once(self, case: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        np.save(case / "descriptors" / "short.npy", blobs(ROWS - 4, 3))
+        (case / "descriptors" / "none.npy").write_text("hello")
+        (tmp_path / "report").mkdir()
+        (tmp_path / "report" / "mine.txt").touch()
+        config = config_of(case, tmp_path / "lake", features=[{"descriptor": "osnt"}], report={}, cluster={})
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+        with pytest.raises(ConfigError) as caught:
+            check_config(parse_config(config), STAGES)
+        assert cli.main(["run", "--conf", str(tmp_path / "run.yaml")]) == 2
+        out, err = capsys.readouterr()
+        assert (out, err) == ("", f"motorpool: {caught.value}\n")
+        for part in ("none.npy", "short.npy: 20 rows", "'osnt' is not in", "cluster.models: is empty", "report.out: "):
+            assert part in err
+        assert not (tmp_path / "lake").exists()
+
+    def test_no_java_is_asked_for(self, case: Path, tmp_path: Path) -> None:
+        """In a process of its own, where Spark could not start: its complaint would be another, with status 1."""
+        config = config_of(case, tmp_path / "lake", features=[{"descriptor": "x"}])
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+        code = (
+            "import sys; from motorpool.cli import main; from pyspark import SparkContext\n"
+            "status = main(sys.argv[1:]); assert SparkContext._gateway is None; sys.exit(status)"
+        )
+        env = {k: v for k, v in os.environ.items() if k != "JAVA_HOME"} | {"PATH": str(tmp_path)}
+        command = [sys.executable, "-c", code, "run", "--conf", str(tmp_path / "run.yaml")]
+        done = subprocess.run(command, capture_output=True, text=True, env=env)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("motorpool: features[0] (x): descriptor 'x' is not in the case; it holds osnet")
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_paths_are_as_spark_reads_them(case: Path) -> None:
+    lines = [r" .\a\b.jpg", "././c.jpg", "d/./e.jpg "]
+    write_paths(case / "images_paths.csv", lines)
+    found = opening.first_paths(opening.find_case(parse_config(config_of(case)).require_case()), 10)
+    assert found == ["a/b.jpg", "c.jpg", "d/./e.jpg"]
