@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from planned_lake import lake_of
@@ -87,7 +89,7 @@ MISTAKES: list[tuple[str, Change, str]] = [
         lambda case: write_paths(case / "images_paths.csv", image_paths(ROWS + 2)),
         "which has 26 rows, but found {case}/descriptors/osnet.pickle: 24 rows",
     ),
-    ("another header", text("images_paths.csv", "path\nx.jpg\n"), "needs a column `paths`, found path"),
+    ("another header", text("images_paths.csv", "photo,n\nx.jpg,1\n"), "needs a column `paths`, found photo, n"),
     ("an empty list", text("images_paths.csv", "paths\n"), "holds no paths"),
     ("attributes without paths", text("attributes.csv", "photo,color\nx,red\n"), "needs a column `path`, found photo"),
     ("a column that tables cannot have", text("attributes.csv", "path,my color\nx,red\n"), "rename it without spaces"),
@@ -135,6 +137,34 @@ class TestTheCase:
             str(case / n) for n in ("none.npy", "none.csv", "none_too.csv")
         ]
 
+    def test_columns_of_tables(self, tmp_path: Path) -> None:
+        """Parquet tables by their footers; those that only Spark opens are left to the ingest."""
+        file = tmp_path / "emb.parquet"
+        vectors = pa.array(ARRAYS["osnet"].tolist(), pa.list_(pa.float32()))
+        pq.write_table(pa.table({"image": image_paths(ROWS), "emb": vectors, "truck": ["x"] * ROWS}), file)
+        case: dict[str, Any] = {
+            "images_paths": {"file": str(file), "column": "image"},
+            "descriptors": {"osnet": {"file": str(file), "column": "emb"}},
+        }
+        assert problems(config_of(None, case_options=case)) == []
+        found = look(parse_config(config_of(None, case_options=case)), STAGES)
+        assert found.opened is not None
+        assert (found.opened.n_rows, found.shapes["osnet"]) == (ROWS, (ROWS, 4))
+        assert found.widths["osnet-pca2"].columns == 2
+        (told,) = problems(config_of(None, case_options=case, features=[{"descriptor": "osnt"}]))
+        assert "osnt" in told
+        (told,) = problems(config_of(None, case_options={**case, "vehicle_column": "car"}))
+        assert "has no column 'car', which case.vehicle_column names; it has path, truck" in told
+        wrong = {"images_paths": {"file": str(file), "column": "img"}, "descriptors": case["descriptors"]}
+        (told,) = problems(config_of(None, case_options=wrong))
+        assert "emb.parquet: img: has no such column of texts or numbers; it has image, truck" in told
+        wrong = {**case, "descriptors": {"osnet": {"file": str(file), "column": "truck"}}}
+        (told,) = problems(config_of(None, case_options=wrong))
+        assert "column 'truck' holds string, expected lists of float16" in told
+        of_spark = {"table": "some.where", "column": "x"}
+        case = {"images_paths": of_spark, "descriptors": {"osnet": of_spark}}
+        assert problems(config_of(None, case_options=case)) == []
+
     def test_a_vehicle_column_that_is_not_there(self, case: Path) -> None:
         config = config_of(case, case_options={"vehicle_column": "car"})
         assert "the case has no attributes file" in problems(config)[0]
@@ -151,8 +181,8 @@ class TestTheCase:
         (found,) = problems(config_of(case))
         assert "they differ in length" in found
         assert "b.npy: 26 rows; " in found
-        text("images_paths.csv", f"photo\n{'x' * 200}\n")(case)
-        assert "needs a column `paths`, found photo" in problems(config_of(case))[0]
+        text("images_paths.csv", f"photo,n\n{'x' * 200},1\n")(case)
+        assert "needs a column `paths`, found photo, n" in problems(config_of(case))[0]
 
     def test_photos_that_the_config_names(self, case: Path) -> None:
         config = config_of(case, report={}, case_options={"images_root": str(case / "photos")})
