@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from planned_lake import lake_of
@@ -87,7 +89,7 @@ MISTAKES: list[tuple[str, Change, str]] = [
         lambda case: write_paths(case / "images_paths.csv", image_paths(ROWS + 2)),
         "which has 26 rows, but found {case}/descriptors/osnet.pickle: 24 rows",
     ),
-    ("another header", text("images_paths.csv", "path\nx.jpg\n"), "needs a column `paths`, found path"),
+    ("another header", text("images_paths.csv", "car,color\nx,red\n"), "needs a column `paths`, found car, color"),
     ("an empty list", text("images_paths.csv", "paths\n"), "holds no paths"),
     ("attributes without paths", text("attributes.csv", "photo,color\nx,red\n"), "needs a column `path`, found photo"),
     ("a column that tables cannot have", text("attributes.csv", "path,my color\nx,red\n"), "rename it without spaces"),
@@ -135,6 +137,30 @@ class TestTheCase:
             str(case / n) for n in ("none.npy", "none.csv", "none_too.csv")
         ]
 
+    def test_columns_of_tables(self, case: Path, tmp_path: Path) -> None:
+        """The headers of Parquet tables are read; Delta tables and those of catalogs are for Spark."""
+        file = str(tmp_path / "cars.parquet")
+        vectors = pa.array(list(blobs(ROWS, 3)))
+        pq.write_table(pa.table({"path": image_paths(ROWS), "vector": vectors, "color": ["red"] * ROWS}), file)
+        sets = [{"descriptor": "osnet", "steps": [{"pca": 3}]}]
+
+        def found(column: str, steps: int = 3, paths: str = "path") -> list[str]:
+            options = {
+                "images_paths": {"file": file, "column": paths},
+                "descriptors": {"osnet": {"file": file, "column": column}},
+            }
+            sets[0]["steps"] = [{"pca": steps}]
+            return problems(config_of(None, case_options=options, features=sets))
+
+        assert found("vector") == []
+        assert "has no column 'vectr'; it has path, vector, color" in found("vectr")[0]
+        assert "column 'color' holds string, expected lists of float" in found("color")[0]
+        assert "there are 24 images of 3 columns, so at most 3 components" in found("vector", 4)[0]
+        assert "has no such column of texts or numbers; it has path, color" in found("vector", paths="pth")[0]
+        of_spark = {"images_paths": {"table": "cars", "column": "path"}}
+        of_spark["descriptors"] = {"osnet": {"table": "cars", "column": "vector"}}  # type: ignore[dict-item]
+        assert problems(config_of(None, case_options=of_spark, features=sets)) == []
+
     def test_a_vehicle_column_that_is_not_there(self, case: Path) -> None:
         config = config_of(case, case_options={"vehicle_column": "car"})
         assert "the case has no attributes file" in problems(config)[0]
@@ -151,8 +177,8 @@ class TestTheCase:
         (found,) = problems(config_of(case))
         assert "they differ in length" in found
         assert "b.npy: 26 rows; " in found
-        text("images_paths.csv", f"photo\n{'x' * 200}\n")(case)
-        assert "needs a column `paths`, found photo" in problems(config_of(case))[0]
+        text("images_paths.csv", f"car,color\n{'x' * 200},red\n")(case)
+        assert "needs a column `paths`, found car, color" in problems(config_of(case))[0]
 
     def test_photos_that_the_config_names(self, case: Path) -> None:
         config = config_of(case, report={}, case_options={"images_root": str(case / "photos")})
