@@ -124,9 +124,15 @@ def _models_of(config: Config, spec: FeatureSet) -> list[ModelSpec]:
 
 
 def _descriptors(found: Findings) -> list[DescriptorPlan]:
-    opened = found.opened.descriptors if found.opened else {}
+    if found.opened is None:
+        return []
     there = found.held.descriptors if found.held else None
-    return [DescriptorPlan(name, *d.shape, str(d.dtype), _among(name, there)) for name, d in opened.items()]
+    # A table of vectors may have rows of other images, which are left out.
+    rows = found.opened.n_rows
+    return [
+        DescriptorPlan(name, rows, d.shape[1], str(d.dtype), _among(name, there))
+        for name, d in found.opened.descriptors.items()
+    ]
 
 
 def _among(name: str, there: Collection[str] | None) -> bool | None:
