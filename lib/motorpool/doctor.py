@@ -50,6 +50,7 @@ def extras() -> dict[str, tuple[str, dict[str, str]]]:
     return {
         "report": ("maps and the report", {name: name for name in REPORT} | maps),
         "review": ("the page on which people look at photos", {name: name for name in REVIEW}),
+        "hdf5": ("descriptors in HDF5 files", {"h5py": "h5py"}),
         "gpu": ("accelerator: gpu", {name: name for name in (CUPY, CUML)}),
     }
 

@@ -6,7 +6,7 @@ not read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -21,6 +21,7 @@ from motorpool.case import files
 from motorpool.case.arrays.array_file import COPY_AGAIN, explained
 from motorpool.case.csv_files import text_names, text_schema
 from motorpool.case.parquet_footer import MAX_COLUMNS, open_parquet_file
+from motorpool.case.spark_tables import Convert
 from motorpool.errors import CaseError
 from motorpool.spark.blocks import Batches
 from motorpool.texts import by_number
@@ -191,7 +192,7 @@ class ParquetTable:
         column: str,
         key: str | None,
         width: int,
-        convert: Callable[[pa.Array, pa.Array], pa.RecordBatch],
+        convert: Convert,
         schema: str,
     ) -> DataFrame:
         """What ``convert`` makes of the rows' keys (string, or int64 row numbers without a ``key``) and vectors (lists

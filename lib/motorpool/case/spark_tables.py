@@ -23,6 +23,8 @@ from motorpool.case.csv_files import text_names
 from motorpool.case.files import safe_cause
 from motorpool.errors import CaseError
 
+#: Makes a batch of a batch of keys and one of vectors, which are lists of floats.
+Convert = Callable[[pa.Array, pa.Array], pa.RecordBatch]
 _TEXTS = (T.StringType, T.VarcharType, T.CharType, T.NumericType, T.BooleanType, T.DateType, T.TimestampType,
           T.TimestampNTZType)  # fmt: skip
 
@@ -97,7 +99,7 @@ class SparkTable:
         column: str,
         key: str | None,
         width: int,
-        convert: Callable[[pa.Array, pa.Array], pa.RecordBatch],
+        convert: Convert,
         schema: str,
     ) -> DataFrame:
         """What ``convert`` makes of the rows' keys (string) and vectors (list of float), batch by batch."""
