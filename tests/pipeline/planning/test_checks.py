@@ -215,7 +215,9 @@ class TestFeatureSets:
         (found,) = problems(config, "features")
         assert found == "features[1] (osnet): descriptor 'osnet' is not in the lake; it holds clip"
         (found,) = problems(config | {"features": [{"descriptor": "x"}]})
-        assert found == "features[0] (x): descriptor 'x' is not in the case or the lake; it holds clip, osnet, vdc_type"
+        assert (
+            found == "features[0] (x): descriptor 'x' is not in the case or the lake; they hold clip, osnet, vdc_type"
+        )
 
     def test_a_lake_that_only_spark_can_read(self, case: Path, caplog: pytest.LogCaptureFixture) -> None:
         """It may hold the descriptor: a doubt, no mistake."""

@@ -106,8 +106,9 @@ def _pending(ctx: Context, sets: Sequence[FeatureSet]) -> list[FeatureSet]:
 
 def check_descriptors(sets: Sequence[FeatureSet], there: Collection[str], where: str) -> None:
     """ConfigError, a line for each, where feature sets name descriptors that are not among those ``there``."""
+    hold = "they hold" if " or " in where else "it holds"
     missing = [
-        f"features[{index}] ({fs.name}): descriptor {name!r} is not in {where}; it holds {', '.join(sorted(there))}"
+        f"features[{index}] ({fs.name}): descriptor {name!r} is not in {where}; {hold} {', '.join(sorted(there))}"
         for index, fs in enumerate(sets)
         for name in fs.descriptors
         if name not in there
