@@ -9,6 +9,7 @@ from typing import Any
 
 import hdbscan
 import numpy as np
+import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
@@ -458,7 +459,7 @@ def test_the_case_of_a_config(done: Context, tmp_path: Path, capsys: pytest.Capt
         )
         status, said, err = call(capsys, "assign", *args)
         if on_bad_rows == "refuse":
-            assert (status, said, out.read_text()) == (1, "", "kept")
+            assert (status, said, out.read_text()) == (2, "", "kept")
             assert "osnet.npy: 1 rows, first 9; " in err
             assert "vdc_type.npy: 1 rows, first 3" in err
             assert not list(tmp_path.glob(".new*"))
@@ -478,6 +479,32 @@ def refusal(ctx: Context, case: Path, model: str | None, folder: Path) -> str:
         run_assign(ctx.lake, CaseConfig(path=str(case)), model, folder / "out.csv")
     assert [p for p in folder.iterdir() if p.name.startswith((".", "out"))] == []
     return str(caught.value)
+
+
+def test_a_case_in_a_table(done: Context, new_case: Path, tmp_path: Path) -> None:
+    """Rows in another order, one of no image, and the labels that the same vectors get from array files."""
+    arrays, order = new_descriptors(), np.random.default_rng(5).permutation(NEW)
+    paths = [p.replace("\\", "/") for p in image_paths(NEW)]
+    columns = {name: [*array[order].tolist(), [0.0] * array.shape[1]] for name, array in arrays.items()}
+    pq.write_table(pa.table({"path": [*(paths[i] for i in order), "none.jpg"], **columns}), tmp_path / "v.parquet")
+    write_paths(tmp_path / "list.csv", paths)
+    tables = {name: {"file": str(tmp_path / "v.parquet"), "column": name} for name in arrays}
+    (model,) = models(done, "kmeans", k=5)
+    outs = [tmp_path / "files.parquet", tmp_path / "table.parquet"]
+    cases = [
+        CaseConfig(path=str(new_case)),
+        CaseConfig.model_validate({"images_paths": str(tmp_path / "list.csv"), "descriptors": tables}),
+    ]
+    for case, out in zip(cases, outs, strict=True):
+        assert run_assign(done.lake, case, model["model_id"], out).n_images == NEW
+    of_files, of_table = (pq.read_table(out) for out in outs)
+    assert of_table["path"].to_pylist() == paths
+    assert of_table["cluster"].equals(of_files["cluster"])
+    np.testing.assert_allclose(of_table["distance"], of_files["distance"], rtol=1e-5)
+    mended = {**tables, "osnet": {**tables["osnet"], "column": "vdc_type"}}
+    wrong = CaseConfig.model_validate({"images_paths": str(tmp_path / "list.csv"), "descriptors": mended})
+    with pytest.raises(CaseError, match=r"v.parquet: vdc_type: osnet has 6 columns, but model .* was fitted on 3"):
+        run_assign(done.lake, wrong, model["model_id"], outs[0])
 
 
 def test_cases_that_do_not_fit(done: Context, tmp_path: Path) -> None:
