@@ -90,7 +90,7 @@ def test_a_case_without_images_is_refused(
         "cluster": {"models": [{"algorithm": "kmeans", "k": 2}]},
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(content))
-    assert cli.main(["run", "--conf", str(tmp_path / "run.yaml")]) == 1
+    assert cli.main(["run", "--conf", str(tmp_path / "run.yaml")]) == 2
     message = capsys.readouterr().err
     assert "Traceback" not in message
     assert "--debug" not in message
