@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from array_checks import DTYPES, check, sample, write
+from damage import damaged
 
 from motorpool.case.arrays import _OPENERS, Split, open_array
 from motorpool.case.files import exists, file_size, join, list_dir, open_file, redact
@@ -286,11 +287,8 @@ def test_random_damage_is_refused_or_harmless(tmp_path: Path, form: str) -> None
     forms = {**FORMS, "parquet": (".parquet", lambda a: parquet(as_lists(a)))}
     extension, dump = forms[form]
     data = dump(sample(20, 4))
-    rng = np.random.default_rng(11)
-    for _ in range(250):
-        broken = np.frombuffer(data, np.uint8).copy()
-        broken[rng.integers(0, len(data), rng.integers(1, 4))] = rng.integers(0, 256)
-        path = write(tmp_path, extension, broken.tobytes()[: rng.integers(1, 2 * len(data))])
+    for broken in damaged(data, 250):
+        path = write(tmp_path, extension, broken)
         with contextlib.suppress(CaseError):
             read_all(path)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from array_checks import check, sample, write
+from damage import damaged
 
 from motorpool.case.arrays import open_array
 from motorpool.errors import CaseError
@@ -307,12 +308,8 @@ def test_every_truncation_is_refused(tmp_path: Path, extension: str) -> None:
 
 @pytest.mark.parametrize("extension", WHOLE)
 def test_random_damage_is_refused_or_harmless(tmp_path: Path, extension: str) -> None:
-    data = WHOLE[extension]
-    rng = np.random.default_rng(11)
-    for _ in range(800):
-        broken = np.frombuffer(data, np.uint8).copy()
-        broken[rng.integers(0, len(data), rng.integers(1, 4))] = rng.integers(0, 256)
-        path = write(tmp_path, extension, broken.tobytes()[: rng.integers(1, 2 * len(data))])
+    for broken in damaged(WHOLE[extension], 800):
+        path = write(tmp_path, extension, broken)
         with contextlib.suppress(CaseError):
             opened = open_array(path)
             for split in opened.splits(3):

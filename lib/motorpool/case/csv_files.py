@@ -13,7 +13,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from motorpool.case import files
 from motorpool.errors import CaseError
-from motorpool.spark.blocks import Batches
+from motorpool.spark.tasks import one_each
 from motorpool.texts import encoding_of
 
 #: How the header of VERI-Wild's `vehicle_info.txt` begins: id of the vehicle and name of its photo, then semicolons.
@@ -120,10 +120,4 @@ def read_csv(spark: SparkSession, path: str, columns: Sequence[str]) -> DataFram
 
     One task reads the whole file as a stream: the row's number is what joins it to the descriptors.
     """
-
-    def run(batches: Batches) -> Batches:
-        for batch in batches:
-            if len(batch):
-                yield from csv_rows(path, columns)
-
-    return spark.range(0, 1, 1, 1).mapInArrow(run, text_schema(columns))
+    return one_each(spark, [path], lambda one: csv_rows(one, columns), text_schema(columns))

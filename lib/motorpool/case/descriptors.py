@@ -5,7 +5,7 @@ A descriptor is an array file, whose row i is that of image i, or a column of a 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from functools import reduce
 
 import numpy as np
@@ -15,11 +15,12 @@ from pyspark.sql import functions as F
 
 from motorpool.case.arrays import ArrayFile, Split, open_array
 from motorpool.case.folder import Case
-from motorpool.case.sources import needs_spark, shown
+from motorpool.case.sources import needs_spark, open_source, shown
 from motorpool.case.vector_columns import BAD_ROW, VectorColumn, finite_rows, open_vector_column
 from motorpool.errors import CaseError
 from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
+from motorpool.spark.tasks import one_each
 
 Descriptor = ArrayFile | VectorColumn
 _Task = tuple[str, ArrayFile, Split]
@@ -61,12 +62,17 @@ def with_columns(
     column that cannot be read.
     """
     check_lengths(arrays, n_images, case)
-    found: dict[str, Descriptor] = {}
-    for name, source in case.descriptors.items():
-        if name in arrays:
-            found[name] = arrays[name]
-        elif not isinstance(source, str) and (names is None or name in names):
-            found[name] = open_vector_column(spark, source, paths, n_images, case.images_paths)
+    found: dict[str, Descriptor] = dict(arrays)
+    columns = {
+        name: source
+        for name, source in case.descriptors.items()
+        if not isinstance(source, str) and (names is None or name in names)
+    }
+    if columns:
+        # Once for all of them: a folder of many files has as many footers.
+        images = open_source(spark, case.images_paths)
+        for name, source in columns.items():
+            found[name] = open_vector_column(spark, source, paths, n_images, case.images_paths, images)
     return found
 
 
@@ -95,8 +101,8 @@ def read_vectors(spark: SparkSession, descriptors: Mapping[str, Descriptor], *, 
     ]
     tasks = _tasks(descriptors)
 
-    def run(batches: Batches) -> Batches:
-        for name, ids, x, good in _chunks(tasks, batches):
+    def vectors(task: _Task) -> Batches:
+        for name, ids, x, good in _chunks(task):
             if refuse and not good.all():
                 raise ValueError(BAD_ROW)
             yield pa.RecordBatch.from_arrays(
@@ -106,7 +112,7 @@ def read_vectors(spark: SparkSession, descriptors: Mapping[str, Descriptor], *, 
 
     if tasks or not frames:
         schema = "image_id BIGINT, descriptor STRING, vector ARRAY<FLOAT>"
-        frames.insert(0, _per_task(spark, tasks).mapInArrow(run, schema))
+        frames.insert(0, one_each(spark, tasks, vectors, schema))
     return reduce(DataFrame.unionByName, frames)
 
 
@@ -118,15 +124,15 @@ def find_bad_rows(spark: SparkSession, descriptors: Mapping[str, Descriptor]) ->
     ]
     tasks = _tasks(descriptors)
 
-    def run(batches: Batches) -> Batches:
-        for name, ids, _, good in _chunks(tasks, batches):
+    def bad_rows(task: _Task) -> Batches:
+        for name, ids, _, good in _chunks(task):
             bad = ids[~good]
             yield pa.RecordBatch.from_arrays(
                 [pa.array(bad), pa.repeat(name, len(bad))], names=["image_id", "descriptor"]
             )
 
     if tasks or not frames:
-        frames.insert(0, _per_task(spark, tasks).mapInArrow(run, "image_id BIGINT, descriptor STRING"))
+        frames.insert(0, one_each(spark, tasks, bad_rows, "image_id BIGINT, descriptor STRING"))
     return reduce(DataFrame.unionByName, frames)
 
 
@@ -143,18 +149,12 @@ def _tasks(descriptors: Mapping[str, Descriptor]) -> list[_Task]:
     return tasks
 
 
-def _per_task(spark: SparkSession, tasks: Sequence[_Task]) -> DataFrame:
-    """The numbers of the tasks, each in a partition of its own."""
-    return spark.range(0, len(tasks), 1, max(1, len(tasks)))
-
-
-def _chunks(tasks: Sequence[_Task], batches: Batches) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
-    """Read the tasks whose numbers are in `batches`, chunk by chunk.
+def _chunks(task: _Task) -> Iterator[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+    """Read a split of an array, chunk by chunk.
 
     Yields the descriptor, int64[m] row numbers, float32[m, d] rows, and bool[m], true for rows that are all finite.
     Memory: two chunks of 16 MiB, the one in use and the one being read.
     """
-    for task in (number for batch in batches for number in batch.column(0).to_pylist()):
-        name, array, split = tasks[task]
-        for first, x in array.read(split, max(1, _CHUNK_BYTES // (4 * array.shape[1]))):
-            yield name, np.arange(first, first + len(x)), x, finite_rows(x)
+    name, array, split = task
+    for first, x in array.read(split, max(1, _CHUNK_BYTES // (4 * array.shape[1]))):
+        yield name, np.arange(first, first + len(x)), x, finite_rows(x)

@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
 from motorpool.case import files
-from motorpool.case.arrays.array_file import COPY_AGAIN, explained
+from motorpool.case.arrays.array_file import COPY_AGAIN, explained, is_list
 from motorpool.case.csv_files import text_names, text_schema
 from motorpool.case.parquet_footer import MAX_COLUMNS, open_parquet_file
 from motorpool.case.spark_tables import Convert
 from motorpool.errors import CaseError
 from motorpool.spark.blocks import Batches
+from motorpool.spark.tasks import one_each
 from motorpool.texts import by_number
 
 #: Rows of text that one task reads, and those of a batch.
@@ -147,14 +148,13 @@ class ParquetTable:
         self._check(columns)
         tasks = self._tasks(_TEXT_ROWS)
 
-        def run(batches: Batches) -> Batches:
-            for task in _chosen(tasks, batches):
-                for first, batch in _batches(task, columns, _TEXT_BATCH):
-                    rows = pa.array(np.arange(first, first + batch.num_rows))
-                    texts = [_column(batch, c, task.part) for c in columns]
-                    yield pa.RecordBatch.from_arrays([rows, *texts], names=text_names(columns))
+        def rows_of(task: _Task) -> Batches:
+            for first, batch in _batches(task, columns, _TEXT_BATCH):
+                rows = pa.array(np.arange(first, first + batch.num_rows))
+                texts = [_column(batch, c, task.part) for c in columns]
+                yield pa.RecordBatch.from_arrays([rows, *texts], names=text_names(columns))
 
-        return spark.range(0, len(tasks), 1, max(1, len(tasks))).mapInArrow(run, text_schema(columns))
+        return one_each(spark, tasks, rows_of, text_schema(columns))
 
     def vector_type(self, column: str) -> tuple[int, np.dtype]:
         """Length and type of a column of vectors, by a first row that has any; CaseError for another column."""
@@ -186,31 +186,22 @@ class ParquetTable:
                     return int(length)
         return 0
 
-    def vectors(
-        self,
-        spark: SparkSession,
-        column: str,
-        key: str | None,
-        width: int,
-        convert: Convert,
-        schema: str,
-    ) -> DataFrame:
+    def vectors(self, spark: SparkSession, column: str, key: str | None, convert: Convert) -> DataFrame:
         """What ``convert`` makes of the rows' keys (string, or int64 row numbers without a ``key``) and vectors (lists
         of floats), batch by batch: 16 MiB of float32 at a time."""
-        self._check([column, key] if key is not None else [column])
-        tasks = self._tasks(max(1, _VECTOR_BYTES // (4 * width)))
-        rows = max(1, _VECTOR_BATCH // (4 * width))
         wanted = [column, key] if key is not None else [column]
+        self._check(wanted)
+        tasks = self._tasks(max(1, _VECTOR_BYTES // (4 * convert.width)))
+        rows = max(1, _VECTOR_BATCH // (4 * convert.width))
 
-        def run(batches: Batches) -> Batches:
-            for task in _chosen(tasks, batches):
-                for first, batch in _batches(task, wanted, rows):
-                    keys = _column(batch, key, task.part) if key else pa.array(np.arange(first, first + len(batch)))
-                    with explained(f"{files.redact(task.part.path)}: column {column!r} cannot be read"):
-                        made = convert(keys, _lists(batch.column(batch.schema.get_field_index(column))))
-                    yield made
+        def rows_of(task: _Task) -> Batches:
+            for first, batch in _batches(task, wanted, rows):
+                keys = _column(batch, key, task.part) if key else pa.array(np.arange(first, first + len(batch)))
+                with explained(f"{files.redact(task.part.path)}: column {column!r} cannot be read"):
+                    made = convert(keys, _lists(batch.column(batch.schema.get_field_index(column))))
+                yield made
 
-        return spark.range(0, len(tasks), 1, max(1, len(tasks))).mapInArrow(run, schema)
+        return one_each(spark, tasks, rows_of, convert.schema)
 
     def _check(self, columns: Sequence[str]) -> None:
         for column in columns:
@@ -238,10 +229,6 @@ class ParquetTable:
         return found
 
 
-def _chosen(tasks: Sequence[_Task], batches: Batches) -> Iterator[_Task]:
-    return (tasks[number] for batch in batches for number in batch.column(0).to_pylist())
-
-
 def _batches(task: _Task, columns: Sequence[str], rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Number of the first row, and a batch of the columns that are in the file."""
     part, first = task.part, task.first
@@ -254,17 +241,19 @@ def _batches(task: _Task, columns: Sequence[str], rows: int) -> Iterator[tuple[i
             )
         with open_parquet_file(f, name) as parquet:
             there = [c for c in columns if c in parquet.schema_arrow.names]
-            _check_lengths(parquet, task, name)
+            _check_lengths(parquet, task, there, name)
             # One thread: a Spark worker has one core.
             for batch in parquet.iter_batches(rows, list(task.groups), there, use_threads=False):
                 yield first, batch
                 first += batch.num_rows
 
 
-def _check_lengths(parquet: pq.ParquetFile, task: _Task, name: str) -> None:
-    """CaseError for lists that are too long for any vector: a row is decoded whole."""
+def _check_lengths(parquet: pq.ParquetFile, task: _Task, columns: Sequence[str], name: str) -> None:
+    """CaseError for lists in some columns that are too long for any vector: a row is decoded whole."""
+    paths = [parquet.schema.column(i).path for i in range(parquet.metadata.num_columns)]
+    read = [i for i, path in enumerate(paths) if any(path == c or path.startswith(f"{c}.") for c in columns)]
     for group in map(parquet.metadata.row_group, task.groups):
-        for column in map(group.column, range(group.num_columns)):
+        for column in map(group.column, read):
             if column.num_values > MAX_COLUMNS * max(1, group.num_rows):
                 raise CaseError(
                     f"{name}: {column.path_in_schema} holds {column.num_values:,} values in {group.num_rows:,} rows, "
@@ -305,13 +294,9 @@ def _storage(kind: pa.DataType) -> pa.DataType:
 
 def _values_of(kind: pa.DataType) -> pa.DataType | None:
     """The type of a vector's numbers; None for what holds no vectors."""
-    if _is_list(kind):
+    if is_list(kind):
         return kind.value_type if pa.types.is_floating(kind.value_type) else None
     return pa.float64() if _is_ml(kind) else None
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _is_ml(kind: pa.DataType) -> bool:

@@ -5,9 +5,9 @@ Their rows have no order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -23,10 +23,20 @@ from motorpool.case.csv_files import text_names
 from motorpool.case.files import safe_cause
 from motorpool.errors import CaseError
 
-#: Makes a batch of a batch of keys and one of vectors, which are lists of floats.
-Convert = Callable[[pa.Array, pa.Array], pa.RecordBatch]
 _TEXTS = (T.StringType, T.VarcharType, T.CharType, T.NumericType, T.BooleanType, T.DateType, T.TimestampType,
           T.TimestampNTZType)  # fmt: skip
+
+
+class Convert(Protocol):
+    """Makes rows of ``schema`` of a batch of keys and one of vectors, which are lists of ``width`` floats."""
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def schema(self) -> str: ...
+
+    def __call__(self, keys: pa.Array, lists: pa.Array) -> pa.RecordBatch: ...
 
 
 def is_delta(path: str) -> bool:
@@ -93,15 +103,7 @@ class SparkTable:
         # What is too large for float32 becomes infinity, as it does in files.
         return self.frame.select(*others, vector.cast("array<float>").alias("v"))
 
-    def vectors(
-        self,
-        spark: SparkSession,
-        column: str,
-        key: str | None,
-        width: int,
-        convert: Convert,
-        schema: str,
-    ) -> DataFrame:
+    def vectors(self, spark: SparkSession, column: str, key: str | None, convert: Convert) -> DataFrame:
         """What ``convert`` makes of the rows' keys (string) and vectors (list of float), batch by batch."""
         if key is None:
             raise ValueError("the rows of a table of Spark have no numbers: they need a key")
@@ -110,4 +112,4 @@ class SparkTable:
             for batch in batches:
                 yield convert(batch.column(0), batch.column(1))
 
-        return self._lists(column, self._text(key).alias("k")).mapInArrow(run, schema)
+        return self._lists(column, self._text(key).alias("k")).mapInArrow(run, convert.schema)

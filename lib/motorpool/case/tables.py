@@ -82,8 +82,7 @@ def described_here(path: str) -> Iterator[list[str]]:
 
 def _paths_in(path: str, column: str) -> Iterator[list[str]]:
     for batch in csv_files.csv_rows(path, [column]):
-        texts = (str(text).strip(" ").replace("\\", "/") for text in batch.column("c0").to_pylist())
-        yield [re.sub(r"^(\./)+", "", text) for text in texts]
+        yield [plain_path(str(text)) for text in batch.column("c0").to_pylist()]
 
 
 def last_two(path: str) -> str:
@@ -193,6 +192,11 @@ def _refuse_twice(names: Sequence[str], wanted: Sequence[str], source: Source) -
     for name in wanted:
         if lower.count(name.lower()) > 1:
             raise CaseError(f"{shown(source)}: column {name!r} appears more than once, but for its case perhaps")
+
+
+def plain_path(path: str) -> str:
+    """`normal_path` of one path."""
+    return re.sub(r"^(\./)+", "", path.strip(" ").replace("\\", "/"))
 
 
 def normal_path(column: str) -> Column:

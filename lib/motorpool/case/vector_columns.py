@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from motorpool.case.arrays.array_file import to_float32
+from motorpool.case.arrays.array_file import lists_to_float32
 from motorpool.case.parquet_tables import ParquetTable
-from motorpool.case.sources import Source, open_source, open_table, same_table, shown
+from motorpool.case.sources import Source, TextTable, open_table, same_table, shown
 from motorpool.case.spark_tables import SparkTable
 from motorpool.case.tables import PATH_COLUMNS, normal_path
 from motorpool.config.run import VectorColumnConfig
@@ -90,7 +89,7 @@ class VectorColumn:
     def _rows(self, *, vectors: bool) -> DataFrame:
         """``image_id``, whether a row is finite, ``good BOOLEAN``, and its vector where ``vectors`` are asked for."""
         convert = _Rows(self.name, self.shape[1], self.key, vectors)
-        rows = self.table.vectors(self.spark, self.column, self.key, self.shape[1], convert, convert.schema)
+        rows = self.table.vectors(self.spark, self.column, self.key, convert)
         if self.images is None:
             return rows.withColumnRenamed("key", "image_id")
         return rows.withColumn("key", self._text("key")).join(self.images, on="key", how="inner")
@@ -123,30 +122,37 @@ def _not_empty(width: int, source: VectorColumnConfig) -> int:
 
 
 def open_vector_column(
-    spark: SparkSession, source: VectorColumnConfig, paths: DataFrame, n_images: int, images_source: Source
+    spark: SparkSession,
+    source: VectorColumnConfig,
+    paths: DataFrame,
+    n_images: int,
+    images_source: Source,
+    images_table: TextTable,
 ) -> VectorColumn:
     """The descriptor in a column of a table, for the images of ``paths`` (``image_id, path``).
 
-    The paths were read of ``images_source``.
+    The paths were read of ``images_source``, which is the open ``images_table``.
 
     Reads the header, and one row for the length of the vectors. CaseError where the table cannot be opened, or lacks
     the column or the key.
     """
-    table = open_table(spark, source)
+    table: ParquetTable | SparkTable
+    if same_table(source, images_source) and isinstance(images_table, ParquetTable | SparkTable):
+        table = images_table
+    else:
+        table = open_table(spark, source)
     name = shown(source)
     width, dtype = table.vector_type(source.column)
     width = _not_empty(width, source)
     key = _key(table, source, images_source)
-    theirs = [] if isinstance(images_source, str) else open_source(spark, images_source).columns
     path_column = None if isinstance(images_source, str) else images_source.column
-    by_path = key == path_column or key not in theirs
-    own = same_table(source, images_source)
-    if own and by_path and isinstance(table, ParquetTable):
+    by_path = path_column is None or key == path_column or key not in images_table.columns
+    if table is images_table and by_path and isinstance(table, ParquetTable):
         return VectorColumn(name, (n_images, width), dtype, spark, table, source.column, None, None, by_path)
     images = paths.select("image_id", F.col("path").alias("key"))
     if not by_path:
         assert path_column is not None
-        both = open_source(spark, images_source).texts(spark, [path_column, key])
+        both = images_table.texts(spark, [path_column, key])
         keyed = both.select(normal_path("c0").alias("path"), F.trim("c1").alias("key"))
         images = paths.join(keyed, on="path", how="inner").select("image_id", "key")
     return VectorColumn(name, (n_images, width), dtype, spark, table, source.column, key, images, by_path)
@@ -196,28 +202,22 @@ class _Rows:
     def _matrix(self, keys: pa.Array, lists: pa.Array) -> np.ndarray:
         """Lists of floats as float32[m, width]; CaseError, which names the row, for one without these."""
         out = np.empty((len(lists), self.width), np.float32)
-        # A null list has no length at all, and fails the comparison as a ragged one does.
-        lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
-        odd = np.flatnonzero(lengths != self.width)
-        found = None
-        if odd.size:
-            row = int(odd[0])
-            found = "no vector (null)" if lengths[row] < 0 else f"a list of {lengths[row]:,} numbers"
+        odd = lists_to_float32(lists, out)
+        if odd is None:
+            return out
+        row, length = odd
+        if length is None:
+            found = "no vector (null)"
+        elif length == self.width:
+            found = "a null among its numbers"
         else:
-            values = lists.flatten()
-            if values.null_count:
-                row = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0]) // self.width
-                found = "a null among its numbers"
-        if found is not None:
-            which = (
-                f"row {keys[row].as_py():,}" if self.key is None else f"the row with {self.key} {keys[row].as_py()!r}"
-            )
-            raise CaseError(
-                f"{self.name}: {which} holds {found}, expected {self.width:,} numbers like the other rows. Mend it, or "
-                "leave this image out of the table and of the images"
-            )
-        to_float32(values.to_numpy(zero_copy_only=False), out.reshape(-1))
-        return out
+            found = f"a list of {length:,} numbers"
+        key = keys[row].as_py()
+        which = f"row {key:,}" if self.key is None else f"the row with {self.key} {key!r}"
+        raise CaseError(
+            f"{self.name}: {which} holds {found}, expected {self.width:,} numbers like the other rows. Mend it, or "
+            "leave this image out of the table and of the images"
+        )
 
 
 def finite_rows(x: np.ndarray) -> np.ndarray:

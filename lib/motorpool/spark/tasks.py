@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import pyarrow as pa
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
@@ -37,3 +37,19 @@ def run_tasks(spark: SparkSession, costs: Sequence[float], run: Callable[[int], 
     frame = spark.range(0, n_tasks, 1, n_tasks).mapInArrow(task, "index INT, result BINARY")
     found = {row["index"]: row["result"] for row in frame.collect()}
     return [pickle.loads(found[i]) for i in range(len(costs))]  # noqa: S301
+
+
+def one_each(
+    spark: SparkSession, items: Sequence[T], work: Callable[[T], Iterable[pa.RecordBatch]], schema: str
+) -> DataFrame:
+    """The rows, as ``schema`` says, that ``work`` makes of each of the driver's items: a task and a partition for each.
+
+    All items travel to every task, as does all that ``work`` refers to. Memory of a task: what ``work`` holds.
+    """
+
+    def run(batches: Batches) -> Batches:
+        for batch in batches:
+            for number in batch.column(0).to_pylist():
+                yield from work(items[number])
+
+    return spark.range(0, len(items), 1, max(1, len(items))).mapInArrow(run, schema)

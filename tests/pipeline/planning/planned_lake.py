@@ -1,7 +1,10 @@
-"""A lake that holds what `ingest` writes last, made without Spark."""
+"""A lake that holds what `ingest` writes last, made without Spark, and commands that are to start none."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,3 +20,13 @@ def lake_of(folder: Path, fmt: str, n_rows: int = 24, **descriptors: int) -> Pat
     ]  # fmt: skip
     write(folder, "sources", rows, fmt)
     return folder
+
+
+def without_java(folder: Path, *args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own that finds no Java, and fails where PySpark has asked for one."""
+    code = (
+        "import sys; from motorpool.cli import main; from pyspark import SparkContext\n"
+        "status = main(sys.argv[1:]); assert SparkContext._gateway is None; sys.exit(status)"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "JAVA_HOME"} | {"PATH": str(folder)}
+    return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, env=env, cwd=cwd)

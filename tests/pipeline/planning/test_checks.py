@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from planned_lake import lake_of
+from planned_lake import lake_of, without_java
 
 from cases import blobs, image_paths, write_attributes, write_case, write_paths
 from motorpool import cli
@@ -310,13 +307,7 @@ class TestTheCommand:
         """In a process of its own, where Spark could not start: its complaint would be another, with status 1."""
         config = config_of(case, tmp_path / "lake", features=[{"descriptor": "x"}])
         (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
-        code = (
-            "import sys; from motorpool.cli import main; from pyspark import SparkContext\n"
-            "status = main(sys.argv[1:]); assert SparkContext._gateway is None; sys.exit(status)"
-        )
-        env = {k: v for k, v in os.environ.items() if k != "JAVA_HOME"} | {"PATH": str(tmp_path)}
-        command = [sys.executable, "-c", code, "run", "--conf", str(tmp_path / "run.yaml")]
-        done = subprocess.run(command, capture_output=True, text=True, env=env)
+        done = without_java(tmp_path, "run", "--conf", str(tmp_path / "run.yaml"))
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("motorpool: features[0] (x): descriptor 'x' is not in the case; it holds osnet")
         assert len(done.stderr.splitlines()) == 1

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from planned_lake import lake_of
+from planned_lake import lake_of, without_java
 
 from cases import blobs, write_case
 from motorpool import cli
@@ -124,14 +122,7 @@ class TestPlan:
 
 class TestTheCommand:
     def call(self, folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-        """In a process of its own that finds no Java, and fails where PySpark has asked for one."""
-        code = (
-            "import sys; from motorpool.cli import main; from pyspark import SparkContext\n"
-            "status = main(sys.argv[1:]); assert SparkContext._gateway is None; sys.exit(status)"
-        )
-        env = {k: v for k, v in os.environ.items() if k != "JAVA_HOME"} | {"PATH": str(folder)}
-        command = [sys.executable, "-c", code, "check", "--conf", str(folder / "run.yaml"), *args]
-        return subprocess.run(command, capture_output=True, text=True, env=env)
+        return without_java(folder, "check", "--conf", str(folder / "run.yaml"), *args)
 
     def test_a_plan(self, folder: Path) -> None:
         done = self.call(folder, "--set", "seed=7", "--set", "spark.driver.memory=2 g")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from planned_lake import without_java
 from pyspark.sql import SparkSession
 
 from cases import blobs, image_paths, write_attributes, write_case, write_paths
@@ -155,13 +153,7 @@ class TestConfig:
 
 
 def test_no_java_is_asked_for(case: Path, tmp_path: Path) -> None:
-    code = (
-        "import sys; from motorpool.cli import main; from pyspark import SparkContext\n"
-        "status = main(sys.argv[1:]); assert SparkContext._gateway is None; sys.exit(status)"
-    )
-    env = {k: v for k, v in os.environ.items() if k != "JAVA_HOME"} | {"PATH": str(tmp_path)}
-    command = [sys.executable, "-c", code, "init", "case"]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+    done = without_java(tmp_path, "init", "case", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert load_config(tmp_path / "run.yaml").lake.path == "run/lake"
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from planned_lake import lake_of
+from planned_lake import lake_of, without_java
 from pyspark.sql import SparkSession
 
 from cases import blobs, write_case
@@ -113,13 +111,7 @@ class TestStatus:
 
 class TestTheCommand:
     def call(self, folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
-        """In a process of its own that finds no Java, and fails where PySpark has asked for one."""
-        code = (
-            "import sys; from motorpool.cli import main; from pyspark import SparkContext\n"
-            "status = main(sys.argv[1:]); assert SparkContext._gateway is None; sys.exit(status)"
-        )
-        env = {k: v for k, v in os.environ.items() if k != "JAVA_HOME"} | {"PATH": str(folder)}
-        return subprocess.run([sys.executable, "-c", code, "status", *args], capture_output=True, text=True, env=env)
+        return without_java(folder, "status", *args)
 
     def test_a_folder(self, made: tuple[Config, Path]) -> None:
         done = self.call(made[1], "--lake", str(made[1] / "lake"))

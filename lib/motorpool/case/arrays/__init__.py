@@ -54,11 +54,11 @@ def open_array(path: str) -> ArrayFile:
     Reads headers only. Zero rows are accepted. Raises `CaseError` where the file is missing, cut off, holds
     anything but exactly one 2-D array of float16, float32 or float64, or is of another kind.
     """
+    if is_folder(path):
+        return open_shards(path)
     name = redact(path)
     extension = os.path.splitext(name)[1].lower()
     opener = _OPENERS.get(extension)
-    if is_folder(path):
-        return open_shards(path)
     if opener is None:
         raise CaseError(
             f"{name}: cannot tell the format from the extension {extension!r}, expected one of "

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from motorpool.case.files import open_file, redact, safe_cause
 from motorpool.errors import CaseError
@@ -116,6 +117,30 @@ def row_ranges(first: int, count: int, rows: int) -> Iterator[tuple[int, int]]:
     """``(first, rows)`` of consecutive ranges of at most `rows` rows that cover `count` rows from `first`."""
     for start in range(first, first + count, rows):
         yield start, min(rows, first + count - start)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type of Arrow is one of its lists."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def lists_to_float32(lists: pa.Array, out: np.ndarray) -> tuple[int, int | None] | None:
+    """Write Arrow's lists of floats to the rows of `out` (float32[m, d]); None where all went well.
+
+    Otherwise nothing is written, and the result is the first row that does not fit, with its length: None where it has
+    no list (null), and d where one of its numbers is null.
+    """
+    width = out.shape[1]
+    # A null list has no length at all, and fails the comparison as a ragged one does.
+    lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
+    if (odd := np.flatnonzero(lengths != width)).size:
+        row = int(odd[0])
+        return row, int(lengths[row]) if lengths[row] >= 0 else None
+    values = lists.flatten()
+    if values.null_count:
+        return int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0]) // width, width
+    to_float32(values.to_numpy(zero_copy_only=False), out.reshape(-1))
+    return None
 
 
 def to_float32(values: np.ndarray, out: np.ndarray) -> None:

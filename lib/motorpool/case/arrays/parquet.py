@@ -13,7 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from motorpool.case.arrays.array_file import COPY_AGAIN, ArrayFile, Split, check_rows, to_float32
+from motorpool.case.arrays.array_file import (
+    COPY_AGAIN,
+    ArrayFile,
+    Split,
+    check_rows,
+    is_list,
+    lists_to_float32,
+    to_float32,
+)
 from motorpool.case.files import redact
 from motorpool.case.parquet_footer import open_parquet_file
 from motorpool.errors import CaseError
@@ -29,7 +37,7 @@ def open_parquet(path: str, f: pa.NativeFile, size: int) -> ArrayFile:
     parquet = open_parquet_file(f, name)
     schema, metadata = parquet.schema_arrow, parquet.metadata
     kinds = [column.type for column in schema]
-    nested = len(kinds) == 1 and _is_list(kinds[0])
+    nested = len(kinds) == 1 and is_list(kinds[0])
     values = [kinds[0].value_type] if nested else kinds
     if not values or not all(pa.types.is_floating(kind) for kind in values):
         found = ", ".join(f"{column.name} {column.type}"[:60] for column in list(schema)[:6]) or "no columns"
@@ -97,18 +105,14 @@ class _ParquetArray(ArrayFile):
         """The batch, whose first row is row `first` of the file, as float32[m, d]."""
         m, d = batch.num_rows, self.shape[1]
         out = np.empty((m, d), np.float32)
-        if _is_list(batch.schema[0].type):
-            lists = batch.column(0)
-            # A null list has no length at all, and fails the comparison as a ragged one does.
-            lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
-            if (odd := np.flatnonzero(lengths != d)).size:
-                found = "null" if lengths[odd[0]] < 0 else f"a list of {lengths[odd[0]]:,} values"
-                raise self._bad_row(first + int(odd[0]), found)
-            values = lists.flatten()
-            if values.null_count:
-                row = first + int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0]) // d
-                raise self._bad_row(row, "a list with a null in it")
-            to_float32(values.to_numpy(zero_copy_only=False), out.reshape(-1))
+        if is_list(batch.schema[0].type):
+            odd = lists_to_float32(batch.column(0), out)
+            if odd is not None:
+                row, length = odd
+                if length is None:
+                    raise self._bad_row(first + row, "null")
+                found = "a list with a null in it" if length == d else f"a list of {length:,} values"
+                raise self._bad_row(first + row, found)
             return out
         for j, column in enumerate(batch.columns):
             if column.null_count:
@@ -122,7 +126,3 @@ class _ParquetArray(ArrayFile):
             f"{self.name}: row {row:,} holds {found}, expected {self.shape[1]:,} values like the other rows. "
             "Remove or repair the row, and the matching line of every other file of the case"
         )
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

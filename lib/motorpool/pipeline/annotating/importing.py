@@ -23,6 +23,7 @@ from motorpool.pipeline.annotating.photos import locate
 from motorpool.pipeline.context import explained
 from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
+from motorpool.spark.tasks import one_each
 from motorpool.texts import NAME_PATTERN
 
 log = logging.getLogger(__name__)
@@ -127,15 +128,13 @@ def _read(spark: SparkSession, path: str, wanted: frozenset[str] | None) -> Data
     where = path if has_scheme(path) or path.startswith("dbfs:") else str(Path(path).resolve())
     shown = files.redact(path)
 
-    def run(batches: Batches) -> Batches:
-        for batch in batches:
-            if len(batch):
-                annotations = read_annotations(where, wanted, shown)
-                while some := list(itertools.islice(annotations, _BATCH)):
-                    columns = [pa.array([getattr(a, f.name) for a in some], f.type) for f in _ARROW]
-                    yield pa.RecordBatch.from_arrays(columns, schema=_ARROW)
+    def rows_of(file: str) -> Batches:
+        annotations = read_annotations(file, wanted, shown)
+        while some := list(itertools.islice(annotations, _BATCH)):
+            columns = [pa.array([getattr(a, f.name) for a in some], f.type) for f in _ARROW]
+            yield pa.RecordBatch.from_arrays(columns, schema=_ARROW)
 
-    return spark.range(0, 1, 1, 1).mapInArrow(run, _ANNOTATIONS)
+    return one_each(spark, [where], rows_of, _ANNOTATIONS)
 
 
 def _filled_in(annotations: DataFrame, asked: Asked, names: Mapping[str, str]) -> DataFrame:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from pyspark.sql import functions as F
 
+from motorpool.case.tables import plain_path
 from motorpool.errors import ConfigError, LakeError
 from motorpool.kernels.pairs.geometry import Metric
 from motorpool.lake import Lake
@@ -74,7 +74,7 @@ def _usual(lake: Lake) -> str:
 def _known(lake: Lake, images: Sequence[str]) -> dict[str, int]:
     """The image_id of every image that was named, in their order."""
     found: dict[str, int] = {}
-    paths = {name: re.sub(r"^(\./)+", "", name.strip().replace("\\", "/")) for name in images}
+    paths = {name: plain_path(name.strip()) for name in images}
     by_path = {r["path"]: r["image_id"] for r in lake.rows("images", ["image_id", "path"], path=list(paths.values()))}
     numbers = [name for name in images if paths[name] not in by_path and name.isdecimal() and len(name) < 19]
     by_id = {r["image_id"] for r in lake.rows("images", ["image_id"], image_id=numbers)} if numbers else set()
