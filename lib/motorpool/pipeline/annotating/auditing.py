@@ -38,9 +38,9 @@ class Audited:
 def audit(lake: Lake, attribute: str, target: float | None = None, confidence: float = 0.95) -> Audited:
     """Estimate how often the accepted labels of an attribute are right, and each value of them; write it down.
 
-    Where none is accepted but those of vehicles that labels were learned from, of all labels. ``target`` is by default what the labels were made for. Looks count once
-    a photo: not where people disagree or cannot tell, nor where labels were learned from the vehicle. LakeError without
-    labels or without audit annotations.
+    Where none is accepted but those of vehicles that labels were learned from, of all labels. ``target`` is by default
+    what the labels were made for. Looks count once a photo: not where people disagree or cannot tell, nor where labels
+    were learned from the vehicle. LakeError without labels or without audit annotations.
     """
     label_set = next(iter(lake.rows("label_sets", ["attribute", "target"], attribute=[attribute])), None)
     if label_set is None:
@@ -158,7 +158,9 @@ def _wrong(cells: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, float]]:
 
 
 def _notes(cells: Sequence[Mapping[str, Any]], lake: Lake, attribute: str, accepted: bool) -> list[str]:
-    notes = [] if accepted else ["accepted are only labels of vehicles that people have looked at, so the figures are those of all labels"]
+    notes = []
+    if not accepted:
+        notes.append("accepted are only labels of vehicles that people have looked at, so the figures are of all labels")
     left_out = {reason: sum(c["n"] for c in cells if c["status"] == reason) for reason in _REASONS}
     reasons = [_REASONS[reason].format(n=f"{n:,}") for reason, n in left_out.items() if n]
     if reasons:
