@@ -160,7 +160,7 @@ def _wrong(cells: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, float]]:
 def _notes(cells: Sequence[Mapping[str, Any]], lake: Lake, attribute: str, accepted: bool) -> list[str]:
     notes = []
     if not accepted:
-        notes.append("accepted are only labels of vehicles that people have looked at, so the figures are of all labels")
+        notes.append("accepted are only labels of vehicles that people have looked at, so these figures are of all")
     left_out = {reason: sum(c["n"] for c in cells if c["status"] == reason) for reason in _REASONS}
     reasons = [_REASONS[reason].format(n=f"{n:,}") for reason, n in left_out.items() if n]
     if reasons:
