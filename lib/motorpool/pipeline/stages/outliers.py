@@ -253,13 +253,13 @@ def _run_methods(ctx: Context, config: OutlierConfig, features: str, plan: _Plan
 
 def _resources(ctx: Context, config: OutlierConfig, features: str, plan: _Plan, vehicles: Vehicles | None) -> Resources:
     return Resources(
-        vectors=ctx.lake.read("features", features=features),
+        vectors=ctx.lake.fitted(ctx.lake.read("features", features=features)),
         k=config.k,
         seed=ctx.config.seed,
         backend=ctx.backend,
         models={method: ids for (name, method), ids in plan.models.items() if name == features},
         known_vehicles=vehicles,
-        read_labels=lambda ids: ctx.lake.read_or_empty("labels", model_id=list(ids) or ["none"]),
+        read_labels=lambda ids: ctx.lake.fitted(ctx.lake.read_or_empty("labels", model_id=list(ids) or ["none"])),
         read_descriptors=lambda names: wide_descriptors(ctx.lake, names),
         read_program=lambda: load_program(ctx.lake, features),
         say=lambda text: log.debug("outliers: %s: %s", features, text),
@@ -280,7 +280,7 @@ def _run_consensus(
     """
     began = time.monotonic()
     replaced = [CONSENSUS, *sorted(gone)]
-    single = ctx.lake.read("outliers", features=asked)
+    single = ctx.lake.fitted(ctx.lake.read("outliers", features=asked))
     weighted = None if vehicles is None else _weighted(config, single, vehicles, params["leading"].split(", "))
     try:
         agreed = flag(weighted.df if weighted else consensus(single), config.share)
