@@ -437,6 +437,8 @@ def _show_appended(lake: Lake, case: str, done: Appended) -> None:
         click.echo(f"  labels by {done.n_models:,} models; the leaderboard stays as it was")
     for algorithm, n in sorted(done.unlabelling.items()):
         click.echo(f"  no labels by {n:,} models of {algorithm}: the algorithm labels no new images")
+    if done.unscoring:
+        click.echo(f"  no outlier scores by {', '.join(done.unscoring)}: these score no new images")
     for row in done.due[:_MOST_DUE]:
         click.echo(f"  a new fit of model {row['model_id']} is due: {row['reason']}")
     if len(done.due) > _MOST_DUE:

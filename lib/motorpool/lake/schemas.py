@@ -47,7 +47,7 @@ def _schema(columns: str) -> StructType:
     return schema
 
 
-_IMAGE_ID = "Number of the image: the place of its row in the paths file, from 0 on."
+_IMAGE_ID = "Number of the image: the place of its row in the paths file, from 0 on. Appended ones go on behind."
 _PATH = "Path of the photo, with forward slashes."
 _VEHICLE_ID = "The vehicle in the photo: from the path or the attributes file; null where neither names one."
 _FEATURES = "Name of the feature set."

@@ -10,6 +10,7 @@ from motorpool.errors import ConfigError
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.growing.append import catch_up
 from motorpool.pipeline.growing.catch_up import add_features, add_labels, caught_up
+from motorpool.pipeline.growing.outliers import add_outliers
 from motorpool.pipeline.planning.checks import look
 from motorpool.pipeline.stages.cluster import run_cluster
 from motorpool.pipeline.stages.consensus import run_consensus
@@ -31,7 +32,7 @@ STAGES = {
     "cluster": caught_up(run_cluster, add_labels),
     "consensus": run_consensus,
     "vehicles": run_vehicles,
-    "outliers": run_outliers,
+    "outliers": caught_up(run_outliers, add_outliers),
     "project": run_project,
     "interpret": run_interpret,
     "label": run_label,

@@ -14,6 +14,7 @@ from motorpool.pipeline.growing.appends import appends_of
 from motorpool.pipeline.growing.catch_up import add_attributes, add_features, add_labels, finish, labelling_models
 from motorpool.pipeline.growing.drift import ALL, add_drift
 from motorpool.pipeline.growing.incoming import Came, bring_in
+from motorpool.pipeline.growing.outliers import add_outliers, unscoring
 
 log = logging.getLogger(__name__)
 
@@ -22,13 +23,15 @@ log = logging.getLogger(__name__)
 class Appended:
     """What an append did.
 
-    ``n_models`` label the new images; ``unlabelling`` counts those that do not, by algorithm. ``due`` are the rows of
-    ``drift`` over all appended images that ask for a new fit.
+    ``n_models`` label the new images; ``unlabelling`` counts those that do not, by algorithm. ``unscoring`` are the
+    outlier methods of the lake that do not score them. ``due`` are the rows of ``drift`` over all appended images that
+    ask for a new fit.
     """
 
     came: Came
     n_models: int
     unlabelling: Mapping[str, int]
+    unscoring: Sequence[str]
     due: Sequence[Mapping[str, Any]]
 
 
@@ -48,12 +51,14 @@ def run_append(ctx: Context, case: CaseConfig) -> Appended:
         catch_up(ctx)
     models, others = labelling_models(ctx.lake)
     due = [r for r in ctx.lake.rows("drift", append_id=[ALL]) if r["refit_due"] and r["model_id"] in models]
-    return Appended(came, len(models), Counter(others), sorted(due, key=lambda r: str(r["model_id"])))
+    return Appended(
+        came, len(models), Counter(others), unscoring(ctx.lake), sorted(due, key=lambda r: str(r["model_id"]))
+    )
 
 
 def catch_up(ctx: Context) -> None:
     """Give appended images what the lake holds of the others and they lack; nothing where nothing was appended."""
     if not appends_of(ctx.lake):
         return
-    for step in (add_features, add_labels, add_attributes, add_drift, finish):
+    for step in (add_features, add_labels, add_outliers, add_attributes, add_drift, finish):
         step(ctx)

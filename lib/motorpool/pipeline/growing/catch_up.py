@@ -51,7 +51,7 @@ def caught_up(stage: Stage, *steps: Stage) -> Stage:
     return both
 
 
-def _lacking(lake: Lake, table: str, key: str, wanted: Sequence[str]) -> Iterator[tuple[Append, list[str]]]:
+def lacking(lake: Lake, table: str, key: str, wanted: Sequence[str]) -> Iterator[tuple[Append, list[str]]]:
     """The appends of which some of the ``wanted`` values of ``key`` have no row in a table, with these, in order."""
     appends = appends_of(lake)
     if not appends or not wanted:
@@ -73,7 +73,7 @@ def add_features(ctx: Context) -> None:
     lake = ctx.lake
     rows = lake.rows("feature_sets", ["features", "descriptors", "n_features"])
     sets = {str(r["features"]): r for r in sorted(rows, key=lambda r: str(r["features"]))}
-    for append, missing in _lacking(lake, "features", "features", list(sets)):
+    for append, missing in lacking(lake, "features", "features", list(sets)):
         with explained(), timed(f"append: {len(missing)} feature sets of append {append.append_id}"):
             vehicles = None
             for name in missing:
@@ -122,7 +122,7 @@ def add_labels(ctx: Context) -> None:
     if not appends_of(lake):
         return
     models, _ = labelling_models(lake)
-    for append, missing in _lacking(lake, "labels", "model_id", list(models)):
+    for append, missing in lacking(lake, "labels", "model_id", list(models)):
         with explained(), timed(f"append: labels by {len(missing)} models of append {append.append_id}"):
             by_features: dict[str, list[StoredModel]] = defaultdict(list)
             for model_id in missing:
@@ -163,7 +163,7 @@ def add_attributes(ctx: Context) -> None:
         return
     labellers = {who.attribute: who for who in stored_labellers(lake)}
     done: set[str] = set()
-    for append, missing in _lacking(lake, "image_labels", "attribute", list(labellers)):
+    for append, missing in lacking(lake, "image_labels", "attribute", list(labellers)):
         with explained(), timed(f"append: {', '.join(missing)} of append {append.append_id}"):
             asked = [labellers[name] for name in missing]
             labels = label_images(
