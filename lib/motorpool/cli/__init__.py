@@ -77,6 +77,7 @@ from motorpool.pipeline.assign import run_assign
 from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.export import run_export
 from motorpool.pipeline.growing.append import Appended, run_append
+from motorpool.pipeline.growing.follow import follow
 from motorpool.pipeline.handover import FORMATS
 from motorpool.pipeline.handover.run import Asked as HandOverAsked
 from motorpool.pipeline.handover.run import check_hand_over, hand_over
@@ -402,21 +403,36 @@ def assign(
 @cli.command()
 @run_options
 @click.option("--case", "case_path", required=True, type=expand_home, metavar="DIR", help=_CASE_HELP)
+@click.option(
+    "--follow", "following", is_flag=True,
+    help="DIR is a folder into which case folders are put: add each of them, and wait for more until Ctrl-C.",
+)  # fmt: skip
+@click.option("--once", is_flag=True, help="With --follow: do not wait for more.")
 @click.pass_context
-def append(ctx: click.Context, conf: str, overrides: tuple[str, ...], case_path: str) -> None:
+def append(
+    ctx: click.Context, conf: str, overrides: tuple[str, ...], case_path: str, following: bool, once: bool
+) -> None:
     """Add the images of a new case to the lake, with labels by its models and of its attributes; nothing is fitted
     again."""
+    if once and not following:
+        raise ConfigError("--once: ends what --follow begins: give both, or neither")
     config = load_config(conf, overrides)
     case = _new_case(case_path, config.case)
     check_config(config, [])
     context = Context.start(config, verbose=ctx.obj["debug"], delta=reads_delta(case))
     stop_at_ctrl_c()
+
+    def show_appended(path: str, done: Appended) -> None:
+        _show_appended(context.lake, path, done)
+
     try:
         with SparkProgress(context.spark, ERR, lambda: context.doing):
-            done = run_append(context, case)
+            if following:
+                follow(context, case_path, lambda path: _new_case(path, config.case), show_appended, once=once)
+            else:
+                show_appended(case_path, run_append(context, case))
     finally:
         context.close()
-    _show_appended(context.lake, case_path, done)
 
 
 def _new_case(path: str, known: CaseConfig | None = None) -> CaseConfig:
