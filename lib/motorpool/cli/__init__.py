@@ -78,6 +78,7 @@ from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.export import run_export
 from motorpool.pipeline.growing.append import Appended, run_append
 from motorpool.pipeline.growing.follow import follow
+from motorpool.pipeline.growing.matching import run_match
 from motorpool.pipeline.handover import FORMATS
 from motorpool.pipeline.handover.run import Asked as HandOverAsked
 from motorpool.pipeline.handover.run import check_hand_over, hand_over
@@ -433,6 +434,27 @@ def append(
                 show_appended(case_path, run_append(context, case))
     finally:
         context.close()
+
+
+@cli.command()
+@LAKE_OPTION
+@CONF_OPTION
+@click.option(
+    "--earlier", required=True, type=expand_home, metavar="DIR",
+    help="The folder of the lake whose clusters are continued.",
+)  # fmt: skip
+@click.pass_context
+def match(ctx: click.Context, lake_path: str | None, conf: str | None, earlier: str) -> None:
+    """Say which clusters of an earlier lake the clusters of a new fit continue, and give them their ids (table
+    `cluster_ids`)."""
+    before, _ = lake_of(earlier, None)
+    lake = open_lake(ctx, lake_path, conf, delta=before.format == "delta")
+    with SparkProgress(lake.spark, ERR):
+        done = run_match(lake, Lake(lake.spark, before))
+    click.echo(
+        f"{lake}: {done.n_models:,} models that {before.path} has too: {done.n_continued:,} clusters keep their ids, "
+        f"{done.n_new:,} get new ones, {done.n_gone:,} ids are of clusters that are gone"
+    )
 
 
 def _new_case(path: str, known: CaseConfig | None = None) -> CaseConfig:

@@ -190,6 +190,23 @@ _GROWN = (
             "created_at": _CREATED_AT,
         },
     ),
+    Table(
+        "cluster_ids",
+        "model_id STRING, cluster INT, stable_id INT, earlier_cluster INT, n_images BIGINT, n_shared BIGINT, "
+        "created_at TIMESTAMP",
+        "match",
+        rows="One row per cluster of every model that an earlier lake has too, and one per id that no cluster has any "
+        "more.",
+        comments={
+            "model_id": _MODEL_ID,
+            "cluster": "Number of the cluster; null for an id that no cluster has any more.",
+            "stable_id": "Its id: that of the earlier cluster that it continues, or one that the model never had.",
+            "earlier_cluster": "Number of that cluster in the earlier lake; null where there is none.",
+            "n_images": "Images in the cluster.",
+            "n_shared": "Those of them that were in the earlier one.",
+            "created_at": _CREATED_AT,
+        },
+    ),
 )
 
 
