@@ -192,6 +192,27 @@ def test_what_labels_no_new_image_is_named(at_once: Context) -> None:
     assert row["finished_at"] is not None
 
 
+def test_drift_is_what_numpy_says(at_once: Context) -> None:
+    """Of every model: far images by the 99 % quantile of the fitted ones' distances or as noise, and the index."""
+    labels = at_once.lake.read("labels").toPandas()
+    algorithms = {m["model_id"]: m["algorithm"] for m in at_once.lake.rows("models")}
+    rows = at_once.lake.rows("drift")
+    assert {r["append_id"] for r in rows} == {str(ROWS), "all"}
+    for row in rows:
+        own = labels[labels["model_id"] == row["model_id"]]
+        far = own["cluster"] < 0
+        if algorithms[row["model_id"]] not in ("dbscan", "hdbscan"):
+            near = own[(own["image_id"] < ROWS) & ~far]["distance"]
+            assert row["far_from"] == np.quantile(near, 0.99, method="inverted_cdf")
+            far |= own["distance"] > row["far_from"]
+        new = own["image_id"] >= ROWS
+        assert (row["n_images"], row["n_far"]) == (NEW, (far & new).sum())
+        assert row["usual_far"] == pytest.approx(far[~new].mean())
+        counts = pd.crosstab(own["cluster"], new).to_numpy() + 0.5
+        old, now = (counts / counts.sum(axis=0)).T
+        assert row["psi"] == pytest.approx(((now - old) * np.log(now / old)).sum())
+
+
 @pytest.fixture(scope="module")
 def small(spark: SparkSession, case: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lake of a run with fewer models, for copies."""

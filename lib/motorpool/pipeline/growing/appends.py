@@ -56,10 +56,10 @@ def appends_of(lake: Lake) -> list[Append]:
     """The appends whose images are in the lake, in the order in which they came.
 
     The table ``images`` is what their raw data is written last to: without rows there, an append has been stopped
-    before, and the next one takes its numbers. One small job, where something was appended.
+    before, and the next one takes its numbers. One small job, where the last append has not been finished.
     """
     found = sorted((Append(row) for row in lake.rows("appends")), key=lambda a: a.images.start)
-    if found and found[-1].among(lake.read("images")).isEmpty():
+    if found and not found[-1].finished and found[-1].among(lake.read("images")).isEmpty():
         found.pop()
     return found
 

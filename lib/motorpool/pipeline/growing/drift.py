@@ -55,8 +55,11 @@ def add_drift(ctx: Context) -> None:
     with explained(), timed(f"append: drift of {len(ids)} models"):
         by_density = [m for m in ids if ALGORITHMS[models[m].algorithm].by_density]
         found = _measured(lake, ids, by_density, wanted)
+        if all((r["append_id"], r["model_id"]) in there for r in found if r["append_id"] != ALL):
+            # What is missing has no labels: a model's feature set may leave out all images of an append.
+            return
         kept = [r for r in lake.rows("drift") if r["model_id"] not in ids or r["append_id"] not in (*wanted, ALL)]
-        lake.overwrite_rows("drift", [*kept, *(_row(r) for r in found)])
+        lake.overwrite_rows("drift", [*kept, *(drift_row(r) for r in found)])
 
 
 def _measured(
@@ -101,8 +104,12 @@ def _share(when: str) -> Any:
     return (F.col(f"n_{when}") + _HALF) / (F.col(f"all_n_{when}") + _HALF * F.col("cells"))
 
 
-def _row(found: Mapping[str, Any]) -> dict[str, Any]:
-    """A row of ``drift``."""
+def drift_row(found: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of ``drift``, from what was counted of a model and an append.
+
+    ``found`` has the images (``all_n``) and the far ones (``all_far``) of before and after, the ``cells`` (clusters with
+    images, noise among them), ``psi`` and ``far_from``.
+    """
     # Importing it takes a while, and few commands need it.
     from scipy.stats import binom, chi2
 
