@@ -107,8 +107,8 @@ def _share(when: str) -> Any:
 def drift_row(found: Mapping[str, Any]) -> dict[str, Any]:
     """A row of ``drift``, from what was counted of a model and an append.
 
-    ``found`` has the images (``all_n``) and the far ones (``all_far``) of before and after, the ``cells`` (clusters with
-    images, noise among them), ``psi`` and ``far_from``.
+    ``found`` has the images (``all_n``) and the far ones (``all_far``) of before and after, the ``cells`` (clusters
+    with images, noise among them), ``psi`` and ``far_from``.
     """
     # Importing it takes a while, and few commands need it.
     from scipy.stats import binom, chi2
