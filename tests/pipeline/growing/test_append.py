@@ -57,7 +57,7 @@ SMALL: dict[str, Any] = {
     "cluster": {
         "models": [
             {"algorithm": "kmeans", "k": 3},
-            {"algorithm": "hdbscan", "min_cluster_size": 8, "min_samples": 4},
+            {"algorithm": "dbscan", "eps": 0.9, "min_samples": 5},
         ],
         "min_cluster_share": 0.0,
     },
@@ -367,7 +367,7 @@ def test_a_changed_config_afterwards_gives_what_it_gives_before(
     more = {
         "features": [*SMALL["features"], {"name": "v", "descriptor": "vdc_type", "steps": [{"pca": 2}]}],
         "cluster": SMALL["cluster"]
-        | {"models": [*SMALL["cluster"]["models"], {"algorithm": "dbscan", "eps": 0.9, "min_samples": 5}]},
+        | {"models": [*SMALL["cluster"]["models"], {"algorithm": "bisecting_kmeans", "k": 4}]},
         "outliers": SMALL["outliers"] | {"methods": ["isolation_forest", "dbscan_noise", "pca_error"]},
     }
     first, then = (copied(spark, small, case, tmp_path / name, SMALL, **more) for name in ("first", "then"))
