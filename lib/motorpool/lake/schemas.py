@@ -47,13 +47,14 @@ def _schema(columns: str) -> StructType:
     return schema
 
 
-_IMAGE_ID = "Number of the image: the place of its row in the paths file, from 0 on."
+_IMAGE_ID = "Number of the image: the place of its row in the paths file, from 0 on. Appended ones go on behind."
 _PATH = "Path of the photo, with forward slashes."
 _VEHICLE_ID = "The vehicle in the photo: from the path or the attributes file; null where neither names one."
 _FEATURES = "Name of the feature set."
 _MODEL_ID = "Id of the model: a hash of its feature set, algorithm, parameters and seed."
 _CLUSTER = "Number of the cluster, from 0 on."
 _CREATED_AT = "Time of writing."
+_APPEND_ID = "Id of the append: its `first_image_id`, as text."
 _BACKEND = "Where the arithmetic ran: `cpu` or `gpu`."
 
 _INPUTS = (
@@ -122,7 +123,7 @@ _INPUTS = (
             "descriptors": "Descriptors that it is made of.",
             "steps": "Its steps, in the order in which they are applied.",
             "n_features": "Length of its vectors.",
-            "n_images": "Images that have a vector.",
+            "n_images": "Images that have a vector, appended ones not counted.",
             "explained_variance": "Share of the variance that its last PCA or SVD keeps; null without one.",
             "explained_variance_curve": "That share for 1, 2, 3, ... components.",
             "definition": "All that defines its vectors, as JSON. Equal definitions give equal vectors.",
@@ -142,6 +143,69 @@ _INPUTS = (
             "vector": "The vector that models are fitted on.",
         },
         partition_by=("features",),
+    ),
+)
+
+_GROWN = (
+    Table(
+        "appends",
+        "append_id STRING, case STRING, first_image_id BIGINT, n_rows BIGINT, n_images BIGINT, n_known BIGINT, "
+        "n_dropped BIGINT, paths_fingerprint STRING, created_at TIMESTAMP, finished_at TIMESTAMP",
+        "append",
+        rows="One row per append. Images from the lowest `first_image_id` on are appended; nothing is fitted on them.",
+        comments={
+            "append_id": _APPEND_ID,
+            "case": "The case that the images came from, as JSON: keys of the config's section `case`.",
+            "first_image_id": "Image id of the case's row 0; row i has this plus i.",
+            "n_rows": "Images of the case: the append has so many ids for them.",
+            "n_images": "Images that it added.",
+            "n_known": "Images left out because the lake had them already.",
+            "n_dropped": "Images left out because of NaN or infinity (`on_bad_rows: drop`).",
+            "paths_fingerprint": "Hash of all paths of the case.",
+            "created_at": "Time at which it began.",
+            "finished_at": "Time at which its images had everything; null: it goes on with the next `motorpool append` "
+            "or `motorpool run`.",
+        },
+    ),
+    Table(
+        "drift",
+        "append_id STRING, model_id STRING, n_images BIGINT, n_far BIGINT, share_far DOUBLE, usual_far DOUBLE, "
+        "far_from DOUBLE, psi DOUBLE, psi_by_chance DOUBLE, refit_due BOOLEAN, reason STRING, created_at TIMESTAMP",
+        "append",
+        rows="One row per append and model, and one per model for all appended images together.",
+        comments={
+            "append_id": f"{_APPEND_ID} `all`: all appends together.",
+            "model_id": _MODEL_ID,
+            "n_images": "Appended images that the model labels.",
+            "n_far": "Those of them that are noise, or farther from their centroid than `far_from`.",
+            "share_far": "Their share.",
+            "usual_far": "That share of the images that the model was fitted on.",
+            "far_from": "99 % of the images that the model was fitted on, noise aside, are within this distance of "
+            "their centroid; null for DBSCAN and HDBSCAN, whose far images are noise.",
+            "psi": "Population stability index of the clusters' shares, noise among them: 0 for equal shares.",
+            "psi_by_chance": "The index that as many images drawn from the fitted ones stay below in 999 of 1,000 "
+            "draws.",
+            "refit_due": "True where the new images differ so much that the model should be fitted anew.",
+            "reason": "Why; null where it is not due.",
+            "created_at": _CREATED_AT,
+        },
+    ),
+    Table(
+        "cluster_ids",
+        "model_id STRING, cluster INT, stable_id INT, earlier_cluster INT, n_images BIGINT, n_shared BIGINT, "
+        "created_at TIMESTAMP",
+        "match",
+        rows="One row per cluster of every model that an earlier lake has too, and one per id that no cluster has any "
+        "more.",
+        comments={
+            "model_id": _MODEL_ID,
+            "cluster": "Number of the cluster; null for an id that no cluster has any more.",
+            "stable_id": "Its id: that of the earlier cluster that it continues, or one that the model never had.",
+            "earlier_cluster": "Number of that cluster in the earlier lake; null where there is none.",
+            "n_images": "Images in the cluster.",
+            "n_shared": "Those of them that were in the earlier one.",
+            "created_at": _CREATED_AT,
+        },
     ),
 )
 
@@ -562,7 +626,7 @@ def _by_name(*tables: Table) -> dict[str, Table]:
 
 TABLES: Mapping[str, Table] = _Lookup(
     {
-        **_by_name(*_INPUTS),
+        **_by_name(*_INPUTS, *_GROWN),
         "models": _models,
         **_by_name(
             *_CLUSTERED,

@@ -8,6 +8,9 @@ from collections.abc import Collection
 from motorpool.config.run import Config
 from motorpool.errors import ConfigError
 from motorpool.pipeline.context import Context
+from motorpool.pipeline.growing.append import catch_up
+from motorpool.pipeline.growing.catch_up import add_features, add_labels, caught_up
+from motorpool.pipeline.growing.outliers import add_outliers
 from motorpool.pipeline.planning.checks import look
 from motorpool.pipeline.stages.cluster import run_cluster
 from motorpool.pipeline.stages.consensus import run_consensus
@@ -25,11 +28,11 @@ log = logging.getLogger(__name__)
 #: The stages by name, in the order in which they run. The command line and ``jobs/`` take them from here.
 STAGES = {
     "ingest": run_ingest,
-    "features": run_features,
-    "cluster": run_cluster,
+    "features": caught_up(run_features, add_features),
+    "cluster": caught_up(run_cluster, add_labels),
     "consensus": run_consensus,
     "vehicles": run_vehicles,
-    "outliers": run_outliers,
+    "outliers": caught_up(run_outliers, add_outliers),
     "project": run_project,
     "interpret": run_interpret,
     "label": run_label,
@@ -50,5 +53,7 @@ def check_config(config: Config, stages: Collection[str]) -> None:
 
 
 def run_pipeline(ctx: Context) -> None:
-    for stage in STAGES.values():
+    for name, stage in STAGES.items():
+        if name == "report":
+            catch_up(ctx)
         stage(ctx)

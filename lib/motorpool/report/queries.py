@@ -65,7 +65,7 @@ def fetched(
 
 
 def overview(lake: Lake) -> Overview:
-    images = lake.read("images")
+    images = lake.fitted(lake.read("images"))
     row = images.agg(F.count("*").alias("n"), F.count_distinct("vehicle_id").alias("vehicles")).first()
     lake.check("models")
     states = [r["status"] for r in lake.rows("models", ["status"])]
@@ -129,7 +129,7 @@ def map_images(lake: Lake, n: int, seed: int) -> pd.DataFrame:
     The same images for every map, so that a photo can be followed from one to the next. A cluster of a share s has
     about s n of them.
     """
-    drawn = lake.read("images").select("image_id", "path", "vehicle_id")
+    drawn = lake.fitted(lake.read("images")).select("image_id", "path", "vehicle_id")
     return to_frame(drawn.orderBy(F.xxhash64("image_id", F.lit(seed)), "image_id").limit(n))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from motorpool.outliers.method import Labels, ModelRow, OutlierMethod, Scored
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column
+    from pyspark.sql import Column, DataFrame
 
     from motorpool.outliers.reasons import Words
     from motorpool.outliers.resources import Resources
@@ -34,6 +34,10 @@ def _dbscan_noise(resources: Resources) -> Scored:
     from pyspark.sql import functions as F
 
     return _aggregated(resources, DBSCAN_NOISE.name, F.avg((F.col("cluster") < 0).cast("double")))
+
+
+def _dbscan_noise_of_new(study: Resources, new: Resources) -> DataFrame:
+    return _dbscan_noise(new).scores
 
 
 def _dbscan_noise_reason(words: Words) -> Column:
@@ -71,7 +75,12 @@ def _mixture_density_reason(words: Words) -> Column:
 
 
 DBSCAN_NOISE = OutlierMethod(
-    "dbscan_noise", "DBSCAN noise", _dbscan_noise, _dbscan_noise_reason, labels=Labels("dbscan", _not_too_noisy)
+    "dbscan_noise",
+    "DBSCAN noise",
+    _dbscan_noise,
+    _dbscan_noise_reason,
+    labels=Labels("dbscan", _not_too_noisy),
+    score_new=_dbscan_noise_of_new,
 )
 GLOSH = OutlierMethod("glosh", "GLOSH", _glosh, _glosh_reason, labels=Labels("hdbscan", _all))
 MIXTURE_DENSITY = OutlierMethod(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from motorpool.outliers.method import OutlierMethod, Scored
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column
+    from pyspark.sql import Column, DataFrame
 
     from motorpool.outliers.reasons import Words
     from motorpool.outliers.resources import Resources
@@ -17,6 +17,12 @@ def _knn_distance(resources: Resources) -> Scored:
     from motorpool.outliers.local import knn_distance
 
     return Scored(knn_distance(resources.arranged, resources.found, resources.k), resources.nearest)
+
+
+def _knn_distance_of_new(study: Resources, new: Resources) -> DataFrame:
+    from motorpool.outliers.local import distance_to_nearest
+
+    return distance_to_nearest(study.arranged, new.persist(new.block_df), study.k, study.seed, new.persist)
 
 
 def _knn_distance_reason(words: Words) -> Column:
@@ -40,6 +46,7 @@ KNN_DISTANCE = OutlierMethod(
     _knn_distance_reason,
     needs=frozenset({"neighbours"}),
     settings=("k", "seed"),
+    score_new=_knn_distance_of_new,
 )
 LOF = OutlierMethod(
     "lof",

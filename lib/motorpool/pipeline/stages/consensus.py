@@ -86,7 +86,7 @@ def _make(ctx: Context, config: ConsensusConfig, members: Sequence[Node], specs:
     began = time.monotonic()
     ids = [model_id for _, model_id in members]
     sets = [f for f in ctx.config.feature_sets if f.name in {features for features, _ in members}]
-    labels = blocks.persist(side_by_side(ctx.lake.read("labels", model_id=ids), ids))
+    labels = blocks.persist(side_by_side(ctx.lake.fitted(ctx.lake.read("labels", model_id=ids)), ids))
     try:
         n = labels.count()
         evidence = accumulate(labels, config.linkage, config.max_tuples)
@@ -190,7 +190,7 @@ def _forget_agreement(ctx: Context) -> bool:
 def _write_agreement(ctx: Context, nodes: Sequence[Node], pairs: Sequence[tuple[Node, Node]]) -> None:
     ids = [model_id for _, model_id in nodes]
     at = {node: position for position, node in enumerate(nodes)}
-    labels = side_by_side(ctx.lake.read("labels", model_id=ids), ids)
+    labels = side_by_side(ctx.lake.fitted(ctx.lake.read("labels", model_id=ids)), ids)
     found = contingency(labels, [(at[a], at[b]) for a, b in pairs])
     rows = [
         {

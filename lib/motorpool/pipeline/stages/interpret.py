@@ -84,7 +84,7 @@ def run_interpret(ctx: Context) -> None:
     given = _overrides(ctx, config)
     chosen, peers = _choose(ctx, config)
     root = find_images(ctx.config.case) if ctx.config.case is not None else None
-    images = ctx.lake.read("images")
+    images = ctx.lake.fitted(ctx.lake.read("images"))
     columns, left_out = attribute_columns(images)
     inputs = _Inputs(columns, attributes_fingerprint(images, columns), root, peers, given)
     asked = {m: _params(ctx, config, m, inputs, chosen) for m in chosen}
@@ -216,7 +216,7 @@ def _interpret(
     others = [(features, m) for features, m in peers if m not in pending]
     ids = [*pending, *(m for _, m in others)]
     sets = {**{m: models[m].features for m in pending}, **{m: features for features, m in others}}
-    wide = members.gathered(ctx.lake.read("labels", model_id=ids), ids)
+    wide = members.gathered(ctx.lake.fitted(ctx.lake.read("labels", model_id=ids)), ids)
     own = wide.select(
         "image_id", F.slice("clusters", 1, len(pending)).alias("clusters"),
         F.slice("strengths", 1, len(pending)).alias("strengths"),
