@@ -8,7 +8,6 @@ import getpass
 import json
 import logging
 import re
-import signal
 import sys
 import tempfile
 import threading
@@ -43,21 +42,18 @@ except ModuleNotFoundError as exc:
     # Spark is an extra, since clusters bring their own; no other command works without it, not even the list of them.
     sys.exit("motorpool: Spark is not installed here: pip install 'motorpool[spark]', or run on a cluster that has it")
 
-from motorpool import __version__
+from motorpool import __version__, stopping
 from motorpool.case.sources import reads_delta
 from motorpool.cli.common import (
     CONF_OPTION,
     ERR,
-    INTERRUPTED,
     LAKE_OPTION,
     OUT,
-    STOPPED,
     lake_of,
     local_path,
     open_lake,
     run_options,
     show,
-    stop_at_ctrl_c,
 )
 from motorpool.cli.starting import check, doctor, init, status
 from motorpool.config.labels import AttributeConfig
@@ -132,7 +128,6 @@ def _work(
     # Spark takes seconds to start, and a pipeline hours to reach its last stage.
     check_config(config, stages)
     context = Context.start(config, verbose=ctx.obj["debug"])
-    stop_at_ctrl_c()
     try:
         with SparkProgress(context.spark, ERR, lambda: context.doing):
             work(context)
@@ -449,21 +444,18 @@ def serve(ctx: click.Context, lake_path: str | None, conf: str | None, port: int
     from motorpool.serve import check_address, serving, session_settings
 
     check_address(host, port)
-    # Whoever manages services ends them with this signal; as Ctrl-C it leaves nothing behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ended = threading.Event()
     with tempfile.TemporaryDirectory(prefix="motorpool-serve-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
-        try:
+        with stopping.removed_at_stop(scratch):
             lake = open_lake(ctx, lake_path, conf, session_settings(scratch))
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            with serving(lake, host, port, scratch) as server:
+            with serving(lake, host, port, scratch) as server, stopping.asked(ended.set):
                 url = server.address.url
                 click.echo(f"{lake}: {', '.join(server.tables)}")
                 click.echo(f"Serving SQL on {url}; Ctrl-C stops it. From another terminal:")
                 click.echo(f'  beeline -u {url} -e "SELECT * FROM leaderboard LIMIT 10"')  # noqa: S608 (shown)
-                server.wait()
-        except KeyboardInterrupt:
-            click.echo("Stopped.", err=True)
+                server.wait(ended)
+    click.echo("Stopped.", err=True)
 
 
 _ATTRIBUTE_HELP = "The attribute, as `labels.attributes` of the config names it."
@@ -638,8 +630,6 @@ def review(
     if root is None:
         raise ConfigError("--images: is missing: the folder or zip in which the photos lie")
     images = open_images(root)
-    # Whoever manages services ends them with this signal; as Ctrl-C it imports the answers.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
         closing(Journal(file, str(tables.folder), name)) as kept,
         bound(host, port) as listening,
@@ -843,10 +833,12 @@ for _command in (init, check, doctor, status):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns 0, 2 for a mistake in config, command or case, 130 after Ctrl-C, 1 for anything else."""
+    """Run a command; returns 0, 2 for a mistake in config, command or case, 130 where it was stopped, 1 for anything
+    else."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
-    interrupt = signal.getsignal(signal.SIGINT)
+    # Whoever calls this in a program of their own has a way of their own, and gets it back.
+    handlers = stopping.listen()
     try:
         # What a command leaves by `ctx.exit` comes as the result.
         status = cli.main(args=args, prog_name="motorpool", standalone_mode=False)
@@ -857,16 +849,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         exc.show()
         return 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo(STOPPED, err=True)
-        return INTERRUPTED
+        stopping.end_if_at_work()
+        click.echo(stopping.SENTENCE, err=True)
+        return stopping.STATUS
     except MotorpoolError as exc:
         return _fail(exc, exc.exit_status, debug)
     except Exception as exc:
         return _fail(exc, 1, debug)
     finally:
-        # Whoever calls this in a program of their own has a way of their own.
-        if interrupt is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, interrupt)
+        stopping.give_back(handlers)
 
 
 def brief(exc: Exception) -> str:

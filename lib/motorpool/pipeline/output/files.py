@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 
+from motorpool import stopping
 from motorpool.errors import ConfigError
 from motorpool.spark.blocks import Batches
 
@@ -30,7 +31,7 @@ def whole_file(out: Path) -> Iterator[BinaryIO]:
     # Its own for each writer: two that write one file at once do not write into each other's draft.
     draft = out.with_name(f".motorpool-{uuid.uuid4().hex}.part")
     try:
-        with _open(draft, out) as f:
+        with stopping.removed_at_stop(draft), _open(draft, out) as f:
             yield f
         os.replace(draft, out)
     finally:
