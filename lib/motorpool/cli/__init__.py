@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -54,6 +54,7 @@ from motorpool.cli.common import (
     open_lake,
     run_options,
     show,
+    start_spark,
 )
 from motorpool.cli.starting import check, doctor, init, status
 from motorpool.config.labels import AttributeConfig
@@ -78,10 +79,11 @@ from motorpool.pipeline.handover.run import check_hand_over, hand_over
 from motorpool.pipeline.lookalikes.similar import COLUMNS as SIMILAR_COLUMNS
 from motorpool.pipeline.lookalikes.similar import find_similar
 from motorpool.pipeline.output.files import whole_file
+from motorpool.pipeline.pace import Pace
+from motorpool.pipeline.planning.times import expected_seconds
 from motorpool.pipeline.run import STAGES, check_config, run_pipeline
 from motorpool.pipeline.stages.report import check_report, images_root_of, write_report
-from motorpool.progress import SparkProgress
-from motorpool.spark.session import build_session
+from motorpool.progress import LogLines, Progress, working
 from motorpool.texts import expand_home
 
 #: A traceback of Python's; the group is the first line after its files and code, which are indented.
@@ -99,9 +101,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 
 def _configure_logging(debug: bool) -> None:
-    handler = RichHandler(console=ERR, show_path=False, show_level=debug, log_time_format="%H:%M:%S", markup=False)
     logger = logging.getLogger("motorpool")
-    logger.handlers[:] = [handler]
+    logger.handlers[:] = [LogLines(ERR, show_level=debug)]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False
     # PySpark's own copy of every error, as JSON on stderr.
@@ -126,13 +127,15 @@ def _work(
 ) -> Context:
     config = load_config(conf, overrides)
     # Spark takes seconds to start, and a pipeline hours to reach its last stage.
-    check_config(config, stages)
-    context = Context.start(config, verbose=ctx.obj["debug"])
-    try:
-        with SparkProgress(context.spark, ERR, lambda: context.doing):
+    found = check_config(config, stages)
+    pace = Pace.of(stages, expected_seconds(config, found))
+    with Progress(ERR, pace) as progress:
+        context = Context.start(config, verbose=ctx.obj["debug"], pace=pace)
+        try:
+            progress.watch(context.spark, lambda: context.doing)
             work(context)
-    finally:
-        context.close()
+        finally:
+            context.close()
     return context
 
 
@@ -153,7 +156,11 @@ def _add_stage(name: str, stage: Callable[[Context], None]) -> None:
     @run_options
     @click.pass_context
     def command(ctx: click.Context, conf: str, overrides: tuple[str, ...]) -> None:
-        _work(ctx, conf, overrides, stage, [name])
+        def work(context: Context) -> None:
+            with context.pace.stage(name):
+                stage(context)
+
+        _work(ctx, conf, overrides, work, [name])
 
 
 for _name, _stage in STAGES.items():
@@ -177,7 +184,7 @@ def sample(out: Path, images: int, seed: int, no_images: bool) -> None:
     from motorpool_sample import make_sample_case
 
     columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=ERR, transient=True) as bar:
+    with Bar(*columns, console=ERR, transient=True) as bar:
         task = bar.add_task("sample", total=None)
         summary = make_sample_case(
             out,
@@ -288,7 +295,7 @@ def similar(
 ) -> None:
     """Show the images that are most similar to some, which are named by path or image_id."""
     lake = open_lake(ctx, lake_path, conf)
-    with SparkProgress(lake.spark, ERR), explained():
+    with working(ERR, lake.spark), explained():
         rows = find_similar(lake, images, n, features, metric)
     _print_rows(lake.spark.createDataFrame(rows, SIMILAR_COLUMNS), output, len(rows))
 
@@ -344,7 +351,7 @@ def export(
     asked = HandOverAsked(to, attributes or None, images_url, limit, montage, features, map_name)
     check_hand_over(asked, out)
     lake = open_lake(ctx, lake_path, conf)
-    with SparkProgress(lake.spark, ERR):
+    with working(ERR, lake.spark):
         done = hand_over(lake, asked, out)
     click.echo(
         f"{', '.join(map(str, done.files))}: {done.n_photos:,} photos, {done.n_left:,} of them left for people come "
@@ -388,7 +395,7 @@ def assign(
     is_config = case_path.lower().endswith((".yaml", ".yml"))
     case = load_config(case_path).require_case() if is_config else CaseConfig(path=case_path)
     lake = open_lake(ctx, lake_path, conf, delta=reads_delta(case))
-    with SparkProgress(lake.spark, ERR):
+    with working(ERR, lake.spark):
         done = run_assign(lake, case, model_id, out, attributes if attributes or no_attributes else None)
     click.echo(
         f"{out}: {done.n_images:,} images in {done.n_clusters:,} clusters, {done.n_noise:,} of them noise, by model "
@@ -424,8 +431,8 @@ def report(
     folder = check_report(lake_config, out if out is not None else settings.out)
     root = images_root or (images_root_of(config) if config else None)
     seed = config.seed if config else Config.model_fields["seed"].default
-    spark = build_session(config.spark if config else {}, delta=lake_config.format == "delta", verbose=ctx.obj["debug"])
-    with SparkProgress(spark, ERR):
+    spark = start_spark(ctx, config.spark if config else {}, delta=lake_config.format == "delta")
+    with working(ERR, spark):
         done = write_report(Lake(spark, lake_config), settings, folder, root, seed)
     click.echo(
         f"{folder / 'index.html'}: {done.n_bytes / 1e6:.1f} MB, {done.n_points:,} images on maps, "
@@ -511,7 +518,7 @@ def annotate_draw(
     for attribute in attributes:
         check_known(attribute, known)
     lake = open_lake(ctx, lake_path, conf)
-    with SparkProgress(lake.spark, ERR):
+    with working(ERR, lake.spark):
         drawn = {}
         for attribute in attributes:
             configured = known[attribute].features if known else None
@@ -548,7 +555,7 @@ def annotate_import(
     check_file(file, asked)
     attributes = _attributes(lake_of(lake_path, conf)[1])
     lake = open_lake(ctx, lake_path, conf)
-    with SparkProgress(lake.spark, ERR):
+    with working(ERR, lake.spark):
         done = import_file(lake, file, asked, attributes)
     _show_imported(file, done)
 
@@ -669,7 +676,7 @@ def _import_answers(
         f.write(text.encode())
     lake = open_lake(ctx, lake_path, conf)
     try:
-        with SparkProgress(lake.spark, ERR):
+        with working(ERR, lake.spark):
             done = import_file(lake, str(file), Asked(_login()), attributes)
     except AnnotationError as exc:
         raise AnnotationError(
@@ -717,7 +724,7 @@ def audit_command(
 ) -> None:
     """How often the labels of an attribute are right, from photos drawn for an audit: accept them or not, by value."""
     lake = open_lake(ctx, lake_path, conf)
-    with SparkProgress(lake.spark, ERR):
+    with working(ERR, lake.spark):
         found = audit(lake, attribute, target, confidence)
     table = Table()
     for name in (attribute, "photos", "looks", "right", "accuracy", f"{percent(confidence)} interval", "verdict"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pyspark.sql import SparkSession
 from rich.console import Console
 from rich.table import Table
 
@@ -14,6 +15,8 @@ from motorpool.config.load import load_config
 from motorpool.config.run import Config, LakeConfig
 from motorpool.errors import ConfigError, LakeError
 from motorpool.lake import Lake
+from motorpool.pipeline.pace import step
+from motorpool.progress import Progress
 from motorpool.spark.session import build_session
 from motorpool.texts import expand_home
 
@@ -67,8 +70,13 @@ def open_lake(
     """
     lake, config = lake_of(lake_path, conf)
     settings = {**(needed or {}), **(config.spark if config else {})}
-    spark = build_session(settings, delta=delta or lake.format == "delta", verbose=ctx.obj["debug"])
-    return Lake(spark, lake)
+    return Lake(start_spark(ctx, settings, delta=delta or lake.format == "delta"), lake)
+
+
+def start_spark(ctx: click.Context, settings: Mapping[str, str], *, delta: bool) -> SparkSession:
+    """A session for a command; a terminal says meanwhile what one waits for."""
+    with Progress(ERR), step("starting Spark"):
+        return build_session(settings, delta=delta, verbose=ctx.obj["debug"])
 
 
 def _detect_format(path: str) -> Any:

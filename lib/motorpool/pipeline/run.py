@@ -8,7 +8,7 @@ from collections.abc import Collection
 from motorpool.config.run import Config
 from motorpool.errors import ConfigError
 from motorpool.pipeline.context import Context
-from motorpool.pipeline.planning.checks import look
+from motorpool.pipeline.planning.checks import Findings, look
 from motorpool.pipeline.stages.cluster import run_cluster
 from motorpool.pipeline.stages.consensus import run_consensus
 from motorpool.pipeline.stages.features import run_features
@@ -37,18 +37,21 @@ STAGES = {
 }
 
 
-def check_config(config: Config, stages: Collection[str]) -> None:
-    """ConfigError, with every problem, where config, case or this machine lack what the stages named need.
+def check_config(config: Config, stages: Collection[str]) -> Findings:
+    """What `planning.checks.look` has found before Spark starts, which takes seconds.
 
-    What can be told before Spark starts, which takes seconds: see `planning.checks`.
+    ConfigError, with every problem, where config, case or this machine lack what the stages named need.
     """
     found = look(config, stages)
     if found.problems:
         raise ConfigError("\n".join(found.problems))
     for note in found.notes:
         log.warning("%s", note)
+    return found
 
 
 def run_pipeline(ctx: Context) -> None:
-    for stage in STAGES.values():
-        stage(ctx)
+    """All stages; what they have done, and how long the rest takes, is told by the context's pace."""
+    for name, stage in STAGES.items():
+        with ctx.pace.stage(name):
+            stage(ctx)

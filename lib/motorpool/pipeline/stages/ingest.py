@@ -25,7 +25,8 @@ from motorpool.case.sources import shown
 from motorpool.case.tables import read_paths
 from motorpool.case.vector_columns import BAD_ROW
 from motorpool.errors import CaseError, LakeError
-from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.context import Context, explained
+from motorpool.pipeline.pace import timed
 from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pyspark.sql import functions as F
 
 from motorpool.cluster.vehicle_votes import vote
-from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.context import Context, explained
+from motorpool.pipeline.pace import timed
 from motorpool.pipeline.study import forget, rank
 
 log = logging.getLogger(__name__)
