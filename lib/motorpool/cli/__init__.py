@@ -80,6 +80,8 @@ from motorpool.pipeline.lookalikes.similar import COLUMNS as SIMILAR_COLUMNS
 from motorpool.pipeline.lookalikes.similar import find_similar
 from motorpool.pipeline.output.files import whole_file
 from motorpool.pipeline.pace import Pace
+from motorpool.pipeline.planning.assigning import check_assign
+from motorpool.pipeline.planning.packages import check_catalog
 from motorpool.pipeline.planning.times import expected_seconds
 from motorpool.pipeline.run import STAGES, check_config, run_pipeline
 from motorpool.pipeline.stages.report import check_report, images_root_of, write_report
@@ -394,9 +396,11 @@ def assign(
         raise ConfigError("--no-attributes: labels no attribute, but --attribute names some: give one of both")
     is_config = case_path.lower().endswith((".yaml", ".yml"))
     case = load_config(case_path).require_case() if is_config else CaseConfig(path=case_path)
+    wanted = attributes if attributes or no_attributes else None
+    check_assign(lake_of(lake_path, conf)[0], case, model_id, out, wanted)
     lake = open_lake(ctx, lake_path, conf, delta=reads_delta(case))
     with working(ERR, lake.spark):
-        done = run_assign(lake, case, model_id, out, attributes if attributes or no_attributes else None)
+        done = run_assign(lake, case, model_id, out, wanted)
     click.echo(
         f"{out}: {done.n_images:,} images in {done.n_clusters:,} clusters, {done.n_noise:,} of them noise, by model "
         f"{done.model_id} ({done.algorithm})"
@@ -430,6 +434,7 @@ def report(
     # Before Spark starts.
     folder = check_report(lake_config, out if out is not None else settings.out)
     root = images_root or (images_root_of(config) if config else None)
+    check_catalog(lake_config, config.spark if config else {})
     seed = config.seed if config else Config.model_fields["seed"].default
     spark = start_spark(ctx, config.spark if config else {}, delta=lake_config.format == "delta")
     with working(ERR, spark):

@@ -16,6 +16,7 @@ from motorpool.config.run import Config, LakeConfig
 from motorpool.errors import ConfigError, LakeError
 from motorpool.lake import Lake
 from motorpool.pipeline.pace import step
+from motorpool.pipeline.planning.packages import check_catalog
 from motorpool.progress import Progress
 from motorpool.spark.session import build_session
 from motorpool.texts import expand_home
@@ -70,6 +71,7 @@ def open_lake(
     """
     lake, config = lake_of(lake_path, conf)
     settings = {**(needed or {}), **(config.spark if config else {})}
+    check_catalog(lake, settings)
     return Lake(start_spark(ctx, settings, delta=delta or lake.format == "delta"), lake)
 
 

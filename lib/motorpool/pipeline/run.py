@@ -9,6 +9,7 @@ from motorpool.config.run import Config
 from motorpool.errors import ConfigError
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.planning.checks import Findings, look
+from motorpool.pipeline.planning.packages import check_catalog
 from motorpool.pipeline.stages.cluster import run_cluster
 from motorpool.pipeline.stages.consensus import run_consensus
 from motorpool.pipeline.stages.features import run_features
@@ -43,6 +44,8 @@ def check_config(config: Config, stages: Collection[str]) -> Findings:
     ConfigError, with every problem, where config, case or this machine lack what the stages named need.
     """
     found = look(config, stages)
+    with found.problems.noted():
+        check_catalog(config.lake, config.spark)
     if found.problems:
         raise ConfigError("\n".join(found.problems))
     for note in found.notes:

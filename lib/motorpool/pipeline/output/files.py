@@ -39,6 +39,16 @@ def whole_file(out: Path) -> Iterator[BinaryIO]:
             draft.unlink(missing_ok=True)
 
 
+def check_out(out: Path) -> None:
+    """ConfigError where a file cannot become ``out``, as far as that can be told without writing; makes nothing."""
+    there = next((p for p in out.absolute().parents if p.exists()), Path("/"))
+    error = errno.EISDIR if out.is_dir() else 0 if there.is_dir() else errno.ENOTDIR
+    if not error and not os.access(there, os.W_OK | os.X_OK):
+        error = errno.EACCES
+    if error:
+        raise ConfigError(f"--out {out}: cannot be written: {os.strerror(error)}")
+
+
 def _open(draft: Path, out: Path) -> BinaryIO:
     try:
         if out.is_dir():

@@ -44,7 +44,8 @@ def run_consensus(ctx: Context) -> None:
         remeasure(ctx)
     members = _members(ctx, config)
     if len(members) < 2:
-        _forget_agreement(ctx)
+        if _forget_agreement(ctx):
+            log.info("consensus: the agreement of former members goes out of the lake")
         return
     specs = consensus_specs(config, members)
     done = {r["model_id"] for r in ctx.lake.rows("models", ["model_id"], features=[CONSENSUS])}
