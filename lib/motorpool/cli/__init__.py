@@ -8,6 +8,7 @@ import getpass
 import json
 import logging
 import re
+import shlex
 import sys
 import tempfile
 import threading
@@ -150,7 +151,7 @@ def run(ctx: click.Context, conf: str, overrides: tuple[str, ...]) -> None:
     context = _work(ctx, conf, overrides, run_pipeline, STAGES)
     config = context.config
     folder = check_report(config.lake, config.report.out) if config.report is not None else None
-    summarise(context.lake, time.monotonic() - began, folder)
+    summarise(context.lake, time.monotonic() - began, folder, conf)
 
 
 def _add_stage(name: str, stage: Callable[[Context], None]) -> None:
@@ -747,7 +748,7 @@ def audit_command(
         OUT.print(note, soft_wrap=True, highlight=False, markup=False)
 
 
-def summarise(lake: Lake, seconds: float, report_folder: Path | None = None) -> None:
+def summarise(lake: Lake, seconds: float, report_folder: Path | None = None, conf: str = "run.yaml") -> None:
     """What a run found, what to look at, and what to type next; where no model can be ranked, why not."""
     best = lake.leaderboard().orderBy("rank").first()
     status = [row["status"] for row in lake.rows("models", ["status"])]
@@ -767,7 +768,7 @@ def summarise(lake: Lake, seconds: float, report_folder: Path | None = None) -> 
         page = report_folder / "index.html"
         OUT.print(f"\nOpen in a browser: {page}", soft_wrap=True, highlight=False, markup=False)
     OUT.print("\nType next:", style="bold")
-    for line in _next_commands(lake, best):
+    for line in _next_commands(lake, conf, best):
         OUT.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -824,9 +825,11 @@ def _show_labels(lake: Lake) -> None:
     show(table)
 
 
-def _next_commands(lake: Lake, best: Row | None) -> list[str]:
+def _next_commands(lake: Lake, conf: str, best: Row | None) -> list[str]:
+    # A lake in a catalog is named by the config alone.
+    where = shlex.join(["--conf", conf] if lake.in_catalog else ["--lake", str(lake)])
     # S608: these are shown, not run.
-    ask = f"motorpool sql --lake {lake}"
+    ask = f"motorpool sql {where}"
     if best is None:
         return [f'{ask} "SELECT features, algorithm, params, status, reason FROM models"']  # noqa: S608
     by_cluster = (
@@ -836,7 +839,7 @@ def _next_commands(lake: Lake, best: Row | None) -> list[str]:
     return [
         f'{ask} "SELECT * FROM leaderboard LIMIT 10"',  # noqa: S608
         f'{ask} "{by_cluster}"',
-        f"motorpool export --lake {lake} --out best_clusterization.csv",
+        f"motorpool export {where} --out best_clusterization.csv",
     ]
 
 

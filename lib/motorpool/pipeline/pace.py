@@ -60,7 +60,7 @@ class Pace:
     current: str = ""
     n_done: int = 0
     counts: tuple[int, int, str] = (0, 0, "")
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
     _weight: float = 0.0
     _skipped: float = 0.0
     _lost: float = 0.0

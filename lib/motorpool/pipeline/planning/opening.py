@@ -83,7 +83,7 @@ def open_case(config: CaseConfig, problems: Problems) -> Opened | None:
             if n_images is None:
                 paths = _read_paths(case.images_paths)
             if paths is not None:
-                n_images = len(paths)
+                n_images = len(paths) or None
                 # Arrays of as many rows are right, whatever is wrong with the paths.
                 check_paths_here(paths, case.images_paths)
             elif n_images == 0:

@@ -67,5 +67,5 @@ def check_catalog(lake: LakeConfig, settings: Mapping[str, str]) -> None:
         raise ConfigError(
             f"lake.schema {lake.schema_name}: {why}. Name a folder as lake.path instead, e.g. --set lake.schema=null "
             "--set lake.catalog=null --set lake.path=lake; or run where a catalog is configured (Databricks, "
-            "spark-submit on a cluster); or keep one on this machine by the settings for Spark that docs/sql.md names"
+            "spark-submit on a cluster); or keep one on this machine by the settings for Spark in docs/cluster.md"
         )
