@@ -33,7 +33,7 @@ from motorpool.pipeline.run import STAGES, run_pipeline
 
 ROWS = 24
 ATTRIBUTES = [
-    {"path": f"veriwild/1/{i // 4:05d}/{i:06d}.jpg", "colour": ("red", "blue")[i // 4 % 2]} for i in range(ROWS)
+    {"path": path.replace("\\", "/"), "colour": ("red", "blue")[i // 3 % 2]} for i, path in enumerate(image_paths(ROWS))
 ]
 STUDY: dict[str, Any] = {
     "features": [{"descriptor": "osnet", "steps": ["standard"]}],
