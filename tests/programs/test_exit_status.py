@@ -27,7 +27,7 @@ import pytest
 import yaml
 from pyspark.sql import SparkSession
 
-from cases import blobs, run_of, write_case
+from cases import blobs, image_paths, run_of, write_case
 from motorpool import cli
 from motorpool.pipeline.run import STAGES, run_pipeline
 
