@@ -25,7 +25,8 @@ from motorpool.lake import Lake
 from motorpool.pipeline.accelerator import choose_backend
 from motorpool.pipeline.pace import Pace, timed
 from motorpool.pipeline.shared_folder import check_reach
-from motorpool.spark.session import build_session, jvm_ended, jvm_log_end, jvm_log_since, keep_jvm_log
+from motorpool.spark.java import check_java
+from motorpool.spark.session import build_session, is_submitted, jvm_ended, jvm_log_end, jvm_log_since, keep_jvm_log
 
 log = logging.getLogger("motorpool")
 
@@ -72,6 +73,9 @@ class Context:
         LakeError where the lake cannot be written, or is a Parquet lake that another process writes.
         """
         delta = config.lake.format == "delta" or (config.case is not None and reads_delta(config.case))
+        if not is_submitted() and SparkSession.getActiveSession() is None:
+            # Whoever lacks it need not hear of a start.
+            check_java()
         with timed("starting Spark"):
             spark = build_session(config.spark, delta=delta, verbose=verbose)
         # Both ask executors, whose tasks may fail like any other.

@@ -74,6 +74,9 @@ class Pace:
     def stage(self, name: str) -> Iterator[None]:
         """Tell of a stage when it has ended: one line, with the time left for the run."""
         self.current, self.counts, began = name, (0, 0, ""), time.monotonic()
+        if not self.n_done:
+            # What Spark took to start says nothing of the stages.
+            self._lost = began - self.began
         yield
         took, weight = time.monotonic() - began, self.expected.get(name, 0.0)
         if took < _SKIPPED * weight:
@@ -108,7 +111,8 @@ class Pace:
     def text(self) -> str:
         """Stage, counts and times on one line."""
         done, of, noun = self.counts
-        parts = [f"{self.current} ({self.n_done + 1} of {len(self.expected)})" if len(self.expected) > 1 else ""]
+        named = self.current and len(self.expected) > 1
+        parts = [f"{self.current} ({self.n_done + 1} of {len(self.expected)})" if named else ""]
         parts += [f"{done:,} of {of:,} {noun}" if of else ""]
         parts += [f"{duration(time.monotonic() - self.began)} so far{self._left_text(', ')}"]
         return " · ".join(part for part in parts if part)
