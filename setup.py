@@ -33,6 +33,8 @@ setup(
         "scipy>=1.13",
         "threadpoolctl>=3.5",
         "Pillow>=10.3",
+        # Finds the processes that end with a command.
+        "psutil>=6",
     ],
     extras_require={
         # Databricks and most clusters bring their own Spark, so it is an extra here.
@@ -63,9 +65,8 @@ setup(
             "mypy>=1.11",
             "pandas-stubs",
             "types-PyYAML",
-            "psutil>=6",
             "build>=1.2",
         ],
     },
-    entry_points={"console_scripts": ["motorpool = motorpool.cli:main"]},
+    entry_points={"console_scripts": ["motorpool = motorpool.__main__:program"]},
 )

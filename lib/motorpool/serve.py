@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import os
 import socket
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,10 +124,13 @@ class Server:
     tables: list[str]
     _server: Any
 
-    def wait(self) -> None:
-        """Return never: only an exception ends it, KeyboardInterrupt or MotorpoolError when the server is gone."""
-        while str(self._server.getServiceState().toString()) == _STARTED:
-            time.sleep(0.5)
+    def wait(self, ended: threading.Event) -> None:
+        """Return when ``ended`` is set; MotorpoolError where the server is gone before."""
+        while not ended.wait(0.5):
+            if str(self._server.getServiceState().toString()) != _STARTED:
+                break
+        else:
+            return
         raise MotorpoolError(f"the SQL server on {self.address.url} has stopped by itself; --debug shows Spark's log")
 
 

@@ -224,7 +224,6 @@ def test_an_audit_of_labels_of_which_only_those_that_people_gave_are_accepted(
     assert (found["n"], found["right"], found["accepted"], found["n_images"]) == (10, 10, False, ROWS)
 
 
-
 def test_two_values_are_not_merged_into_one(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An attribute of one value tells nothing; where there is a third value, the same looks advise to merge."""
     put_labels(lake, np.full(ROWS, "sedan"), np.ones(ROWS, bool))

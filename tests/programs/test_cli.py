@@ -117,7 +117,6 @@ class TestMistakes:
         def fail(*args: object, **kwargs: object) -> None:
             raise AssertionError("Spark was started")
 
-        monkeypatch.setattr(cli, "build_session", fail)
         monkeypatch.setattr("motorpool.cli.common.build_session", fail)
         monkeypatch.setattr("motorpool.pipeline.context.build_session", fail)
 

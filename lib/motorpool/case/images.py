@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -12,7 +15,9 @@ from pyspark.sql import functions as F
 from motorpool.case.folder import Case
 from motorpool.case.sources import Source, shown
 from motorpool.case.tables import named_columns, read_attributes
+from motorpool.config.run import DEFAULT_VEHICLE_PATTERN
 from motorpool.errors import CaseError, ConfigError
+from motorpool.spark.java import takes_pattern
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +40,40 @@ def check_paths(paths: DataFrame, images_paths: Source) -> tuple[int, str]:
         raise CaseError(f"{name}: holds no paths: an empty case cannot be ingested")
     if row["blank"]:
         first = paths.where(F.col("path") == "").agg(F.min("image_id")).first()
-        raise CaseError(f"{name}: {row['blank']:,} paths are empty, the first in row {first[0] if first else '?'}")
+        raise _blank(name, row["blank"], first[0] if first else 0)
     twice = paths.groupBy("path").agg(F.count("*").alias("n"), F.min("image_id").alias("row")).where("n > 1")
     worst = twice.orderBy("row").limit(3).collect()
     if worst:
-        listed = "; ".join(f"{r['path']} ({r['n']} times, first in row {r['row']})" for r in worst)
-        raise CaseError(f"{name}: paths must be unique, found {twice.count():,} more than once: {listed}")
+        raise _twice(name, twice.count(), [(r["path"], r["n"], r["row"]) for r in worst])
     return int(row["n"]), str(row["sum"])
+
+
+def check_paths_here(paths: pa.Array, images_paths: Source) -> None:
+    """As `check_paths`, with the paths of all images in this process, in their order."""
+    name = shown(images_paths)
+    if not len(paths):
+        raise CaseError(f"{name}: holds no paths: an empty case cannot be ingested")
+    blank = pc.equal(paths, "")
+    n_blank = pc.sum(blank).as_py()
+    if n_blank:
+        raise _blank(name, n_blank, pc.index(blank, True).as_py())
+    counts = pc.value_counts(paths)
+    twice = counts.filter(pc.greater(counts.field("counts"), 1))
+    if len(twice):
+        # In the order in which they are first met.
+        worst = twice.slice(0, 3).to_pylist()
+        listed = [(w["values"], w["counts"], pc.index(paths, w["values"]).as_py()) for w in worst]
+        raise _twice(name, len(twice), listed)
+
+
+def _blank(name: str, n: int, first: int) -> CaseError:
+    return CaseError(f"{name}: {n:,} paths are empty, the first in row {first}")
+
+
+def _twice(name: str, n: int, worst: Sequence[tuple[str, int, int]]) -> CaseError:
+    """``worst``: some of the paths, how often each is there, and in which row first."""
+    listed = "; ".join(f"{path} ({times} times, first in row {row})" for path, times, row in worst)
+    return CaseError(f"{name}: paths must be unique, found {n:,} more than once: {listed}")
 
 
 def check_vehicle_column(spark: SparkSession | None, case: Case, column: str | None) -> None:
@@ -114,9 +146,25 @@ def describe_images(
     return joined.select("image_id", "path", "vehicle_id", *(f"`{c}`" for c in others)).orderBy("image_id")
 
 
+def check_vehicle_pattern(pattern: str | None) -> None:
+    """ConfigError for a pattern that Java does not take; nothing where there is no Java to ask."""
+    if pattern not in (None, DEFAULT_VEHICLE_PATTERN) and takes_pattern(_for_java(str(pattern))) is False:
+        raise _not_taken(str(pattern))
+
+
+def _for_java(pattern: str) -> str:
+    """Java names a group differently, and only numbers matter here."""
+    return re.sub(r"\(\?P<\w+>", "(", pattern)
+
+
+def _not_taken(pattern: str) -> ConfigError:
+    return ConfigError(
+        f"case.vehicle_pattern: {pattern!r}: Spark runs it as a Java regular expression, and Java does not take it"
+    )
+
+
 def _vehicle_of(pattern: str) -> Column:
-    # Java names a group differently, and only numbers matter here.
-    found = F.regexp_extract("path", re.sub(r"\(\?P<\w+>", "(", pattern), 1)
+    found = F.regexp_extract("path", _for_java(pattern), 1)
     return F.when(found != "", found)
 
 
@@ -126,9 +174,7 @@ def _report_vehicles(images: DataFrame, pattern: str) -> None:
     except PySparkException as exc:
         if "INVALID_PARAMETER_VALUE.PATTERN" not in str(exc):
             raise
-        raise ConfigError(
-            f"case.vehicle_pattern: {pattern!r}: Spark runs it as a Java regular expression, and Java does not take it"
-        ) from exc
+        raise _not_taken(pattern) from exc
 
 
 def _warn_of_missing(images: DataFrame, who: str) -> None:

@@ -8,7 +8,7 @@ import getpass
 import json
 import logging
 import re
-import signal
+import shlex
 import sys
 import tempfile
 import threading
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -43,21 +43,19 @@ except ModuleNotFoundError as exc:
     # Spark is an extra, since clusters bring their own; no other command works without it, not even the list of them.
     sys.exit("motorpool: Spark is not installed here: pip install 'motorpool[spark]', or run on a cluster that has it")
 
-from motorpool import __version__
+from motorpool import __version__, stopping
 from motorpool.case.sources import reads_delta
 from motorpool.cli.common import (
     CONF_OPTION,
     ERR,
-    INTERRUPTED,
     LAKE_OPTION,
     OUT,
-    STOPPED,
     lake_of,
     local_path,
     open_lake,
     run_options,
     show,
-    stop_at_ctrl_c,
+    start_spark,
 )
 from motorpool.cli.starting import check, doctor, init, status
 from motorpool.config.labels import AttributeConfig
@@ -85,10 +83,13 @@ from motorpool.pipeline.handover.run import check_hand_over, hand_over
 from motorpool.pipeline.lookalikes.similar import COLUMNS as SIMILAR_COLUMNS
 from motorpool.pipeline.lookalikes.similar import find_similar
 from motorpool.pipeline.output.files import whole_file
+from motorpool.pipeline.pace import Pace
+from motorpool.pipeline.planning.assigning import check_assign
+from motorpool.pipeline.planning.packages import check_catalog
+from motorpool.pipeline.planning.times import expected_seconds
 from motorpool.pipeline.run import STAGES, check_config, run_pipeline
 from motorpool.pipeline.stages.report import check_report, images_root_of, write_report
-from motorpool.progress import SparkProgress
-from motorpool.spark.session import build_session
+from motorpool.progress import LogLines, Progress, working
 from motorpool.texts import expand_home
 
 #: A traceback of Python's; the group is the first line after its files and code, which are indented.
@@ -106,9 +107,8 @@ def cli(ctx: click.Context, debug: bool) -> None:
 
 
 def _configure_logging(debug: bool) -> None:
-    handler = RichHandler(console=ERR, show_path=False, show_level=debug, log_time_format="%H:%M:%S", markup=False)
     logger = logging.getLogger("motorpool")
-    logger.handlers[:] = [handler]
+    logger.handlers[:] = [LogLines(ERR, show_level=debug)]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False
     # PySpark's own copy of every error, as JSON on stderr.
@@ -133,14 +133,15 @@ def _work(
 ) -> Context:
     config = load_config(conf, overrides)
     # Spark takes seconds to start, and a pipeline hours to reach its last stage.
-    check_config(config, stages)
-    context = Context.start(config, verbose=ctx.obj["debug"])
-    stop_at_ctrl_c()
-    try:
-        with SparkProgress(context.spark, ERR, lambda: context.doing):
+    found = check_config(config, stages)
+    pace = Pace.of(stages, expected_seconds(config, found))
+    with Progress(ERR, pace) as progress:
+        context = Context.start(config, verbose=ctx.obj["debug"], pace=pace)
+        try:
+            progress.watch(context.spark, lambda: context.doing)
             work(context)
-    finally:
-        context.close()
+        finally:
+            context.close()
     return context
 
 
@@ -153,7 +154,7 @@ def run(ctx: click.Context, conf: str, overrides: tuple[str, ...]) -> None:
     context = _work(ctx, conf, overrides, run_pipeline, STAGES)
     config = context.config
     folder = check_report(config.lake, config.report.out) if config.report is not None else None
-    summarise(context.lake, time.monotonic() - began, folder)
+    summarise(context.lake, time.monotonic() - began, folder, conf)
 
 
 def _add_stage(name: str, stage: Callable[[Context], None]) -> None:
@@ -161,7 +162,11 @@ def _add_stage(name: str, stage: Callable[[Context], None]) -> None:
     @run_options
     @click.pass_context
     def command(ctx: click.Context, conf: str, overrides: tuple[str, ...]) -> None:
-        _work(ctx, conf, overrides, stage, [name])
+        def work(context: Context) -> None:
+            with context.pace.stage(name):
+                stage(context)
+
+        _work(ctx, conf, overrides, work, [name])
 
 
 for _name, _stage in STAGES.items():
@@ -185,7 +190,7 @@ def sample(out: Path, images: int, seed: int, no_images: bool) -> None:
     from motorpool_sample import make_sample_case
 
     columns = (TextColumn("drawing"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=ERR, transient=True) as bar:
+    with Bar(*columns, console=ERR, transient=True) as bar:
         task = bar.add_task("sample", total=None)
         summary = make_sample_case(
             out,
@@ -299,7 +304,7 @@ def similar(
 ) -> None:
     """Show the images that are most similar to some, which are named by path or image_id."""
     lake = open_lake(ctx, lake_path, conf)
-    with SparkProgress(lake.spark, ERR), explained():
+    with working(ERR, lake.spark), explained():
         rows = find_similar(lake, images, n, features, metric)
     _print_rows(lake.spark.createDataFrame(rows, SIMILAR_COLUMNS), output, len(rows))
 
@@ -355,7 +360,7 @@ def export(
     asked = HandOverAsked(to, attributes or None, images_url, limit, montage, features, map_name)
     check_hand_over(asked, out)
     lake = open_lake(ctx, lake_path, conf)
-    with SparkProgress(lake.spark, ERR):
+    with working(ERR, lake.spark):
         done = hand_over(lake, asked, out)
     click.echo(
         f"{', '.join(map(str, done.files))}: {done.n_photos:,} photos, {done.n_left:,} of them left for people come "
@@ -390,9 +395,11 @@ def assign(
     if attributes and no_attributes:
         raise ConfigError("--no-attributes: labels no attribute, but --attribute names some: give one of both")
     case = _new_case(case_path)
+    wanted = attributes if attributes or no_attributes else None
+    check_assign(lake_of(lake_path, conf)[0], case, model_id, out, wanted)
     lake = open_lake(ctx, lake_path, conf, delta=reads_delta(case))
-    with SparkProgress(lake.spark, ERR):
-        done = run_assign(lake, case, model_id, out, attributes if attributes or no_attributes else None)
+    with working(ERR, lake.spark):
+        done = run_assign(lake, case, model_id, out, wanted)
     click.echo(
         f"{out}: {done.n_images:,} images in {done.n_clusters:,} clusters, {done.n_noise:,} of them noise, by model "
         f"{done.model_id} ({done.algorithm})"
@@ -420,20 +427,20 @@ def append(
     config = load_config(conf, overrides)
     case = _new_case(case_path, config.case)
     check_config(config, [])
-    context = Context.start(config, verbose=ctx.obj["debug"], delta=reads_delta(case))
-    stop_at_ctrl_c()
+    with Progress(ERR) as progress:
+        context = Context.start(config, verbose=ctx.obj["debug"], delta=reads_delta(case))
 
-    def show_appended(path: str, done: Appended) -> None:
-        _show_appended(context.lake, path, done)
+        def show_appended(path: str, done: Appended) -> None:
+            _show_appended(context.lake, path, done)
 
-    try:
-        with SparkProgress(context.spark, ERR, lambda: context.doing):
+        try:
+            progress.watch(context.spark, lambda: context.doing)
             if following:
                 follow(context, case_path, lambda path: _new_case(path, config.case), show_appended, once=once)
             else:
                 show_appended(case_path, run_append(context, case))
-    finally:
-        context.close()
+        finally:
+            context.close()
 
 
 @cli.command()
@@ -449,7 +456,7 @@ def match(ctx: click.Context, lake_path: str | None, conf: str | None, earlier: 
     `cluster_ids`)."""
     before, _ = lake_of(earlier, None)
     lake = open_lake(ctx, lake_path, conf, delta=before.format == "delta")
-    with SparkProgress(lake.spark, ERR):
+    with working(ERR, lake.spark):
         done = run_match(lake, Lake(lake.spark, before))
     click.echo(
         f"{lake}: {done.n_models:,} models that {before.path} has too: {done.n_continued:,} clusters keep their ids, "
@@ -508,9 +515,10 @@ def report(
     # Before Spark starts.
     folder = check_report(lake_config, out if out is not None else settings.out)
     root = images_root or (images_root_of(config) if config else None)
+    check_catalog(lake_config, config.spark if config else {})
     seed = config.seed if config else Config.model_fields["seed"].default
-    spark = build_session(config.spark if config else {}, delta=lake_config.format == "delta", verbose=ctx.obj["debug"])
-    with SparkProgress(spark, ERR):
+    spark = start_spark(ctx, config.spark if config else {}, delta=lake_config.format == "delta")
+    with working(ERR, spark):
         done = write_report(Lake(spark, lake_config), settings, folder, root, seed)
     click.echo(
         f"{folder / 'index.html'}: {done.n_bytes / 1e6:.1f} MB, {done.n_points:,} images on maps, "
@@ -529,21 +537,18 @@ def serve(ctx: click.Context, lake_path: str | None, conf: str | None, port: int
     from motorpool.serve import check_address, serving, session_settings
 
     check_address(host, port)
-    # Whoever manages services ends them with this signal; as Ctrl-C it leaves nothing behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ended = threading.Event()
     with tempfile.TemporaryDirectory(prefix="motorpool-serve-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
-        try:
+        with stopping.removed_at_stop(scratch):
             lake = open_lake(ctx, lake_path, conf, session_settings(scratch))
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            with serving(lake, host, port, scratch) as server:
+            with serving(lake, host, port, scratch) as server, stopping.asked(ended.set):
                 url = server.address.url
                 click.echo(f"{lake}: {', '.join(server.tables)}")
                 click.echo(f"Serving SQL on {url}; Ctrl-C stops it. From another terminal:")
                 click.echo(f'  beeline -u {url} -e "SELECT * FROM leaderboard LIMIT 10"')  # noqa: S608 (shown)
-                server.wait()
-        except KeyboardInterrupt:
-            click.echo("Stopped.", err=True)
+                server.wait(ended)
+    click.echo("Stopped.", err=True)
 
 
 _ATTRIBUTE_HELP = "The attribute, as `labels.attributes` of the config names it."
@@ -599,7 +604,7 @@ def annotate_draw(
     for attribute in attributes:
         check_known(attribute, known)
     lake = open_lake(ctx, lake_path, conf)
-    with SparkProgress(lake.spark, ERR):
+    with working(ERR, lake.spark):
         drawn = {}
         for attribute in attributes:
             configured = known[attribute].features if known else None
@@ -636,7 +641,7 @@ def annotate_import(
     check_file(file, asked)
     attributes = _attributes(lake_of(lake_path, conf)[1])
     lake = open_lake(ctx, lake_path, conf)
-    with SparkProgress(lake.spark, ERR):
+    with working(ERR, lake.spark):
         done = import_file(lake, file, asked, attributes)
     _show_imported(file, done)
 
@@ -718,8 +723,6 @@ def review(
     if root is None:
         raise ConfigError("--images: is missing: the folder or zip in which the photos lie")
     images = open_images(root)
-    # Whoever manages services ends them with this signal; as Ctrl-C it imports the answers.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with (
         closing(Journal(file, str(tables.folder), name)) as kept,
         bound(host, port) as listening,
@@ -759,7 +762,7 @@ def _import_answers(
         f.write(text.encode())
     lake = open_lake(ctx, lake_path, conf)
     try:
-        with SparkProgress(lake.spark, ERR):
+        with working(ERR, lake.spark):
             done = import_file(lake, str(file), Asked(_login()), attributes)
     except AnnotationError as exc:
         raise AnnotationError(
@@ -807,7 +810,7 @@ def audit_command(
 ) -> None:
     """How often the labels of an attribute are right, from photos drawn for an audit: accept them or not, by value."""
     lake = open_lake(ctx, lake_path, conf)
-    with SparkProgress(lake.spark, ERR):
+    with working(ERR, lake.spark):
         found = audit(lake, attribute, target, confidence)
     table = Table()
     for name in (attribute, "photos", "looks", "right", "accuracy", f"{percent(confidence)} interval", "verdict"):
@@ -825,7 +828,7 @@ def audit_command(
         OUT.print(note, soft_wrap=True, highlight=False, markup=False)
 
 
-def summarise(lake: Lake, seconds: float, report_folder: Path | None = None) -> None:
+def summarise(lake: Lake, seconds: float, report_folder: Path | None = None, conf: str = "run.yaml") -> None:
     """What a run found, what to look at, and what to type next; where no model can be ranked, why not."""
     best = lake.leaderboard().orderBy("rank").first()
     status = [row["status"] for row in lake.rows("models", ["status"])]
@@ -845,7 +848,7 @@ def summarise(lake: Lake, seconds: float, report_folder: Path | None = None) -> 
         page = report_folder / "index.html"
         OUT.print(f"\nOpen in a browser: {page}", soft_wrap=True, highlight=False, markup=False)
     OUT.print("\nType next:", style="bold")
-    for line in _next_commands(lake, best):
+    for line in _next_commands(lake, conf, best):
         OUT.print(f"  {line}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -902,9 +905,11 @@ def _show_labels(lake: Lake) -> None:
     show(table)
 
 
-def _next_commands(lake: Lake, best: Row | None) -> list[str]:
+def _next_commands(lake: Lake, conf: str, best: Row | None) -> list[str]:
+    # A lake in a catalog is named by the config alone.
+    where = shlex.join(["--conf", conf] if lake.in_catalog else ["--lake", str(lake)])
     # S608: these are shown, not run.
-    ask = f"motorpool sql --lake {lake}"
+    ask = f"motorpool sql {where}"
     if best is None:
         return [f'{ask} "SELECT features, algorithm, params, status, reason FROM models"']  # noqa: S608
     by_cluster = (
@@ -914,7 +919,7 @@ def _next_commands(lake: Lake, best: Row | None) -> list[str]:
     return [
         f'{ask} "SELECT * FROM leaderboard LIMIT 10"',  # noqa: S608
         f'{ask} "{by_cluster}"',
-        f"motorpool export --lake {lake} --out best_clusterization.csv",
+        f"motorpool export {where} --out best_clusterization.csv",
     ]
 
 
@@ -923,10 +928,12 @@ for _command in (init, check, doctor, status):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns 0, 2 for a mistake in config, command or case, 130 after Ctrl-C, 1 for anything else."""
+    """Run a command; returns 0, 2 for a mistake in config, command or case, 130 where it was stopped, 1 for anything
+    else."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
-    interrupt = signal.getsignal(signal.SIGINT)
+    # Whoever calls this in a program of their own has a way of their own, and gets it back.
+    handlers = stopping.listen()
     try:
         # What a command leaves by `ctx.exit` comes as the result.
         status = cli.main(args=args, prog_name="motorpool", standalone_mode=False)
@@ -937,16 +944,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         exc.show()
         return 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo(STOPPED, err=True)
-        return INTERRUPTED
+        stopping.end_if_at_work()
+        click.echo(stopping.SENTENCE, err=True)
+        return stopping.STATUS
     except MotorpoolError as exc:
         return _fail(exc, exc.exit_status, debug)
     except Exception as exc:
         return _fail(exc, 1, debug)
     finally:
-        # Whoever calls this in a program of their own has a way of their own.
-        if interrupt is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, interrupt)
+        stopping.give_back(handlers)
 
 
 def brief(exc: Exception) -> str:

@@ -1,15 +1,13 @@
-"""What the commands share: how a lake or a config is named, tables for people, and how Ctrl-C ends."""
+"""What the commands share: how a lake or a config is named, and tables for people."""
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from pyspark.sql import SparkSession
 from rich.console import Console
 from rich.table import Table
 
@@ -17,18 +15,16 @@ from motorpool.config.load import load_config
 from motorpool.config.run import Config, LakeConfig
 from motorpool.errors import ConfigError, LakeError
 from motorpool.lake import Lake
-from motorpool.spark.session import build_session, end_at_once
+from motorpool.pipeline.pace import step
+from motorpool.pipeline.planning.packages import check_catalog
+from motorpool.progress import Progress
+from motorpool.spark.session import build_session
 from motorpool.texts import expand_home
 
 ERR = Console(stderr=True)
 OUT = Console()
 
 Command = Callable[..., Any]
-
-
-#: What Ctrl-C ends with: shells give a command that a signal ends 128 and the signal's number.
-INTERRUPTED = 128 + signal.SIGINT
-STOPPED = "Stopped. The same command goes on from here."
 
 
 def local_path(value: str | Path) -> Path:
@@ -75,9 +71,14 @@ def open_lake(
     """
     lake, config = lake_of(lake_path, conf)
     settings = {**(needed or {}), **(config.spark if config else {})}
-    spark = build_session(settings, delta=delta or lake.format == "delta", verbose=ctx.obj["debug"])
-    stop_at_ctrl_c()
-    return Lake(spark, lake)
+    check_catalog(lake, settings)
+    return Lake(start_spark(ctx, settings, delta=delta or lake.format == "delta"), lake)
+
+
+def start_spark(ctx: click.Context, settings: Mapping[str, str], *, delta: bool) -> SparkSession:
+    """A session for a command; a terminal says meanwhile what one waits for."""
+    with Progress(ERR), step("starting Spark"):
+        return build_session(settings, delta=delta, verbose=ctx.obj["debug"])
 
 
 def _detect_format(path: str) -> Any:
@@ -92,22 +93,6 @@ def _detect_format(path: str) -> Any:
     if "images" in tables or "models" in tables:
         return "parquet"
     raise LakeError(f"--lake {files.redact(path)}: holds no tables of motorpool; run `motorpool run` first")
-
-
-def stop_at_ctrl_c() -> None:
-    """From now on, with Spark at work, Ctrl-C ends the command at once; to be called when the session is there.
-
-    PySpark's own handler asks the JVM to cancel jobs in the middle of another call, which ends in its tracebacks.
-    """
-
-    def stop(*_: object) -> None:
-        ERR.show_cursor()
-        click.echo(f"\n{STOPPED}", err=True)
-        sys.stdout.flush()
-        end_at_once(INTERRUPTED)
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, stop)
 
 
 def show(table: Table) -> None:

@@ -5,6 +5,7 @@ None starts Spark, but for `status` of a lake that only Spark can read.
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,18 +16,23 @@ from rich.text import Text
 
 from motorpool.cli.common import CONF_OPTION, LAKE_OPTION, lake_of, local_path, open_lake, run_options, say, show
 from motorpool.config.load import load_config
+from motorpool.config.run import Config
 from motorpool.doctor import examine, healthy, lines
 from motorpool.errors import ConfigError, LakeError
 from motorpool.lake import Lake
 from motorpool.lake.local_tables import LocalTables
 from motorpool.percentages import percent
-from motorpool.pipeline.planning.checks import look
+from motorpool.pipeline.pace import duration
+from motorpool.pipeline.planning.checks import Findings, look
 from motorpool.pipeline.planning.held import local_tables
+from motorpool.pipeline.planning.packages import check_catalog
 from motorpool.pipeline.planning.plan import Plan, plan_of
+from motorpool.pipeline.planning.problems import Problems
 from motorpool.pipeline.planning.starter import write_starter
 from motorpool.pipeline.planning.status import StageStatus, Status, left_over, status_of, written_report
+from motorpool.pipeline.planning.times import SPREAD, expected_seconds, starting_seconds
 from motorpool.pipeline.run import STAGES
-from motorpool.texts import expand_home
+from motorpool.texts import counted, expand_home
 
 _GIB = 2**30
 
@@ -56,7 +62,12 @@ def check(conf: str, overrides: tuple[str, ...]) -> None:
         raise ConfigError("\n".join(found.problems))
     plan = plan_of(config, found)
     _show_plan(plan)
-    for note in found.notes:
+    _show_time(config, found)
+    # A config may be checked here and run elsewhere.
+    elsewhere = Problems()
+    with elsewhere.noted():
+        check_catalog(config.lake, config.spark)
+    for note in (*found.notes, *(f"on this machine `run` refuses: {problem}" for problem in elsewhere)):
         say(f"Note: {note}.")
     command = ["motorpool", "run", "--conf", conf, *(word for o in overrides for word in ("--set", o))]
     say(f"\nNo mistakes found. Type next:\n  {shlex.join(command)}")
@@ -168,6 +179,12 @@ def _show_plan(plan: Plan) -> None:
         say(f"{_gib(plan.free)} GiB are free where the lake lies.")
         if missing > plan.free:
             say("Note: that is less than what is yet to be written, which compression may or may not make up for.")
+
+
+def _show_time(config: Config, found: Findings) -> None:
+    seconds = starting_seconds() + sum(expected_seconds(config, found).values())
+    low, high = duration(seconds / SPREAD), duration(seconds * SPREAD)
+    say(f"`run` takes about {low} to {high} on the {counted(os.cpu_count() or 1, 'core')} of this machine.")
 
 
 def _table(*columns: str, left: tuple[str, ...]) -> Table:

@@ -61,8 +61,16 @@ def _parse_steps(value: Any) -> Any:
 
 
 Steps = Annotated[tuple[Step, ...], BeforeValidator(_parse_steps)]
+
+
+def _location(value: str) -> str:
+    if not value.strip():
+        raise ValueError(f"{value!r}: is empty: name a file or folder")
+    return expand_home(value)
+
+
 #: Every file and folder that a config names: `~` stands for the home folder.
-Location = Annotated[str, AfterValidator(expand_home)]
+Location = Annotated[str, AfterValidator(_location)]
 
 
 def _count_or_all(value: Any) -> Any:
@@ -210,8 +218,6 @@ class LakeConfig(Section):
             raise ValueError("give either `path`, or `schema` (with `catalog` where there are several)")
         if self.catalog is not None and self.schema_name is None:
             raise ValueError(f"catalog {self.catalog!r} needs a `schema` beside it; a `path` stands alone")
-        if self.path is not None and not self.path.strip():
-            raise ValueError("`path` is empty: name a folder")
         if self.format == "parquet" and has_scheme(self.path or ""):
             raise ValueError(
                 f"path {self.path}: Parquet lakes are kept on a local or mounted file system, named without a scheme, "

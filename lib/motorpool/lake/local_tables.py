@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -23,6 +23,16 @@ from motorpool.lake.driver_rows import (
 )
 from motorpool.lake.parquet import mend
 from motorpool.lake.schemas import TABLES
+
+
+class Tables(Protocol):
+    """What reads a lake: `LocalTables` or `Lake`."""
+
+    def exists(self, table: str) -> bool: ...
+
+    def rows(self, table: str, columns: Sequence[str], **keys: Sequence[str]) -> list[dict[str, Any]]: ...
+
+    def count(self, table: str, **keys: Sequence[str]) -> int: ...
 
 
 class LocalTables:

@@ -31,11 +31,13 @@ from motorpool.features.vehicle_steps import Vehicles
 from motorpool.labelling.apply import Labeller
 from motorpool.lake import Lake
 from motorpool.pipeline.bad_rows import refusing_bad_rows, rows_to_drop, without
-from motorpool.pipeline.context import explained, timed
+from motorpool.pipeline.context import explained
 from motorpool.pipeline.export import best_model
 from motorpool.pipeline.labelling.stored import attribute_columns, stored_labellers
 from motorpool.pipeline.output.files import whole_file, write_csv, write_parquet
+from motorpool.pipeline.pace import timed
 from motorpool.pipeline.stages.features import VEHICLES_ADVICE, load_program, side_by_side
+from motorpool.pipeline.stages.ingest import Header
 from motorpool.pipeline.stored_models import label_new, load_model, relabelling
 from motorpool.spark import blocks
 
@@ -124,7 +126,7 @@ def run_assign(
         with timed(f"assign: checking {shown(found.images_paths)}"):
             n_images, _ = check_paths(paths, found.images_paths)
         descriptors |= with_columns(spark, arrays, found, paths, n_images, needed.descriptors)
-        _check_widths(lake, needed, descriptors)
+        check_widths(_widths(lake), _asking(needed), descriptors)
         check_keys(descriptors)
         bad_rows = stack.enter_context(rows_to_drop(spark, descriptors, n_images, case.on_bad_rows))
         lost = None if bad_rows is None else bad_rows.select("image_id").distinct()
@@ -196,17 +198,21 @@ def _needed(lake: Lake, model_id: str, attributes: Collection[str] | None) -> _N
 
 def _open_arrays(lake: Lake, case: Case, needed: _Needed) -> dict[str, ArrayFile]:
     """The array files among the descriptors that the feature sets are made of, as wide as those they were fitted on."""
-    asking = _asking(needed)
-    missing = [name for name in needed.descriptors if name not in case.descriptors]
+    check_descriptors(_asking(needed), case.descriptors)
+    arrays = open_array_files(case, needed.descriptors)
+    check_widths(_widths(lake), _asking(needed), arrays)
+    return arrays
+
+
+def check_descriptors(asking: Mapping[str, str], there: Collection[str]) -> None:
+    """CaseError where a descriptor is not among those ``there``; ``asking`` says of each what needs it."""
+    missing = [name for name in sorted(asking) if name not in there]
     if missing:
         leave_out = f", {_WITHOUT}" if asking[missing[0]].startswith("the attribute") else ""
         raise CaseError(
             f"{asking[missing[0]]} needs the descriptor {missing[0]!r}, but the case has "
-            f"{', '.join(sorted(case.descriptors))}: add its file, or name one as case.descriptors{leave_out}"
+            f"{', '.join(sorted(there))}: add its file, or name one as case.descriptors{leave_out}"
         )
-    arrays = open_array_files(case, needed.descriptors)
-    _check_widths(lake, needed, arrays)
-    return arrays
 
 
 def _asking(needed: _Needed) -> dict[str, str]:
@@ -218,15 +224,16 @@ def _asking(needed: _Needed) -> dict[str, str]:
     return asking
 
 
-def _check_widths(lake: Lake, needed: _Needed, descriptors: Mapping[str, Descriptor]) -> None:
-    """CaseError for a descriptor that is wider or narrower than the lake's."""
-    widths: Mapping[str, int] = {
-        r["descriptor"]: r["n_columns"] for r in lake.rows("sources", ["descriptor", "n_columns"])
-    }
-    for name, given in descriptors.items():
-        if given.shape[1] != widths[name]:
+def _widths(lake: Lake) -> dict[str, int]:
+    return {r["descriptor"]: int(r["n_columns"]) for r in lake.rows("sources", ["descriptor", "n_columns"])}
+
+
+def check_widths(widths: Mapping[str, int], asking: Mapping[str, str], given: Mapping[str, Header]) -> None:
+    """CaseError for a descriptor that is wider or narrower than the lake's; ``asking`` says of each what needs it."""
+    for name, descriptor in given.items():
+        if descriptor.shape[1] != widths[name]:
             raise CaseError(
-                f"{given.name}: {name} has {given.shape[1]:,} columns, but {_asking(needed)[name]} was fitted on "
+                f"{descriptor.name}: {name} has {descriptor.shape[1]:,} columns, but {asking[name]} was fitted on "
                 f"{widths[name]:,}: take the descriptors from the same network"
             )
 

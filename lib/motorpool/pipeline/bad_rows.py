@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from motorpool.case.descriptors import Descriptor, find_bad_rows
 from motorpool.case.vector_columns import BAD_ROW
 from motorpool.errors import CaseError, LakeError
-from motorpool.pipeline.context import timed
+from motorpool.pipeline.pace import timed
 from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)

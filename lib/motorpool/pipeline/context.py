@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -24,8 +23,10 @@ from motorpool.errors import (
 )
 from motorpool.lake import Lake
 from motorpool.pipeline.accelerator import choose_backend
+from motorpool.pipeline.pace import Pace, timed
 from motorpool.pipeline.shared_folder import check_reach
-from motorpool.spark.session import build_session, jvm_ended, jvm_log_end, jvm_log_since, keep_jvm_log
+from motorpool.spark.java import check_java
+from motorpool.spark.session import build_session, is_submitted, jvm_ended, jvm_log_end, jvm_log_since, keep_jvm_log
 
 log = logging.getLogger("motorpool")
 
@@ -58,13 +59,15 @@ class Context:
     lake: Lake
     #: What is going on, for whoever shows the progress.
     doing: str = ""
+    #: How far the run is.
+    pace: Pace = field(default_factory=Pace, repr=False)
     #: Where the arithmetic of tasks is done.
     backend: Backend = CPU
     #: What ends with the run: the hold on its lake.
     ending: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @classmethod
-    def start(cls, config: Config, *, verbose: bool = False, delta: bool = False) -> Context:
+    def start(cls, config: Config, *, verbose: bool = False, delta: bool = False, pace: Pace | None = None) -> Context:
         """A run in a session of its own or the active one; `close` ends it, as does the end of the process.
 
         With ``delta`` the session reads Delta tables, whatever the config says of the lake and the case.
@@ -72,12 +75,16 @@ class Context:
         LakeError where the lake cannot be written, or is a Parquet lake that another process writes.
         """
         delta = delta or config.lake.format == "delta" or (config.case is not None and reads_delta(config.case))
-        spark = build_session(config.spark, delta=delta, verbose=verbose)
+        if not is_submitted() and SparkSession.getActiveSession() is None:
+            # Whoever lacks it need not hear of a start.
+            check_java()
+        with timed("starting Spark"):
+            spark = build_session(config.spark, delta=delta, verbose=verbose)
         # Both ask executors, whose tasks may fail like any other.
         with explained():
             check_reach(spark, config.lake)
             backend = choose_backend(spark, config)
-        ctx = cls(config, spark, Lake(spark, config.lake), backend=backend)
+        ctx = cls(config, spark, Lake(spark, config.lake), backend=backend, pace=pace or Pace())
         ctx.ending.enter_context(ctx.lake.held())
         return ctx
 
@@ -91,15 +98,6 @@ class Context:
     def close(self) -> None:
         """Let others write to the lake; reading from it still works."""
         self.ending.close()
-
-
-@contextmanager
-def timed(what: str) -> Iterator[None]:
-    """Log a step's beginning and its end with the seconds it took."""
-    log.info("%s ...", what)
-    began = time.monotonic()
-    yield
-    log.info("%s: done in %.1f s", what, time.monotonic() - began)
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from motorpool.pipeline.context import Context
 from motorpool.pipeline.growing.append import catch_up
 from motorpool.pipeline.growing.catch_up import add_features, add_labels, caught_up
 from motorpool.pipeline.growing.outliers import add_outliers
-from motorpool.pipeline.planning.checks import look
+from motorpool.pipeline.planning.checks import Findings, look
+from motorpool.pipeline.planning.packages import check_catalog
 from motorpool.pipeline.stages.cluster import run_cluster
 from motorpool.pipeline.stages.consensus import run_consensus
 from motorpool.pipeline.stages.features import run_features
@@ -40,20 +41,25 @@ STAGES = {
 }
 
 
-def check_config(config: Config, stages: Collection[str]) -> None:
-    """ConfigError, with every problem, where config, case or this machine lack what the stages named need.
+def check_config(config: Config, stages: Collection[str]) -> Findings:
+    """What `planning.checks.look` has found before Spark starts, which takes seconds.
 
-    What can be told before Spark starts, which takes seconds: see `planning.checks`.
+    ConfigError, with every problem, where config, case or this machine lack what the stages named need.
     """
     found = look(config, stages)
+    with found.problems.noted():
+        check_catalog(config.lake, config.spark)
     if found.problems:
         raise ConfigError("\n".join(found.problems))
     for note in found.notes:
         log.warning("%s", note)
+    return found
 
 
 def run_pipeline(ctx: Context) -> None:
+    """All stages; what they have done, and how long the rest takes, is told by the context's pace."""
     for name, stage in STAGES.items():
         if name == "report":
             catch_up(ctx)
-        stage(ctx)
+        with ctx.pace.stage(name):
+            stage(ctx)

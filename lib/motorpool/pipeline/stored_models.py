@@ -13,16 +13,32 @@ from motorpool.cluster.registry import ALGORITHMS
 from motorpool.cluster.stored import NewImages, StoredModel
 from motorpool.errors import ConfigError, LakeError
 from motorpool.lake import Lake
+from motorpool.lake.local_tables import Tables
 from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)
 
+_COLUMNS = ("features", "algorithm", "params", "status", "reason")
 _ADVICE = "choose one from `SELECT model_id, features, algorithm FROM leaderboard`"
 
 
 def relabelling() -> list[str]:
     """The algorithms whose models label new images."""
     return [name for name, algorithm in ALGORITHMS.items() if algorithm.relabel is not None]
+
+
+def model_row(tables: Tables, lake: str, model_id: str, asked: str, advice: str = _ADVICE) -> dict[str, Any]:
+    """The row of ``models``; ConfigError as by `load_model` where there is none, or where its algorithm cannot label
+    new images."""
+    row = next(iter(tables.rows("models", _COLUMNS, model_id=[model_id])), None)
+    if row is None:
+        raise ConfigError(f"{asked}: the lake {lake} holds no such model; {advice}")
+    if row["algorithm"] not in relabelling():
+        raise ConfigError(
+            f"{asked} ({row['algorithm']} on {row['features']}): this algorithm leaves no numbers that label new "
+            f"images; {advice}, of the algorithms {', '.join(relabelling())}"
+        )
+    return row
 
 
 def load_model(lake: Lake, model_id: str, asked: str, advice: str = _ADVICE) -> StoredModel:
@@ -32,15 +48,8 @@ def load_model(lake: Lake, model_id: str, asked: str, advice: str = _ADVICE) -> 
     does not hold it, or that cannot be.
     """
     lake.check("models")
-    row = next(iter(lake.rows("models", model_id=[model_id])), None)
-    if row is None:
-        raise ConfigError(f"{asked}: the lake {lake} holds no such model; {advice}")
+    row = model_row(lake, str(lake), model_id, asked, advice)
     who = f"{asked} ({row['algorithm']} on {row['features']})"
-    if row["algorithm"] not in relabelling():
-        raise ConfigError(
-            f"{who}: this algorithm leaves no numbers that label new images; {advice}, of the algorithms "
-            f"{', '.join(relabelling())}"
-        )
     algorithm = ALGORITHMS[row["algorithm"]]
     arrays = _arrays(lake, model_id)
     for name, owner in algorithm.borrowed.items():

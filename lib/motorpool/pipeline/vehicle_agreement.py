@@ -17,7 +17,8 @@ from motorpool.config.run import CONSENSUS
 from motorpool.features.holdout import fitted_on
 from motorpool.features.spec import FeatureSet, VehiclePart
 from motorpool.lake import Lake
-from motorpool.pipeline.context import Context, timed
+from motorpool.pipeline.context import Context
+from motorpool.pipeline.pace import timed
 from motorpool.pipeline.study import model_ids
 
 log = logging.getLogger(__name__)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import socket
-from contextlib import suppress
 
 import uvicorn
 
+from motorpool import stopping
 from motorpool.review.guard import Guard
 from motorpool.serve import is_loopback
 
@@ -32,6 +32,7 @@ def serve_until_stopped(app: Guard, listening: socket.socket) -> None:
         app, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none",
         timeout_graceful_shutdown=5,
     )  # fmt: skip
+    server = uvicorn.Server(config)
     # It raises the signal again that has stopped it.
-    with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listening])
+    with stopping.asked(lambda: setattr(server, "should_exit", True)):
+        server.run(sockets=[listening])

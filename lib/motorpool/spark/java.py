@@ -2,16 +2,66 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from motorpool.errors import EnvironmentMissingError
 
+log = logging.getLogger(__name__)
+
 #: The oldest Java that Spark 4 runs on.
 _OLDEST = 17
+
+
+def takes_pattern(pattern: str) -> bool | None:
+    """Whether Java takes a regular expression; None where that is not known, for want of Java.
+
+    Asks the JVM of this process, or a small one that starts for the question and takes a fraction of a second.
+    """
+    from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway
+    from py4j.protocol import Py4JError, Py4JJavaError
+    from pyspark import SparkContext
+
+    if SparkContext._gateway is not None:
+        return _compiles(SparkContext._gateway.jvm, pattern, Py4JJavaError)
+    try:
+        java, _ = check_java()
+        port, token = launch_gateway(die_on_exit=True, java_path=java, jarpath=_py4j_jar(), enable_auth=True)
+        gateway = JavaGateway(gateway_parameters=GatewayParameters(port=port, auth_token=token))
+    except (EnvironmentMissingError, OSError, ValueError, Py4JError) as exc:
+        log.debug("no Java to ask for a pattern: %s", exc)
+        return None
+    try:
+        return _compiles(gateway.jvm, pattern, Py4JJavaError)
+    finally:
+        gateway.shutdown()
+
+
+def _compiles(jvm: Any, pattern: str, refusal: type[Exception]) -> bool:
+    try:
+        jvm.java.util.regex.Pattern.compile(pattern)
+    except refusal:
+        return False
+    return True
+
+
+def _py4j_jar() -> str:
+    """The jar beside PySpark's; ValueError where a Spark without it is used."""
+    import pyspark
+
+    places = [
+        Path(pyspark.__file__).parent,
+        *([Path(os.environ["SPARK_HOME"])] if os.environ.get("SPARK_HOME") else []),
+    ]
+    jars = [jar for place in places for jar in sorted((place / "jars").glob("py4j-*.jar"))]
+    if not jars:
+        raise ValueError("no jar of py4j beside PySpark")
+    return str(jars[0])
 
 
 def check_java() -> tuple[str, int]:

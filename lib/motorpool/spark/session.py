@@ -9,26 +9,27 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import IO
 
 import pyspark
-from pyspark import SparkContext
+from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
+from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
+from motorpool import stopping
 from motorpool.errors import EnvironmentMissingError
 from motorpool.spark.java import check_java
 from motorpool.spark.start_failures import DELTA_PACKAGE, why_not
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a JVM may take to end by itself.
-_PATIENCE = 5.0
-
 #: Where the JVM that this process started writes what it has to say: removed when the process ends.
 _jvm_log: Path | None = None
+#: Ends where the log is to stay behind.
+_log_kept = contextlib.ExitStack()
 
 DELTA_SETTINGS = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -102,9 +103,7 @@ def build_session(
         if delta:
             defaults |= DELTA_SETTINGS | {"spark.jars.packages": _packages(settings)}
             settings.pop("spark.jars.packages", None)
-        for key, value in (defaults | settings).items():
-            builder = builder.config(key, value)
-        spark = _start(builder, verbose)
+        spark = _start(builder, {"spark.app.name": app, **defaults, **settings}, verbose)
     else:
         for key, value in settings.items():
             builder = builder.config(key, value)
@@ -147,19 +146,38 @@ def _set_runtime(spark: SparkSession, settings: Mapping[str, str]) -> None:
             log.warning("spark.%s stays as the running session has it: %s", key.removeprefix("spark."), exc)
 
 
-def _start(builder: SparkSession.Builder, verbose: bool) -> SparkSession:
-    if verbose:
-        return builder.getOrCreate()
+def _start(builder: SparkSession.Builder, settings: Mapping[str, str], verbose: bool) -> SparkSession:
+    """A session in a JVM of its own, which ends with this process wherever that is stopped."""
     global _jvm_log
+    stopping.end_all_from_now_on()
+    conf = SparkConf()
+    for key, value in settings.items():
+        conf.set(key, value)
+        builder = builder.config(key, value)
+    if verbose:
+        return _in_own_jvm(builder, conf, {})
     handle, name = tempfile.mkstemp(prefix="motorpool-spark-", suffix=".log")
     log_file = _jvm_log = Path(name)
     atexit.register(log_file.unlink, missing_ok=True)
+    _log_kept.enter_context(stopping.removed_at_stop(log_file))
     try:
-        with _output_to(handle):
-            return builder.getOrCreate()
+        with open(handle, "wb") as f:
+            return _in_own_jvm(builder, conf, {"stdout": f, "stderr": f})
     except Exception as exc:
         reason = why_not(f"{log_file.read_text(errors='replace')}\n{exc}")
         raise EnvironmentMissingError(f"Spark did not start: {reason}. Spark's log is {keep_jvm_log()}") from exc
+
+
+def _in_own_jvm(builder: SparkSession.Builder, conf: SparkConf, output: Mapping[str, IO[bytes]]) -> SparkSession:
+    """The session of a JVM that is started here, unless this process has one; ``output`` is where it logs."""
+    if SparkContext._gateway is None:
+        SparkContext._ensure_initialized(gateway=launch_gateway(conf, dict(output)))  # type: ignore[no-untyped-call]
+    listening = stopping.is_listening()
+    SparkContext.getOrCreate(conf)
+    if listening:
+        # It has taken Ctrl-C over, to ask the JVM in the middle of another call to cancel its jobs.
+        stopping.listen()
+    return builder.getOrCreate()
 
 
 def jvm_log_end() -> int:
@@ -183,6 +201,7 @@ def keep_jvm_log() -> Path | None:
     """The log's file, for an error to name: it then stays behind; None where the JVM logs elsewhere."""
     if _jvm_log is not None:
         atexit.unregister(_jvm_log.unlink)
+        _log_kept.close()
     return _jvm_log
 
 
@@ -196,43 +215,6 @@ def jvm_ended(patience: float) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
-
-
-def end_at_once(status: int) -> NoReturn:
-    """End this process and the JVM that it started, whatever they are doing: for who was told to stop.
-
-    A call of the JVM that is broken off leaves nothing to clean up by: the connection then answers other questions than
-    are asked. What was being written is as after a kill, and the next run goes on from there.
-    """
-    process = getattr(SparkContext._gateway, "proc", None)
-    if process is not None:
-        # PySpark's threads tell at length that the JVM is gone.
-        sys.stderr.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        process.terminate()
-        if not jvm_ended(_PATIENCE):
-            process.kill()
-    if _jvm_log is not None:
-        _jvm_log.unlink(missing_ok=True)
-    os._exit(status)
-
-
-@contextlib.contextmanager
-def _output_to(target: int) -> Iterator[None]:
-    """Let what is started inside inherit an open file as its stdout and stderr: the JVM then logs there for good."""
-    streams = (1, 2)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    kept = [os.dup(number) for number in streams]
-    try:
-        for number in streams:
-            os.dup2(target, number)
-        yield
-    finally:
-        for number, held in zip(streams, kept, strict=True):
-            os.dup2(held, number)
-            os.close(held)
-        os.close(target)
 
 
 def _check_delta(spark: SparkSession, delta: bool) -> None:

@@ -17,10 +17,13 @@ from planned_lake import lake_of, without_java
 from cases import blobs, image_paths, write_attributes, write_case, write_paths
 from motorpool import cli
 from motorpool.config.load import parse_config
+from motorpool.config.run import CaseConfig, LakeConfig
 from motorpool.errors import ConfigError
 from motorpool.maps import registry
 from motorpool.pipeline.planning import opening
+from motorpool.pipeline.planning.assigning import check_assign
 from motorpool.pipeline.planning.checks import look
+from motorpool.pipeline.planning.packages import check_catalog
 from motorpool.pipeline.run import STAGES, check_config
 from review_lake import write
 
@@ -30,6 +33,8 @@ STUDY: dict[str, Any] = {
     "features": [{"descriptor": "osnet", "steps": [{"pca": 2}]}],
     "cluster": {"models": [{"algorithm": "kmeans", "k": [2, 3]}]},
 }
+#: The paths of the case as tables have them.
+PLAIN = [path.replace("\\", "/") for path in image_paths(ROWS)]
 Change = Callable[[Path], None]
 
 
@@ -88,6 +93,16 @@ MISTAKES: list[tuple[str, Change, str]] = [
     ),
     ("another header", text("images_paths.csv", "photo,n\nx.jpg,1\n"), "needs a column `paths`, found photo, n"),
     ("an empty list", text("images_paths.csv", "paths\n"), "holds no paths"),
+    (
+        "a blank path",
+        lambda case: write_paths(case / "images_paths.csv", [*image_paths(ROWS - 1), '""']),
+        "images_paths.csv: 1 paths are empty, the first in row 23",
+    ),
+    (
+        "paths that are there twice",
+        lambda case: write_paths(case / "images_paths.csv", [*image_paths(ROWS - 3), "x.jpg", "./x.jpg", "x.jpg"]),
+        "images_paths.csv: paths must be unique, found 1 more than once: x.jpg (3 times, first in row 21)",
+    ),
     ("attributes without paths", text("attributes.csv", "photo,color\nx,red\n"), "needs a column `path`, found photo"),
     ("a column that tables cannot have", text("attributes.csv", "path,my color\nx,red\n"), "rename it without spaces"),
 ]
@@ -318,3 +333,146 @@ def test_paths_are_as_spark_reads_them(case: Path) -> None:
     write_paths(case / "images_paths.csv", lines)
     found = opening.first_paths(opening.find_case(parse_config(config_of(case)).require_case()), 10)
     assert found == ["a/b.jpg", "c.jpg", "d/./e.jpg"]
+
+
+class TestPatterns:
+    """Java is asked, and none of Spark: it is Spark's Java that reads the paths."""
+
+    @pytest.mark.parametrize(
+        ("pattern", "taken"), [(r"^(?P<car>\d+)/", True), (r"^([[]\d+)/", False), (r"(a{,2})", False), (r"(x)", True)]
+    )
+    def test_a_pattern(self, case: Path, pattern: str, taken: bool) -> None:
+        found = problems(config_of(case, case_options={"vehicle_pattern": pattern}))
+        text = (
+            f"case.vehicle_pattern: {pattern!r}: Spark runs it as a Java regular expression, and Java does not take it"
+        )
+        assert found == ([] if taken else [text])
+
+    def test_without_java(self, case: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr("pyspark.SparkContext._gateway", None)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.delenv("JAVA_HOME", raising=False)
+        assert problems(config_of(case, case_options={"vehicle_pattern": r"(a{,2})"})) == []
+
+
+class TestTheLake:
+    """What the ingest would refuse for want of another lake."""
+
+    @pytest.mark.parametrize("fmt", ["delta", "parquet"])
+    def test_another_case(self, case: Path, tmp_path: Path, fmt: str) -> None:
+        lake = lake_of(tmp_path / "lake", fmt, osnet=4, vdc_type=3)
+        images = [{"image_id": i, "path": path, "vehicle_id": None} for i, path in enumerate(PLAIN)]
+        write(lake, "images", images, fmt)
+        assert problems(config_of(case, lake, fmt)) == []
+        others = image_paths(ROWS)
+        write_paths(case / "images_paths.csv", [others[1], others[0], *others[2:]])
+        (found,) = problems(config_of(case, lake, fmt))
+        advice = f"use another lake.path, or remove {lake} first"
+        assert found == f"the lake {lake} holds another case (its image paths differ): {advice}"
+
+    def test_images_that_were_dropped(self, case: Path, tmp_path: Path) -> None:
+        """Those that are kept have the case's paths; a run that would refuse bad rows would make another lake."""
+        lake = lake_of(tmp_path / "lake", "parquet", n_dropped=2, osnet=4, vdc_type=3)
+        kept = [{"image_id": i, "path": p, "vehicle_id": None} for i, p in enumerate(PLAIN) if i > 1]
+        write(lake, "images", kept, "parquet")
+        drop = {"on_bad_rows": "drop"}
+        assert problems(config_of(case, lake, case_options=drop)) == []
+        (found,) = problems(config_of(case, lake))
+        assert "leaves out images with NaN or infinity (see its table bad_rows)" in found
+
+    def test_another_file_of_a_descriptor(self, case: Path, tmp_path: Path) -> None:
+        lake = lake_of(tmp_path / "lake", "parquet", osnet=5)
+        (found,) = problems(config_of(case, lake))
+        assert f"the lake {lake} holds osnet as 24 x 5, but {case}/descriptors/osnet.pickle is 24 x 4" in found
+        lake = lake_of(tmp_path / "other", "parquet", osnet=4)
+        (case / "descriptors" / "osnet.pickle").unlink()
+        save("osnet.npy", blobs(ROWS, 4))(case)
+        (found,) = problems(config_of(case, lake))
+        assert "name the former file, give the new one another name" in found
+
+
+class TestCatalogs:
+    """Spark's own catalog ends with the command, so that the next one finds nothing."""
+
+    @pytest.fixture(autouse=True)
+    def no_session(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # As if this process had none yet.
+        monkeypatch.setattr("pyspark.sql.SparkSession.getActiveSession", lambda: None)
+        for name in ("PYSPARK_GATEWAY_PORT", "SPARK_HOME", "SPARK_CONF_DIR"):
+            monkeypatch.delenv(name, raising=False)
+
+    def conf(self, case: Path, **more: Any) -> Path:
+        file = case.parent / "run.yaml"
+        file.write_text(yaml.safe_dump(config_of(case) | {"lake": {"schema": "cars"}} | more))
+        return file
+
+    @pytest.mark.parametrize("command", [["run"], ["cluster"], ["sql", "SELECT 1"], ["export", "--out", "x.csv"]])
+    def test_is_refused(self, case: Path, capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+        conf = self.conf(case)
+        assert cli.main([command[0], "--conf", str(conf), *command[1:]]) == 2
+        err = capsys.readouterr().err
+        assert "lake.schema cars: Spark's own catalog is in memory here, and ends with the command" in err
+        assert "lake.path" in err
+
+    def test_check_says_so(self, case: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """It may be run elsewhere."""
+        assert cli.main(["check", "--conf", str(self.conf(case))]) == 0
+        assert "Note: on this machine `run` refuses: lake.schema cars" in capsys.readouterr().out
+
+    def test_those_that_stay(self, case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        lake = LakeConfig.model_validate({"schema": "cars"})
+        check_catalog(lake, {"spark.sql.catalogImplementation": "hive"})
+        named = LakeConfig.model_validate({"schema": "cars", "catalog": "unity"})
+        with pytest.raises(ConfigError, match=r"no setting spark\.sql\.catalog\.unity says what"):
+            check_catalog(named, {})
+        check_catalog(named, {"spark.sql.catalog.unity": "io.unitycatalog.spark.UCSingleCatalog"})
+        check_catalog(LakeConfig(path="x"), {})
+        monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+        (tmp_path / "spark-defaults.conf").write_text("# ours\nspark.sql.catalogImplementation  hive\n")
+        check_catalog(lake, {})
+
+
+class TestAssign:
+    @pytest.fixture
+    def lake(self, tmp_path: Path) -> Path:
+        lake = lake_of(tmp_path / "lake", "parquet", osnet=5)
+        write(lake, "feature_sets", [{"features": "f", "descriptors": ["osnet"], "definition": "x", "n_features": 5}],
+              "parquet")  # fmt: skip
+        models = [
+            {"model_id": m, "features": "f", "algorithm": a, "status": "ok", "params": {}}
+            for m, a in (("aa", "kmeans"), ("bb", "consensus"))
+        ]
+        write(lake, "models", models, "parquet")
+        return lake
+
+    def refused(self, lake: Path, case: Path, out: Path, model: str | None = None, **more: Any) -> list[str]:
+        where = LakeConfig(path=str(lake), format="parquet")
+        try:
+            check_assign(where, CaseConfig(path=str(case)), model, out, more.get("attributes"))
+        except ConfigError as exc:
+            return str(exc).splitlines()
+        return []
+
+    def test_everything_at_once(self, case: Path, lake: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        (case / "images_paths.csv").unlink()
+        found = self.refused(lake, case, tmp_path / "file" / "x.csv", "none", attributes=["colour"])
+        begins = [
+            f"--out {tmp_path}/file/x.csv: cannot be written: Not a directory",
+            f"case.path {case}: holds no",
+            f"--attribute colour: the lake {lake} holds no labels",
+            f"--model none: the lake {lake} holds no such",
+        ]
+        assert [line[: len(begin)] for line, begin in zip(found, begins, strict=True)] == begins
+
+    def test_a_model_and_its_descriptors(self, case: Path, lake: Path, tmp_path: Path) -> None:
+        out = tmp_path / "x.csv"
+        assert self.refused(lake, case, out) == []
+        (found,) = self.refused(lake, case, out, "aa")
+        assert "osnet has 4 columns, but model aa (feature set f) was fitted on 5" in found
+        (found,) = self.refused(lake, case, out, "bb")
+        assert found.startswith("--model bb (consensus on f): this algorithm leaves no numbers that label new images")
+        (case / "descriptors" / "osnet.pickle").unlink()
+        (found,) = self.refused(lake, case, out, "aa")
+        assert found.startswith("model aa (feature set f) needs the descriptor 'osnet', but the case has vdc_type")
+        assert not out.exists()

@@ -23,10 +23,11 @@ from motorpool.features.fit import transform
 from motorpool.features.vehicle_steps import Vehicles
 from motorpool.labelling.apply import Labeller, label_images
 from motorpool.lake import Lake
-from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.growing.appends import Append, appends_of, number_of
 from motorpool.pipeline.labelling.counts import count_labels
 from motorpool.pipeline.labelling.stored import nobody, stored_labellers
+from motorpool.pipeline.pace import timed
 from motorpool.pipeline.stages.features import load_program, side_by_side
 from motorpool.pipeline.stored_models import label_new, load_model, relabelling
 from motorpool.spark import blocks

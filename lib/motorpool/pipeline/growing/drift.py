@@ -12,9 +12,10 @@ from pyspark.sql import functions as F
 from motorpool.cluster.registry import ALGORITHMS
 from motorpool.lake import Lake
 from motorpool.percentages import percent
-from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.growing.appends import appends_of, number_of
 from motorpool.pipeline.growing.catch_up import labelling_models
+from motorpool.pipeline.pace import timed
 from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from pyspark.sql import functions as F
 from motorpool.errors import LakeError
 from motorpool.kernels.labels.continuing import continued
 from motorpool.lake import Lake
-from motorpool.pipeline.context import explained, timed
+from motorpool.pipeline.context import explained
+from motorpool.pipeline.pace import timed
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,10 @@ from motorpool.outliers.consensus import WEIGHTS, consensus_of_new, weights_from
 from motorpool.outliers.reasons import NEIGHBOURS, explain, explain_consensus, no_facts, usual_scores
 from motorpool.outliers.registry import OUTLIER_METHODS
 from motorpool.outliers.resources import Resources
-from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.growing.appends import Append, appends_of
 from motorpool.pipeline.growing.catch_up import lacking
+from motorpool.pipeline.pace import timed
 from motorpool.pipeline.stages.outliers import Plan, plan_methods, resources_of
 from motorpool.spark import blocks
 

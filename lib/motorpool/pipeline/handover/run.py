@@ -98,7 +98,7 @@ def hand_over(lake: Lake, asked: Asked, out: Path) -> HandedOver:
 
 def _attributes(lake: Lake, wanted: Collection[str] | None) -> tuple[list[Attribute], str]:
     """The attributes by name, and when their labels were made."""
-    rows = label_rows(lake, ["classes", "created_at"], wanted, needed_by="--to")
+    rows = label_rows(lake, str(lake), ["classes", "created_at"], wanted, needed_by="--to")
     made = max(str(r["created_at"]) for r in rows)
     return [Attribute(r["attribute"], tuple(r["classes"])) for r in rows], f"motorpool {made[:19]}"
 

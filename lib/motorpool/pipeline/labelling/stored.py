@@ -13,17 +13,22 @@ from motorpool.errors import ConfigError
 from motorpool.labelling.apply import Labeller, label_images
 from motorpool.labelling.program import from_rows
 from motorpool.lake import Lake
+from motorpool.lake.local_tables import Tables
 
 
 def label_rows(
-    lake: Lake, columns: Sequence[str], attributes: Collection[str] | None = None, needed_by: str | None = None
+    tables: Tables,
+    lake: str,
+    columns: Sequence[str],
+    attributes: Collection[str] | None = None,
+    needed_by: str | None = None,
 ) -> list[dict[str, Any]]:
     """``columns`` of ``label_sets``, by the attribute's name; of ``attributes`` alone where these are given.
 
     ConfigError for attributes that the lake has no labels of, and, with the option that is ``needed_by``, for a lake
     without any.
     """
-    rows = {r["attribute"]: r for r in lake.rows("label_sets", ["attribute", *columns])}
+    rows = {r["attribute"]: r for r in tables.rows("label_sets", ["attribute", *columns])}
     unknown = [name for name in attributes or () if name not in rows]
     if unknown or (needed_by and not rows):
         who, what = (f"--attribute {unknown[0]}", "it") if unknown else (needed_by, "attributes")
@@ -42,7 +47,7 @@ def stored_labellers(lake: Lake, attributes: Collection[str] | None = None) -> l
     annotated photos (`nearest`) have up to 20,000 rows.
     """
     found = []
-    for row in label_rows(lake, ["method", "per", "classes", "program"], attributes):
+    for row in label_rows(lake, str(lake), ["method", "per", "classes", "program"], attributes):
         parts, calibration, threshold = from_rows(row["program"])
         vote = row["per"] == "vehicle"
         name, values = row["attribute"], tuple(row["classes"])

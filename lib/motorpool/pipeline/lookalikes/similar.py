@@ -13,8 +13,8 @@ from motorpool.errors import ConfigError, LakeError
 from motorpool.kernels.pairs.geometry import Metric
 from motorpool.lake import Lake
 from motorpool.neighbours.nearest_to import nearest_to
-from motorpool.pipeline.context import timed
 from motorpool.pipeline.export import best_model
+from motorpool.pipeline.pace import timed
 
 #: Images that one question may be about: each takes a pass of its own over every batch.
 MOST_IMAGES = 1000

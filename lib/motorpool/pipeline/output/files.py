@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame
 
+from motorpool import stopping
 from motorpool.errors import ConfigError
 from motorpool.spark.blocks import Batches
 
@@ -30,12 +31,22 @@ def whole_file(out: Path) -> Iterator[BinaryIO]:
     # Its own for each writer: two that write one file at once do not write into each other's draft.
     draft = out.with_name(f".motorpool-{uuid.uuid4().hex}.part")
     try:
-        with _open(draft, out) as f:
+        with stopping.removed_at_stop(draft), _open(draft, out) as f:
             yield f
         os.replace(draft, out)
     finally:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def check_out(out: Path) -> None:
+    """ConfigError where a file cannot become ``out``, as far as that can be told without writing; makes nothing."""
+    there = next((p for p in out.absolute().parents if p.exists()), Path("/"))
+    error = errno.EISDIR if out.is_dir() else 0 if there.is_dir() else errno.ENOTDIR
+    if not error and not os.access(there, os.W_OK | os.X_OK):
+        error = errno.EACCES
+    if error:
+        raise ConfigError(f"--out {out}: cannot be written: {os.strerror(error)}")
 
 
 def _open(draft: Path, out: Path) -> BinaryIO:

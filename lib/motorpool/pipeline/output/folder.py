@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from motorpool import stopping
 from motorpool.config.run import has_scheme, local_folder
 from motorpool.errors import ConfigError
 from motorpool.lake.locks import LOCK_FILE, Hold, acquire
@@ -55,7 +56,8 @@ def whole_folder(out: Path) -> Iterator[Path]:
     try:
         # mkdtemp keeps others out; a report is for everyone.
         draft.chmod(0o755)
-        yield draft
+        with stopping.removed_at_stop(draft):
+            yield draft
         _swap(draft, out)
         # Only now: a draft without its lock would be removed by others as a leftover.
         (out / LOCK_FILE).unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from motorpool.pipeline.planning.packages import check_accelerator, check_packag
 from motorpool.pipeline.planning.problems import Problems
 from motorpool.pipeline.planning.widths import Shape, Width, width_of
 from motorpool.pipeline.stages.features import check_definitions, check_descriptors
+from motorpool.pipeline.stages.ingest import check_sources, dropped_before, other_case
 from motorpool.pipeline.stages.report import report_folder
 
 
@@ -46,10 +47,13 @@ def look(config: Config, stages: Collection[str]) -> Findings:
     if "ingest" in stages:
         with problems.noted():
             found.opened = open_case(config.require_case(), problems)
+    if not {"ingest", "features"}.isdisjoint(stages):
+        found.held = held_in(config.lake)
+    if "ingest" in stages and found.held and found.opened:
+        _look_at_conflicts(config, found.held, found.opened, problems)
     if "features" in stages:
         if not config.features:
             problems.append("features: names no feature set: list at least one descriptor with its steps")
-        found.held = held_in(config.lake)
         _look_at_features(config, "ingest" in stages, found)
     if "cluster" in stages and not config.cluster.models:
         problems.append("cluster.models: is empty: list at least one grid, e.g. {algorithm: kmeans, k: 2..15}")
@@ -68,6 +72,18 @@ def look(config: Config, stages: Collection[str]) -> Findings:
     with problems.noted():
         check_accelerator(config)
     return found
+
+
+def _look_at_conflicts(config: Config, held: Held, opened: Opened, problems: Problems) -> None:
+    """Whether the lake was made from this case; vehicles and attributes are for the ingest to compare."""
+    lake = str(config.lake.path)
+    with problems.noted():
+        if opened.paths is not None and not held.is_of(opened.paths):
+            raise other_case(lake)
+        # A table of vectors may have rows of other images, which only the ingest can count.
+        check_sources(held.sources, opened.arrays, lake)
+        if config.require_case().on_bad_rows == "refuse" and any(r["n_dropped"] for r in held.sources.values()):
+            raise dropped_before(lake)
 
 
 def _look_at_features(config: Config, reads_case: bool, found: Findings) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from motorpool.config.run import LakeConfig, has_scheme, local_folder
 from motorpool.lake.local_tables import LocalTables
@@ -19,8 +23,11 @@ class Held:
     """
 
     def __init__(self, tables: LocalTables) -> None:
-        sources = tables.rows("sources", ["descriptor", "n_rows", "n_columns", "n_dropped"])
+        self._tables = tables
+        sources = tables.rows("sources", ["descriptor", "file", "dtype", "n_rows", "n_columns", "n_dropped"])
         sets = tables.rows("feature_sets", ["features", "definition", "n_features"])
+        #: The rows of ``sources``, by descriptor.
+        self.sources: dict[str, dict[str, Any]] = {r["descriptor"]: r for r in sources}
         #: Rows that are kept, and columns.
         self.descriptors: dict[str, Shape] = {
             r["descriptor"]: (r["n_rows"] - r["n_dropped"], r["n_columns"]) for r in sources
@@ -28,6 +35,18 @@ class Held:
         self.definitions: dict[str, str] = {r["features"]: r["definition"] for r in sets}
         self.widths: dict[str, int] = {r["features"]: r["n_features"] for r in sets}
         self.models: set[str] = {r["model_id"] for r in tables.rows("models", ["model_id"])}
+
+    def is_of(self, paths: pa.Array) -> bool:
+        """Whether the lake's images are those of these paths, image i being row i; so where the lake has none yet."""
+        if not self.sources or not self._tables.exists("images"):
+            return True
+        images = self._tables.fetch("images", ["image_id", "path"])
+        n_kept = next(iter(self.descriptors.values()))[0]
+        n_rows = next(iter(self.sources.values()))["n_rows"]
+        if n_rows != len(paths) or images.num_rows != n_kept:
+            # What a killed write has left is for the ingest to judge.
+            return int(n_rows) == len(paths)
+        return bool(pc.all(pc.equal(paths.take(images["image_id"].combine_chunks()), images["path"])).as_py())
 
 
 def local_tables(lake: LakeConfig) -> LocalTables | None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+
 from motorpool.case import files
 from motorpool.case.arrays import ArrayFile, open_array
 from motorpool.case.descriptors import check_lengths
 from motorpool.case.folder import PATHS_FILE, Case, find_case
-from motorpool.case.images import check_vehicle_column
+from motorpool.case.images import check_paths_here, check_vehicle_column, check_vehicle_pattern
 from motorpool.case.sources import Source, needs_spark, shown
 from motorpool.case.tables import attribute_columns, count_rows, described_here, last_two, paths_here
 from motorpool.case.vector_columns import ColumnHeader, header_of
@@ -37,6 +39,8 @@ class Opened:
     arrays: dict[str, ArrayFile] = field(default_factory=dict)
     columns: dict[str, ColumnHeader] = field(default_factory=dict)
     n_images: int | None = None
+    #: Of a CSV file that is short enough to be read through here.
+    paths: pa.Array | None = None
 
     @property
     def names(self) -> list[str]:
@@ -58,8 +62,8 @@ class Opened:
 def open_case(config: CaseConfig, problems: Problems) -> Opened | None:
     """The case, with whatever is wrong with its files noted; None where they cannot even be found.
 
-    Reads headers, and the list of paths where it is short. What is in the arrays' rows, whether paths are unique, and
-    which images the attributes know, is for the ingest to see.
+    Reads headers, and the list of paths where it is short: then paths that are blank or there twice are noted. What is
+    in the arrays' rows, and which images the attributes know, is for the ingest to see. Memory: the list of paths.
     """
     case, has_paths = _find(config, problems)
     if case is None:
@@ -72,10 +76,20 @@ def open_case(config: CaseConfig, problems: Problems) -> Opened | None:
                 arrays[name] = open_array(source)
             elif not needs_spark(source):
                 columns[name] = header_of(source)
-    n_images = None
+    n_images, paths = None, None
     if has_paths:
         with problems.noted():
-            n_images = _count_paths(case.images_paths)
+            n_images = count_rows(case.images_paths)
+            if n_images is None:
+                paths = _read_paths(case.images_paths)
+            if paths is not None:
+                n_images = len(paths) or None
+                # Arrays of as many rows are right, whatever is wrong with the paths.
+                check_paths_here(paths, case.images_paths)
+            elif n_images == 0:
+                raise CaseError(f"{shown(case.images_paths)}: holds no paths: an empty case cannot be ingested")
+    with problems.noted():
+        check_vehicle_pattern(config.vehicle_pattern)
     with problems.noted():
         if case.attributes is None or not needs_spark(case.attributes):
             check_vehicle_column(None, case, config.vehicle_column)
@@ -83,7 +97,7 @@ def open_case(config: CaseConfig, problems: Problems) -> Opened | None:
                 attribute_columns(None, case.attributes)
     with problems.noted():
         _check_rows(arrays, n_images, case)
-    return Opened(case, arrays, columns, n_images)
+    return Opened(case, arrays, columns, n_images, paths)
 
 
 def _find(config: CaseConfig, problems: Problems) -> tuple[Case | None, bool]:
@@ -145,14 +159,11 @@ def _csv(source: Source) -> str:
     return source
 
 
-def _count_paths(source: Source) -> int | None:
-    """The number of paths, None for a list that is long or that only Spark reads; CaseError for one that holds none."""
-    n = count_rows(source)
-    if n is None and isinstance(source, str) and files.file_size(source) <= _QUICK_BYTES:
-        n = sum(map(len, paths_here(source)))
-    if n == 0:
-        raise CaseError(f"{shown(source)}: holds no paths: an empty case cannot be ingested")
-    return n
+def _read_paths(source: Source) -> pa.Array | None:
+    """The paths of a CSV file; None for one that is long, or a table that only Spark reads."""
+    if not isinstance(source, str) or files.file_size(source) > _QUICK_BYTES:
+        return None
+    return pa.concat_arrays([pa.array([], pa.string()), *(pa.array(some, pa.string()) for some in paths_here(source))])
 
 
 def _check_rows(arrays: dict[str, ArrayFile], n_images: int | None, case: Case) -> None:

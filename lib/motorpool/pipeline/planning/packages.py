@@ -1,17 +1,18 @@
-"""Optional packages that a config needs: which of them are missing here, all in one message."""
+"""What a config needs of this machine: optional packages, and a catalog that outlives the command."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from pyspark.sql import SparkSession
 
 from motorpool.backend.needs import INSTALL
-from motorpool.config.run import Config
-from motorpool.errors import EnvironmentMissingError, not_installed
+from motorpool.config.run import Config, LakeConfig
+from motorpool.errors import ConfigError, EnvironmentMissingError, not_installed
 from motorpool.maps.registry import missing_packages
 from motorpool.pipeline.accelerator import needed
 from motorpool.report import PACKAGES as REPORT_PACKAGES
+from motorpool.spark.catalogs import why_lost
 from motorpool.spark.session import is_submitted, shares_python
 from motorpool.texts import listed
 
@@ -51,4 +52,20 @@ def check_accelerator(config: Config) -> None:
     if lacking:
         raise EnvironmentMissingError(
             f"accelerator: gpu needs {listed(lacking)}, not installed here: {INSTALL}; or set accelerator: cpu"
+        )
+
+
+def check_catalog(lake: LakeConfig, settings: Mapping[str, str]) -> None:
+    """ConfigError for a lake in a catalog that ends with the session which this process would start.
+
+    ``settings`` are the config's for Spark. A session that is there, or somebody else's, has a catalog of its own.
+    """
+    if lake.schema_name is None or is_submitted() or SparkSession.getActiveSession() is not None:
+        return
+    why = why_lost(settings, lake.catalog)
+    if why is not None:
+        raise ConfigError(
+            f"lake.schema {lake.schema_name}: {why}. Name a folder as lake.path instead, e.g. --set lake.schema=null "
+            "--set lake.catalog=null --set lake.path=lake; or run where a catalog is configured (Databricks, "
+            "spark-submit on a cluster); or keep one on this machine by the settings for Spark in docs/cluster.md"
         )

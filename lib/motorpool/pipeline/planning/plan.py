@@ -91,7 +91,7 @@ class Plan:
 
 def plan_of(config: Config, found: Findings) -> Plan:
     """The plan of a whole run. Memory: a few hundred bytes a model."""
-    specs = {spec.name: _models_of(config, spec) for spec in config.feature_sets}
+    specs = {spec.name: models_of(config, spec) for spec in config.feature_sets}
     held = found.held
     n_images = found.opened.n_rows if found.opened else 0
     descriptors = _descriptors(found)
@@ -114,7 +114,7 @@ def plan_of(config: Config, found: Findings) -> Plan:
     )
 
 
-def _models_of(config: Config, spec: FeatureSet) -> list[ModelSpec]:
+def models_of(config: Config, spec: FeatureSet) -> list[ModelSpec]:
     """The models of a feature set, each once though several grids ask for it."""
     found: dict[str, ModelSpec] = {}
     for grid in config.cluster.models:

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from motorpool.config.run import Config, LakeConfig
 from motorpool.errors import ConfigError
+from motorpool.lake.local_tables import Tables
 from motorpool.lake.schemas import TABLES
 from motorpool.pipeline.planning.opening import descriptor_names
 from motorpool.pipeline.planning.problems import Problems
 from motorpool.pipeline.stages.project import asked_maps
 from motorpool.pipeline.stages.report import is_report, report_folder
 from motorpool.pipeline.study import model_ids
-
-
-class Tables(Protocol):
-    """What reads a lake: `LocalTables` or `Lake`."""
-
-    def exists(self, table: str) -> bool: ...
-
-    def rows(self, table: str, columns: Sequence[str], **keys: Sequence[str]) -> list[dict[str, Any]]: ...
-
-    def count(self, table: str, **keys: Sequence[str]) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +20,7 @@ from motorpool.errors import ConfigError
 from motorpool.features.spec import FeatureSet
 from motorpool.kernels.scores import Scores
 from motorpool.neighbours.curve import curve_of, k_distances
-from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.models import (
     cluster_rows,
     judge,
@@ -30,6 +29,7 @@ from motorpool.pipeline.models import (
     write_labels,
     write_models,
 )
+from motorpool.pipeline.pace import Counted, timed
 from motorpool.pipeline.rejudge import rejudge
 from motorpool.pipeline.study import specs_of
 from motorpool.pipeline.vehicle_agreement import agreement_columns, remeasure
@@ -70,10 +70,10 @@ def run_cluster(ctx: Context) -> None:
     if not study:
         log.info("cluster: all models of the study are in the lake, nothing to do")
         return
-    pace = _Pace(sum(len(job.specs) for _, jobs, _ in study for job in jobs))
+    models = Counted(ctx.pace, sum(len(job.specs) for _, jobs, _ in study for job in jobs), "models")
     for features, jobs, curves in study:
         with explained():
-            _run_jobs(ctx, features, jobs, curves, pace)
+            _run_jobs(ctx, features, jobs, curves, models)
 
 
 def _drawn_curves(ctx: Context) -> set[tuple[str, str, int]]:
@@ -83,30 +83,7 @@ def _drawn_curves(ctx: Context) -> set[tuple[str, str, int]]:
     return {(r["features"], r["metric"], r["k"]) for r in ctx.lake.rows("k_distances", ["features", "metric", "k"])}
 
 
-@dataclass
-class _Pace:
-    """How much of a study is done, and how long the rest takes if it goes on like that."""
-
-    models: int
-    done: int = 0
-    began: float = field(default_factory=time.monotonic)
-
-    def count(self, models: int) -> None:
-        self.done += models
-        if self.done < self.models:
-            elapsed = time.monotonic() - self.began
-            left = elapsed / self.done * (self.models - self.done)
-            log.info(
-                "cluster: %d of %d models in %s, about %s left at this pace",
-                self.done, self.models, _minutes(elapsed), _minutes(left),
-            )  # fmt: skip
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], missing: set[CurveKey], pace: _Pace) -> None:
+def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], missing: set[CurveKey], done: Counted) -> None:
     """Fit the jobs of one feature set; ``missing`` are the curves that the config asks for and the lake lacks."""
     vectors = ctx.lake.fitted(ctx.lake.read("features", features=features.name))
     n = ctx.lake.count_fitted("features", features=[features.name])
@@ -116,7 +93,7 @@ def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], missing: 
         refused = {s: reason for s, reason in reasons.items() if reason}
         if refused:
             write_models(ctx, [model_row(s, "failed", reason) for s, reason in refused.items()])
-            pace.count(len(refused))
+            done.add(len(refused))
         specs = [s for s in job.specs if s not in refused]
         possible += apart(Job(job.grid, specs)) if specs else []
     # There is no k-th nearest of fewer images. The curves that models read are drawn again, wherever they are.
@@ -142,7 +119,7 @@ def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], missing: 
                         _score_and_write(ctx, fitted, n)
                 finally:
                     fitted.release()
-                pace.count(len(job.specs))
+                done.add(len(job.specs))
     finally:
         ctx.doing = ""
         block_df.unpersist()

@@ -16,8 +16,9 @@ from motorpool.cluster.ensemble.coassociation import Evidence, accumulate, relab
 from motorpool.cluster.models import Facts, ModelSpec
 from motorpool.config.run import CONSENSUS, ConsensusConfig
 from motorpool.features.spec import FeatureSet
-from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.models import judge, model_row, write_labels, write_models
+from motorpool.pipeline.pace import timed
 from motorpool.pipeline.study import Node, consensus_features, consensus_specs, forget, log_not_asked, rank
 from motorpool.pipeline.vehicle_agreement import agreement_columns, joint_part, remeasure
 from motorpool.spark import blocks
@@ -43,7 +44,8 @@ def run_consensus(ctx: Context) -> None:
         remeasure(ctx)
     members = _members(ctx, config)
     if len(members) < 2:
-        _forget_agreement(ctx)
+        if _forget_agreement(ctx):
+            log.info("consensus: the agreement of former members goes out of the lake")
         return
     specs = consensus_specs(config, members)
     done = {r["model_id"] for r in ctx.lake.rows("models", ["model_id"], features=[CONSENSUS])}

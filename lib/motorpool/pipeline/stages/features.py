@@ -14,7 +14,8 @@ from motorpool.features.program import Program
 from motorpool.features.spec import PROJECTIONS, FeatureSet
 from motorpool.features.vehicle_steps import Vehicles
 from motorpool.lake import Lake
-from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.context import Context, explained
+from motorpool.pipeline.pace import Counted, timed
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ def run_features(ctx: Context) -> None:
     vehicles = None
     if asking is not None:
         vehicles = known_vehicles(ctx.lake, f"feature set {asking.name}: the step {asking.vehicle_steps[0].kind}")
+    sets_done = Counted(ctx.pace, len(pending), "feature sets")
     for group in _groups(pending):
         names = sorted({d for fs in group for d in fs.descriptors})
         wide = wide_descriptors(ctx.lake, names)
@@ -50,6 +52,7 @@ def run_features(ctx: Context) -> None:
             for item in fitted:
                 with timed(f"features: writing {item.spec.name} ({item.n_features} columns)"):
                     _write(ctx, fitter, item)
+                sets_done.add()
 
 
 def wide_descriptors(lake: Lake, names: Sequence[str]) -> DataFrame:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any, Protocol
 
+import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -16,11 +18,25 @@ from motorpool.case.sources import shown
 from motorpool.case.tables import read_paths
 from motorpool.errors import LakeError
 from motorpool.pipeline.bad_rows import listed_bad_rows, refusing_bad_rows, rows_to_drop, without
-from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.growing.appends import write_late
+from motorpool.pipeline.pace import timed
 from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)
+
+
+class Header(Protocol):
+    """What is known of a descriptor before it is read: where it is, its rows and columns, and the type of numbers."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
 
 
 def run_ingest(ctx: Context) -> None:
@@ -59,27 +75,50 @@ def _not_yet_in_lake(ctx: Context, descriptors: Mapping[str, Descriptor], finger
     if not ctx.lake.exists("sources"):
         return list(descriptors)
     known = {row["descriptor"]: row for row in ctx.lake.rows("sources")}
-    advice = f"use another lake.path, or remove {ctx.lake} first"
     for source in known.values():
         if source["paths_fingerprint"] != fingerprint:
-            raise LakeError(
-                f"the lake {ctx.lake} holds another case (its image paths differ): add new images by "
-                f"`motorpool append`, {advice}"
-            )
+            raise other_case(str(ctx.lake))
+    check_sources(known, descriptors, str(ctx.lake))
+    advice = _advice(str(ctx.lake))
+    _check_dropped(ctx, descriptors, advice)
+    return [name for name in descriptors if name not in known]
+
+
+def _advice(lake: str) -> str:
+    return f"use another lake.path, or remove {lake} first"
+
+
+def other_case(lake: str) -> LakeError:
+    """What to say of a lake that was made from images with other paths."""
+    return LakeError(
+        f"the lake {lake} holds another case (its image paths differ): add new images by `motorpool append`, "
+        f"{_advice(lake)}"
+    )
+
+
+def dropped_before(lake: str) -> LakeError:
+    """What to say of a lake that leaves out images which are now to be refused."""
+    return LakeError(
+        f"the lake {lake} leaves out images with NaN or infinity (see its table bad_rows), and "
+        f"case.on_bad_rows is now refuse: set it to drop, or mend the files and {_advice(lake)}"
+    )
+
+
+def check_sources(known: Mapping[str, Mapping[str, Any]], descriptors: Mapping[str, Header], lake: str) -> None:
+    """LakeError where the rows of ``sources``, by descriptor, tell of other files than are given now."""
+    advice = _advice(lake)
     for name, given in descriptors.items():
         row = known.get(name)
         if row and (row["n_rows"], row["n_columns"]) != given.shape:
             raise LakeError(
-                f"the lake {ctx.lake} holds {name} as {row['n_rows']:,} x {row['n_columns']}, but {given.name} is "
+                f"the lake {lake} holds {name} as {row['n_rows']:,} x {row['n_columns']}, but {given.name} is "
                 f"{given.shape[0]:,} x {given.shape[1]}: {advice}"
             )
         if row and (_last(row["file"]), row["dtype"]) != (_last(given.name), str(given.dtype)):
             raise LakeError(
-                f"the lake {ctx.lake} holds {name} from {row['file']} ({row['dtype']}), but case.descriptors now gives "
+                f"the lake {lake} holds {name} from {row['file']} ({row['dtype']}), but case.descriptors now gives "
                 f"{given.name} ({given.dtype}): name the former file, give the new one another name, or {advice}"
             )
-    _check_dropped(ctx, descriptors, advice)
-    return [name for name in descriptors if name not in known]
 
 
 def _last(path: str) -> str:
@@ -91,10 +130,7 @@ def _check_dropped(ctx: Context, descriptors: Collection[str], advice: str) -> N
     """LakeError where the lake leaves out images that a first run with this config would keep, or refuse."""
     for row in ctx.lake.fitted(ctx.lake.read("bad_rows")).select("descriptors").distinct().collect():
         if ctx.config.require_case().on_bad_rows == "refuse":
-            raise LakeError(
-                f"the lake {ctx.lake} leaves out images with NaN or infinity (see its table bad_rows), and "
-                f"case.on_bad_rows is now refuse: set it to drop, or mend the files and {advice}"
-            )
+            raise dropped_before(str(ctx.lake))
         if not set(row["descriptors"]) & set(descriptors):
             raise LakeError(
                 f"the lake {ctx.lake} leaves out images that are bad in {', '.join(row['descriptors'])} only (see its "

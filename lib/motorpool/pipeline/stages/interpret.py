@@ -33,7 +33,8 @@ from motorpool.interpret.evidence import Evidence, Overlap, evidence_of, overlap
 from motorpool.interpret.overrides import Override, Overrides, check_overrides, load_overrides
 from motorpool.interpret.wording import describe, titles
 from motorpool.photos.source import find_images
-from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.context import Context, explained
+from motorpool.pipeline.pace import timed
 from motorpool.pipeline.study import Node, fingerprint, forget, log_not_asked, outdate, rank
 from motorpool.spark import blocks
 

@@ -18,7 +18,7 @@ from motorpool.labelling.candidates import Source
 from motorpool.labelling.compare import Choice, compare
 from motorpool.labelling.program import program_rows
 from motorpool.percentages import percent
-from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.labelling.counts import LabelCounts, count_labels
 from motorpool.pipeline.labelling.looks import Looks, answers_of_images, read_looks
 from motorpool.pipeline.labelling.sources import (
@@ -29,6 +29,7 @@ from motorpool.pipeline.labelling.sources import (
     sample_vehicles,
     vector_sources,
 )
+from motorpool.pipeline.pace import timed
 from motorpool.pipeline.study import fingerprint, forget, log_not_asked, outdate, rank
 
 log = logging.getLogger(__name__)

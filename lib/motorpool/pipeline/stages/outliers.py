@@ -21,7 +21,8 @@ from motorpool.outliers.method import ModelRow
 from motorpool.outliers.reasons import NEIGHBOURS, explain, explain_consensus, facts, no_facts, usual_scores
 from motorpool.outliers.registry import OUTLIER_METHODS
 from motorpool.outliers.resources import Resources
-from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.context import Context, explained
+from motorpool.pipeline.pace import Counted, timed
 from motorpool.pipeline.stages.features import known_vehicles, load_program, side_by_side
 from motorpool.pipeline.study import fingerprint, forget, log_not_asked, model_ids, outdate
 
@@ -69,6 +70,7 @@ def run_outliers(ctx: Context) -> None:
     outdated = [features for features, methods in stored.items() if methods != wanted.get(features)]
     if outdated:
         outdate(ctx, "outlier_methods", {"features": outdated})
+    sets_done = Counted(ctx.pace, len(wanted), "feature sets")
     for features, methods in wanted.items():
         have = stored.get(features, {})
         if any(have.get(method) != params for method, params in methods.items()):
@@ -76,6 +78,7 @@ def run_outliers(ctx: Context) -> None:
                 _run_methods(ctx, config, features, plan, vehicles)
         elif have != methods:
             _keep(ctx, features, methods)
+        sets_done.add()
     with timed("outliers: consensus"):
         _run_consensus(ctx, config, list(wanted), vehicles if leading else None, agreed, gone)
 

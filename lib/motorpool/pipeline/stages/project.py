@@ -24,7 +24,8 @@ from motorpool.maps.first_pass import first_pass
 from motorpool.maps.method import MapMethod
 from motorpool.maps.placing import Axes, lay_out_all, place_all
 from motorpool.maps.registry import MAP_METHODS, check_packages
-from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.context import Context, explained
+from motorpool.pipeline.pace import Counted, timed
 from motorpool.pipeline.study import forget, log_not_asked, outdate
 from motorpool.spark import blocks
 from motorpool.spark.tasks import run_tasks
@@ -72,6 +73,7 @@ def run_project(ctx: Context) -> None:
     check_packages(config.methods)
     n_images = _sizes(ctx, config)
     changed = False
+    sets_done = Counted(ctx.pace, len(n_images), "feature sets")
     for features, n in n_images.items():
         maps = {m.name: m for m in _possible(config, features, n)}
         there = stored.get(features, {})
@@ -88,6 +90,8 @@ def run_project(ctx: Context) -> None:
             _write_places(ctx, features, _kept(ctx, features, kept), len(kept))
             forget(ctx, "projection_methods", {"features": [features], "method": outdated})
         changed |= bool(pending or outdated)
+        if changed:
+            sets_done.add()
     gone = stored.keys() - n_images.keys()
     _forget_sets(ctx, gone)
     if not changed and not gone:

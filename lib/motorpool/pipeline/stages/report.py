@@ -11,8 +11,9 @@ from motorpool.config.run import Config, LakeConfig, ReportConfig, local_folder
 from motorpool.errors import ConfigError
 from motorpool.lake import Lake
 from motorpool.photos.source import find_images
-from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.output.folder import check_folder, whole_folder
+from motorpool.pipeline.pace import timed
 from motorpool.report import check_packages
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pyspark.sql import functions as F
 
 from motorpool.cluster.vehicle_votes import vote
-from motorpool.pipeline.context import Context, explained, timed
-from motorpool.pipeline.study import forget, rank
+from motorpool.pipeline.context import Context, explained
+from motorpool.pipeline.pace import timed
+from motorpool.pipeline.study import forget, log_not_asked, rank
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ def run_vehicles(ctx: Context) -> None:
     """
     most = ctx.config.vehicles.models_per_features
     if most == 0:
-        log.info("vehicles: vehicles.models_per_features is 0, nothing to do")
+        held = ctx.lake.exists("vehicles") and ctx.lake.count("vehicles")
+        log_not_asked("vehicles", "vehicles.models_per_features is 0", held)
         _forget_others(ctx, [])
         return
     ranking = rank(ctx)
