@@ -91,6 +91,8 @@ def load_overrides(path: str) -> Overrides:
     found: Overrides = {}
     problems: list[str] = []
     for model, clusters in data.items():
+        if clusters == "":
+            continue
         if not isinstance(clusters, dict):
             problems.append(f"{model}: expected clusters by number, found {_kind(clusters)}")
             continue
@@ -162,9 +164,7 @@ def _by_name(key: str, models: Sequence[Named], preferred: Collection[str] | Non
     if named is None:
         return []
     features, algorithm, k = named[1], named[2], int(named[3])
-    found = [
-        m for m in models if m.features == features and m.n_clusters == k and algorithm in (None, m.algorithm)
-    ]
+    found = [m for m in models if m.features == features and m.n_clusters == k and algorithm in (None, m.algorithm)]
     first = [m for m in found if preferred is None or m.model_id in preferred]
     return first or found
 
