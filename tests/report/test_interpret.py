@@ -616,7 +616,7 @@ def test_a_name_of_several_models_is_refused_with_those_to_choose_from() -> None
     found = resolve_overrides({("vdc_type k=6", 0): Override("x")}, MODELS, "t.yaml", preferred={"b2", "a1"})
     assert list(found) == [("b2", 0)]
     twice = {("osnet-pca50 k=6", 0): Override("x"), ("a1", 0): Override("y")}
-    with pytest.raises(ConfigError, match="a1.0: this cluster of model a1 has a title above already"):
+    with pytest.raises(ConfigError, match=r"a1\.0: this cluster of model a1 has a title above already"):
         resolve_overrides(twice, MODELS, "t.yaml")
     assert names_of(MODELS) == {
         "a1": "osnet-pca50 k=6", "a2": "osnet-pca50 k=5", "b1": "vdc_type kmeans k=6", "b2": "b2", "b3": "b3",

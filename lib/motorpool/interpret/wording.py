@@ -86,8 +86,9 @@ PEOPLE, ATTRIBUTES, PHOTOS, BOTH = "people", "attributes", "photos", "attributes
 class Part:
     """One part of a title: its text, what it says of which topic, and the shares of it that name the cluster.
 
-    ``source`` is ATTRIBUTES or PHOTOS, or None where the text says that nothing names the cluster. ``share`` of ``of``
-    images have it, and ``usual`` is that of all images of the model; None for what is no share (the frames' form).
+    ``source`` is ATTRIBUTES, PHOTOS or BOTH, or None where the text says that nothing names the cluster. ``share`` of
+    ``of`` images have it, and ``usual`` is that of all images of the model; None for what is no share (the frames'
+    form).
     """
 
     text: str
@@ -195,9 +196,10 @@ def basis_of(title: str, e: Evidence) -> Basis:
 
 
 def named_colour(e: Evidence) -> str | None:
-    """The one colour that names the cluster; None where several do, or none."""
+    """The colour that the title begins with, or says to be more frequent than usual; None where it says none."""
     colour = next(t for t in topics(e) if t.name == "colour")
-    return clean(colour.named[0].value).lower() if len(colour.named) == 1 else None
+    found = [*colour.named, *_raised(colour)][:1]
+    return clean(found[0].value).lower() if found else None
 
 
 def _named(topic: Topic) -> Part:
@@ -214,7 +216,8 @@ def _more_than_usual(all_topics: Sequence[Topic]) -> list[Part]:
         return []
     words = [_more(s, t.name) for t, s in raised]
     topic, least = min(raised, key=lambda found: found[1].share)
-    source = ATTRIBUTES if all(t.labelled for t, _ in raised) else PHOTOS
+    sources = {ATTRIBUTES if t.labelled else PHOTOS for t, _ in raised}
+    source = BOTH if len(sources) > 1 else sources.pop()
     text = f"more {' and '.join(words)} than usual"
     return [Part(text, source, topic.name, _value(least, topic.name), least.share, least.of, least.usual)]
 

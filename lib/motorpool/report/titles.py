@@ -28,7 +28,8 @@ def titles_file(context: Mapping[str, Any]) -> str:
         "# What the clusters on the page are called. To change a title, take the # of its line away and edit it:",
         "#     3: White vans",
         "#     3: {title: White vans, description: Delivery vans of the depot.}",
-        "# Two clusters with one title count as one kind. Then type, in this folder:",
+        "# Two clusters with one title count as one kind. Copy this file out of the report's folder, which the next",
+        "# report replaces, and type where it lies:",
         f"#   {context['titles_command']}",
         "# To keep them in later runs, name this file in the config: report: {titles: titles.yaml}",
     ]

@@ -123,12 +123,12 @@ def _gap_fact(best: pd.Series, ranked: pd.DataFrame) -> Fact:
     else:
         text = f"Large enough to start here: the next one, {rival}, is clearly behind by these scores."
     mine, other = best["vehicle_agreement"], second["vehicle_agreement"]
-    note = f"In mean rank, from 0 to 1; below {CLOSE} is close."
-    if not is_missing(mine) and not is_missing(other):
-        better = "the next one" if other > mine else "this one" if other < mine else ""
-        said = f"{better} keeps vehicles together better" if better else "both keep vehicles together equally well"
-        note += f" Of the two, {said} ({number(mine, 2)} here, {number(other, 2)} there)."
-    return Fact(number(gap), label, text, note=note)
+    if not is_missing(mine) and not is_missing(other) and other > mine:
+        text += (
+            f" Only if photos of one vehicle must share a cluster, take the next one: its vehicle agreement is "
+            f"{number(other, 2)}, here it is {number(mine, 2)}."
+        )
+    return Fact(number(gap), label, text, note=f"In mean rank, from 0 to 1; below {CLOSE} is close.")
 
 
 def _stability_fact(best: pd.Series, agreement: pd.DataFrame) -> Fact:
@@ -139,7 +139,7 @@ def _stability_fact(best: pd.Series, agreement: pd.DataFrame) -> Fact:
     pairs = pairs[(pairs["features"] != best["features"]) & pairs["ari"].notna()]
     if pairs.empty:
         text = "Not measured, so nothing says whether other descriptors would find the same clusters."
-        return Fact("–", label, text, note="A section `consensus` in the config measures it.")
+        return Fact("–", label, text, note="A section consensus in the config measures it.")
     pairs = pairs.sort_values(["ari", "features"])
     low, high, middle = pairs.iloc[0], pairs.iloc[-1], float(pairs["ari"].median())
     if middle >= _SAME:

@@ -20,7 +20,7 @@ def _score(resources: Resources) -> Scored:
 
 
 def _reason(words: Words) -> Column:
-    return words.say("A few random cuts set it apart: its score is ", words.level)
+    return words.say("Unlike most images in several ways at once (isolation forest ", words.level, ")")
 
 
 ISOLATION_FOREST = OutlierMethod("isolation_forest", "isolation forest", _score, _reason, settings=("seed",))

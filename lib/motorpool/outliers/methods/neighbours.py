@@ -20,7 +20,7 @@ def _knn_distance(resources: Resources) -> Scored:
 
 
 def _knn_distance_reason(words: Words) -> Column:
-    return words.say(f"Its {words.k} nearest photos reach as far as ", words.ratio)
+    return words.say(f"Few images are like it: its {words.k} nearest reach as far as ", words.ratio)
 
 
 def _lof(resources: Resources) -> Scored:
@@ -30,7 +30,7 @@ def _lof(resources: Resources) -> Scored:
 
 
 def _lof_reason(words: Words) -> Column:
-    return words.say(f"Its {words.k} nearest photos lie closer together than it to them, by a factor of ", words.level)
+    return words.say(f"It lies apart from its {words.k} nearest, which are closer together (factor ", words.level, ")")
 
 
 KNN_DISTANCE = OutlierMethod(

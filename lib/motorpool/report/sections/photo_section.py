@@ -20,7 +20,7 @@ from motorpool.report.figures import data_files
 from motorpool.report.palette import Palettes
 from motorpool.report.photos.album import Album, Wanted
 from motorpool.report.verdict import headline
-from motorpool.report.wording import is_missing, number, records, share
+from motorpool.report.wording import is_missing, number, ordinal, records, share
 
 #: Sides in pixels of a montage's tiles and of a single photo.
 TILE, SINGLE = 96, 160
@@ -250,7 +250,7 @@ def _reasons_of(rows: pd.DataFrame | None, method: str) -> list[str]:
 def _place_text(row: dict[str, Any], n_images: int) -> str:
     """How far in front an image is: a number that means the same for every method."""
     place = int(row["place"])
-    first = "The most unusual" if place == 1 else f"Number {place:,}"
+    first = "The most unusual" if place == 1 else f"The {ordinal(place)} most unusual"
     where = "" if row["features"] == CONSENSUS else f" on {row['features']}"
     return f"{first} of {n_images:,} images{where}."
 
