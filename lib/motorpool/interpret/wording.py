@@ -98,6 +98,8 @@ class Part:
     share: float | None = None
     of: int | None = None
     usual: float | None = None
+    #: Whether the images counted are those that the attributes file has a value of, not the measured ones.
+    labelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,7 @@ def _named(topic: Topic) -> Part:
     both = _together(topic.named)
     source = ATTRIBUTES if topic.labelled else PHOTOS
     values = " or ".join(_value(s, topic.name) for s in topic.named)
-    return Part(topic.phrase, source, topic.name, values, both.share, both.of, both.usual)
+    return Part(topic.phrase, source, topic.name, values, both.share, both.of, both.usual, topic.labelled)
 
 
 def _more_than_usual(all_topics: Sequence[Topic]) -> list[Part]:
@@ -219,7 +221,9 @@ def _more_than_usual(all_topics: Sequence[Topic]) -> list[Part]:
     sources = {ATTRIBUTES if t.labelled else PHOTOS for t, _ in raised}
     source = BOTH if len(sources) > 1 else sources.pop()
     text = f"more {' and '.join(words)} than usual"
-    return [Part(text, source, topic.name, _value(least, topic.name), least.share, least.of, least.usual)]
+    return [
+        Part(text, source, topic.name, _value(least, topic.name), least.share, least.of, least.usual, topic.labelled)
+    ]
 
 
 def _shape(e: Evidence) -> list[Part]:

@@ -157,7 +157,7 @@ def _basis(row: Mapping[str, Any], title: str) -> list[str]:
     found = []
     for part in parts_of(title, from_text(row["evidence"])):
         if part.share is not None and part.of is not None and part.usual is not None:
-            of = "images in the attributes file" if part.source == ATTRIBUTES else "measured photos"
+            of = "images in the attributes file" if part.labelled else "measured photos"
             found.append(
                 f"{capital(part.topic)}: {part.value} on {share(part.share)} of {part.of:,} {of} "
                 f"(usually {share(part.usual)})."
