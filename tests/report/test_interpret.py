@@ -36,6 +36,8 @@ from motorpool.photos.source import Photo, find_images, open_images
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.run import STAGES, check_config
 from motorpool.pipeline.stages.interpret import run_interpret
+from motorpool.pipeline.titling.retitle import retitle
+from motorpool.pipeline.titling.words import facts_of
 from motorpool_sample import make_sample_case
 from motorpool_sample import truth as t
 
@@ -890,6 +892,28 @@ def test_again_it_does_nothing_and_titles_of_people_stay(made: Made, tmp_path: P
         assert told(again, "color")[4][:2] == ("Fire engines", "All red.")
         assert told(again, "color")[0] == before["color"][0]
         assert [c[0] for c in told(again, "view")] == [c[0] for c in before["view"]]
+    # Nothing was counted again for them.
+    assert sorted(str(r["created_at"]) for r in ctx.lake.read("interpretations").collect()) == stamp
+
+    # Titles alone, without a config: as interpreting gives them, there and back.
+    after = {m: told(again, m) for m in VIEWS}
+    assert [r["title_from"] for r in ctx.lake.rows("clusters", model_id=["color"]) if r["cluster"] == 4] == ["people"]
+    assert set(retitle(ctx.lake, {})) >= {"light", "color"}
+    assert {m: told(ctx, m) for m in VIEWS} == before
+    overrides = {("light", 1): Override("Evening"), ("color", 4): Override("Fire engines", "All red.")}
+    retitle(ctx.lake, overrides)
+    assert {m: told(again, m) for m in VIEWS} == after
+    assert retitle(ctx.lake, overrides) == []
+    params = {r["model_id"]: r["params"] for r in ctx.lake.rows("interpretations")}
+    # As after a run that was killed before it had written the words.
+    rows = ctx.lake.rows("interpretations", model_id=["light"])
+    cut = [row | {"params": facts_of(row["params"])} for row in rows]
+    ctx.lake.replace_rows("interpretations", cut, {"model_id": ["light"]})
+    run_interpret(again)
+    assert {r["model_id"]: r["params"] for r in ctx.lake.rows("interpretations")} == params
+    assert {m: told(again, m) for m in VIEWS} == after
+    assert sorted(str(r["created_at"]) for r in ctx.lake.read("interpretations").collect()) == stamp
+
     again.lake.register()
     shown = spark.sql("SELECT DISTINCT title FROM assignments WHERE model_id = 'light' AND cluster = 1").collect()
     assert [r["title"] for r in shown] == ["Evening"]

@@ -52,7 +52,8 @@ def titles(ctx: click.Context, lake_path: str | None, conf: str | None, file: st
     with lake.held(), explained():
         given = given_titles(lake, path, model_ids(config) if config is not None else None)
         changed = retitle(lake, given)
-    say(f"{lake}: {len(given):,} clusters are called as in {path or 'no file'}; {len(changed):,} models changed")
+    say(f"{lake}: {len(given):,} clusters are called as in {path or 'no file'}")
+    say(f"{lake}: {len(changed):,} models have other titles or descriptions now")
     if folder is not None:
         retitle_page(lake, folder)
         say(f"{folder / 'index.html'}: shows them")

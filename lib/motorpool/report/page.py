@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -62,6 +63,8 @@ def board_columns() -> list[tuple[str, str, str]]:
     ]
 
 
+#: Between two sentences of a description.
+_SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z0-9])")
 #: What the page was made of, for `motorpool titles` to write it again.
 PAGE = "data/page.json"
 #: Parameters that are lists of ids, of no use to a reader.
@@ -142,7 +145,7 @@ def title_facts(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "title": title,
         "titled": isinstance(row["title"], str) and bool(row["title"].strip()),
-        "description": row["description"] if isinstance(row["description"], str) else "",
+        "sentences": _SENTENCE.split(row["description"].strip()) if isinstance(row["description"], str) else [],
         "source": SOURCES.get(row["title_from"], "") if isinstance(row["title_from"], str) else "",
         "sure": "" if is_missing(row["title_share"]) else share(row["title_share"]),
         "unsure": not is_missing(row["title_share"]) and float(row["title_share"]) < SURE,

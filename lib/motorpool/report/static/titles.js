@@ -56,8 +56,10 @@ function startRename(card) {
     button.focus({ preventScroll: true });
   };
   field.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") end(true);
-    if (event.key === "Escape") end(false);
+    if (event.key !== "Enter" && event.key !== "Escape") return;
+    // The button gets the focus, and would take the key for a press.
+    event.preventDefault();
+    end(event.key === "Enter");
   });
   field.addEventListener("blur", () => end(true));
 }
