@@ -520,13 +520,19 @@ class TestTitles:
         options = ["--lake", str(copied / "lake"), "--titles", str(file)]
         assert cli.main(["titles", *options, "--report", str(report)]) == 0
         out = capsys.readouterr().out
-        assert "2 clusters are called as in" in out
+        assert "people have named 2 clusters" in out
         assert f"report: {{titles: {file}}}" in out
         lake = Lake(spark, LakeConfig(path=str(copied / "lake"), format="parquet"))
         rows = {r["cluster"]: r for r in lake.rows("clusters", model_id=[f"{0:016x}"])}
         assert (rows[1]["title"], rows[1]["title_from"], rows[2]["description"]) == (
             "Fire <engines>", "people", "Of the depot."
         )  # fmt: skip
+        # A second file adds to the first, or takes its place.
+        file.write_text("set0-pca50 kmeans k=6:\n  3: Night\n")
+        assert cli.main(["titles", *options, "--report", str(report), "--add"]) == 0
+        rows = {r["cluster"]: r for r in lake.rows("clusters", model_id=[f"{0:016x}"])}
+        assert [rows[c]["title"] for c in (1, 2, 3)] == ["Fire <engines>", "Vans", "Night"]
+        assert rows[2]["description"] == "Of the depot."
         html = (report / "index.html").read_text()
         assert html.count("Fire &lt;engines&gt;") >= 2
         assert "named by people" in html

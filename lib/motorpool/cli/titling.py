@@ -16,6 +16,7 @@ from motorpool.pipeline.study import model_ids
 from motorpool.pipeline.titling.given import given_titles
 from motorpool.pipeline.titling.retitle import retitle
 from motorpool.pipeline.titling.shown import check_page, retitle_page
+from motorpool.pipeline.titling.words import given_before
 from motorpool.texts import expand_home
 
 
@@ -33,10 +34,13 @@ from motorpool.texts import expand_home
     "--report", "report", type=local_path, metavar="DIR",
     help="The report whose page shows them too; by default the one of the config, or `report` beside the lake.",
 )  # fmt: skip
+@click.option("--add", is_flag=True, help="Keep what people call other clusters, which the file does not name.")
 @click.pass_context
-def titles(ctx: click.Context, lake_path: str | None, conf: str | None, file: str | None, report: Path | None) -> None:
-    """Call clusters as a file of titles does, in the lake and on the report's page, in seconds; titles that are not in
-    the file become those that the photos give."""
+def titles(
+    ctx: click.Context, lake_path: str | None, conf: str | None, file: str | None, report: Path | None, add: bool
+) -> None:
+    """Call clusters as a file of titles does, in the lake and on the report's page, in seconds; clusters that are not
+    in the file get the titles that the photos give."""
     lake_config, config = lake_of(lake_path, conf)
     settings = config.report if config is not None else None
     path = file if file is not None else settings.titles if settings is not None else None
@@ -51,8 +55,10 @@ def titles(ctx: click.Context, lake_path: str | None, conf: str | None, file: st
         check_page(lake, folder)
     with lake.held(), explained():
         given = given_titles(lake, path, model_ids(config) if config is not None else None)
+        if add:
+            given = given_before(lake) | given
         changed = retitle(lake, given)
-    say(f"{lake}: {len(given):,} clusters are called as in {path or 'no file'}")
+    say(f"{lake}: people have named {len(given):,} clusters, by {path or 'no file'}")
     say(f"{lake}: {len(changed):,} models have other titles or descriptions now")
     if folder is not None:
         retitle_page(lake, folder)

@@ -11,6 +11,7 @@ vdc_type-pca50 gaussian_mixture k=6:   # with the algorithm, where several have 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ class Override:
 
     title: str | None = None
     description: str | None = None
+
+    def to_text(self) -> str | None:
+        """As JSON; None where a person says nothing."""
+        said = {name: text for name, text in vars(self).items() if text is not None}
+        return json.dumps(said, ensure_ascii=False) if said else None
 
 
 #: By model and cluster. A model is named as in the file until `resolve_overrides`, then by its id.

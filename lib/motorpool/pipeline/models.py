@@ -98,7 +98,7 @@ def model_row(
 
 
 #: Columns of ``clusters`` that interpreting a model fills in.
-UNTITLED: dict[str, Any] = dict.fromkeys(("title", "description", "title_from", "title_share", "evidence"))
+UNTITLED: dict[str, Any] = dict.fromkeys(("title", "description", "title_from", "title_share", "given", "evidence"))
 
 
 def write_models(ctx: Context, rows: Sequence[dict[str, Any]]) -> None:

@@ -36,7 +36,7 @@ class Commands:
 
     def titles(self, report: str) -> str:
         """Titles of a file, into the lake and onto the page."""
-        return f"motorpool titles {self.where} --titles titles.yaml --report {shlex.quote(report)}"
+        return f"motorpool titles {self.where} --add --titles titles.yaml --report {shlex.quote(report)}"
 
     def maps(self, features: str) -> str:
         """All places of a feature set on its maps, as CSV."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -89,6 +90,7 @@ def write_titles(
                     "title": named[model_id, e.cluster],
                     "description": override.description or describe(e, by_cluster, named),
                     **_basis(override, made[model_id, e.cluster], e),
+                    "given": override.to_text(),
                     "evidence": to_text(e),
                 }
             )
@@ -100,6 +102,12 @@ def _basis(override: Override, title: str, e: Evidence) -> Row:
         return {"title_from": PEOPLE, "title_share": None}
     found = basis_of(title, e)
     return {"title_from": found.source, "title_share": found.share}
+
+
+def given_before(lake: Lake) -> Overrides:
+    """What people call clusters by the lake itself, by model_id."""
+    rows = lake.rows("clusters", ["model_id", "cluster", "given"])
+    return {(r["model_id"], r["cluster"]): Override(**json.loads(r["given"])) for r in rows if r["given"] is not None}
 
 
 def write_given(lake: Lake, given: Overrides, model_ids: Collection[str]) -> bool:
@@ -119,7 +127,7 @@ def _given_row(model_id: str, cluster: int, given: Overrides) -> Row:
     override = given.get((model_id, cluster), Override())
     source = None if override.title is None else PEOPLE
     texts = {"title": override.title, "description": override.description, "title_from": source}
-    return {"model_id": model_id, "cluster": cluster, **UNTITLED, **texts}
+    return {"model_id": model_id, "cluster": cluster, **UNTITLED, **texts, "given": override.to_text()}
 
 
 def _replace(lake: Lake, rows: Sequence[Row]) -> None:
