@@ -535,8 +535,9 @@ def test_where_a_title_comes_from_and_how_sure_it_is() -> None:
     ]  # fmt: skip
     pair = about(photos=Photos(100), colors=[Share("white", 55, 100, 0.25), Share("silver", 35, 100, 0.2)], lights=DAY)
     assert basis_of("White or silver", pair) == Basis("photos", 0.9)
-    assert (named_colour(both), named_colour(pair), named_colour(about())) == ("white", None, None)
+    assert (named_colour(both), named_colour(pair), named_colour(about())) == ("white", "white", None)
     more = about(photos=Photos(100), colors=MIXED, lights=DAY)
+    assert named_colour(more) == "red"
     assert basis_of(titles([more])[0], more) == Basis("photos", 0.22)
     assert basis_of("Unknown", about()) == Basis(None, None)
     tall = about(photos=Photos(100), colors=WHITE, lights=DAY, numbers={"tallness": (1.02, 0.9)})
@@ -649,6 +650,17 @@ def test_titles_that_are_refused(tmp_path: Path, text: str, parts: list[str]) ->
         load_overrides(titles_file(tmp_path, text))
     for part in ["report.titles", "titles.yaml", *parts]:
         assert part in str(caught.value)
+
+
+def test_the_form_in_the_documentation_is_the_form(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    block = next(b for b in re.findall(r"^```\n(.*?)^```$", page, re.MULTILINE | re.DOTALL) if "White vans" in b)
+    assert load_overrides(titles_file(tmp_path, block)) == {
+        ("vdc_color-pca50 k=6", 0): Override("White vans"),
+        ("vdc_color-pca50 k=6", 3): Override("Night", "Taken after dark."),
+        ("vdc_type-pca50 gaussian_mixture k=6", 1): Override("Buses"),
+        ("45f94224b6eeed38", 2): Override("Trucks"),
+    }
 
 
 def test_titles_of_clusters_that_are_not_there(tmp_path: Path) -> None:

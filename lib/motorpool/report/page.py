@@ -224,7 +224,8 @@ def write(folder: Path, context: Mapping[str, Any], charts: Mapping[str, Any]) -
     """``index.html``, ``data/charts.js``, and ``data/page.json``, from which `read` gives both again."""
     write_data(folder / "data", "charts", charts)
     kept = json.dumps({"context": context, "charts": charts}, default=_plain, separators=(",", ":"), allow_nan=False)
-    (folder / PAGE).write_text(kept, encoding="ascii")
+    # As in data files: no text can become a tag, whatever opens this one.
+    (folder / PAGE).write_text(kept.replace("<", "\\u003c"), encoding="ascii")
     # As it is read again, so that both ways give one page.
     (folder / "index.html").write_text(_rendered(json.loads(kept)["context"]), encoding="utf-8")
 
