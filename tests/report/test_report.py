@@ -861,6 +861,8 @@ class TestPage:
         assert "from the photos, measured: fits 90 %" in told[1]
         assert "look at the photos" not in told[1]
         assert "from the photos, measured: fits 70 %, so look at the photos before you use it" in told[5]
+        sources = page.locator("#clusters .sources").inner_text()
+        assert sources == "Where their titles come from: 5 from the photos, measured; 1 named by people."
         # What it rests on, and all that is known, is folded away.
         assert "Colour: blue on 90 % of 50 measured photos (usually 20 %)." not in told[1]
         card = page.locator(f"#c-{0:016x}-1")
