@@ -1,5 +1,6 @@
 """The command line: ``motorpool run``, each stage alone, ``sample``, ``sql``, ``similar``, ``export``, ``assign``,
-``review`` and ``serve``; those of who starts, ``init``, ``check``, ``doctor`` and ``status``, are in `starting`."""
+``review`` and ``serve``; those of who starts, ``init``, ``check``, ``doctor`` and ``status``, are in `starting`,
+``titles`` in `titling`."""
 
 from __future__ import annotations
 
@@ -58,6 +59,7 @@ from motorpool.cli.common import (
     start_spark,
 )
 from motorpool.cli.starting import check, doctor, init, status
+from motorpool.cli.titling import titles
 from motorpool.config.labels import AttributeConfig
 from motorpool.config.load import load_config
 from motorpool.config.run import CaseConfig, Config, ReportConfig
@@ -923,7 +925,7 @@ def _next_commands(lake: Lake, conf: str, best: Row | None) -> list[str]:
     ]
 
 
-for _command in (init, check, doctor, status):
+for _command in (init, check, doctor, status, titles):
     cli.add_command(_command)
 
 

@@ -469,8 +469,8 @@ class ReportConfig(Section):
     )
     titles: Annotated[Location, Field(min_length=1)] | None = Field(
         default=None,
-        description="YAML file of titles and descriptions given by people: "
-        "`model_id: {cluster: {title: ..., description: ...}}`.",
+        description="YAML file of titles that people give clusters: `FEATURE_SET k=6: {0: White vans}`; see "
+        "[titles](report.md#titles). `motorpool titles` brings a changed file into lake and report in seconds.",
     )
     out: Annotated[Location, Field(min_length=1)] | None = Field(
         default=None, description="Folder to write. Default: `report`, beside the lake's folder."

@@ -297,7 +297,8 @@ _CLUSTERED = (
     Table(
         "clusters",
         "model_id STRING, cluster INT, size BIGINT, share DOUBLE, centroid ARRAY<FLOAT>, "
-        "exemplars ARRAY<BIGINT>, title STRING, description STRING",
+        "exemplars ARRAY<BIGINT>, title STRING, description STRING, title_from STRING, title_share DOUBLE, "
+        "given STRING, evidence STRING",
         "cluster",
         rows="One row per cluster of every model.",
         comments={
@@ -309,6 +310,13 @@ _CLUSTERED = (
             "exemplars": "The images nearest to the centroid, nearest first.",
             "title": "A short title, from evidence or from people; null for models that were not interpreted.",
             "description": "Sentences about the cluster, likewise.",
+            "title_from": "Where the title comes from: `people` (a file of titles), `attributes` (columns of "
+            "`images`), `photos` (measured), or `attributes and photos`; null where nothing names the cluster.",
+            "title_share": "The share of the cluster's images that have what its title says, the smallest of its "
+            "parts; null for titles that people give.",
+            "given": "What people call the cluster: title, description or both, as JSON; null where they say nothing.",
+            "evidence": "What title and description are made of, counts and shares, as JSON; null for models that were "
+            "not interpreted.",
         },
     ),
 )

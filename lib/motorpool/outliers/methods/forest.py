@@ -26,7 +26,7 @@ def _score_new(study: Resources, new: Resources) -> DataFrame:
 
 
 def _reason(words: Words) -> Column:
-    return words.say("A few random cuts set it apart: its score is ", words.level)
+    return words.say("Unlike most images in several ways at once (isolation forest ", words.level, ")")
 
 
 ISOLATION_FOREST = OutlierMethod(

@@ -41,7 +41,7 @@ def _dbscan_noise_of_new(study: Resources, new: Resources) -> DataFrame:
 
 
 def _dbscan_noise_reason(words: Words) -> Column:
-    return words.say("The share of DBSCAN models in which it is noise is ", words.percent)
+    return words.say("It is in no cluster in ", words.percent, " of the DBSCAN models")
 
 
 def _all(models: Sequence[ModelRow], _: float) -> Sequence[ModelRow]:
@@ -56,7 +56,7 @@ def _glosh(resources: Resources) -> Scored:
 
 
 def _glosh_reason(words: Words) -> Column:
-    return words.say("It joins HDBSCAN's clusters late or never: its GLOSH score is ", words.level)
+    return words.say("It belongs to no dense group (GLOSH ", words.level, ")")
 
 
 def _lowest_bic(models: Sequence[ModelRow], _: float) -> Sequence[ModelRow]:
@@ -71,7 +71,7 @@ def _mixture_density(resources: Resources) -> Scored:
 
 
 def _mixture_density_reason(words: Words) -> Column:
-    return words.say("The Gaussian mixture finds it improbable: minus the log density is ", words.level)
+    return words.say("No Gaussian of the mixture is near it (minus the log density ", words.level, ")")
 
 
 DBSCAN_NOISE = OutlierMethod(

@@ -26,7 +26,7 @@ def _knn_distance_of_new(study: Resources, new: Resources) -> DataFrame:
 
 
 def _knn_distance_reason(words: Words) -> Column:
-    return words.say(f"Its {words.k} nearest photos reach as far as ", words.ratio)
+    return words.say(f"Few images are like it: its {words.k} nearest reach as far as ", words.ratio)
 
 
 def _lof(resources: Resources) -> Scored:
@@ -36,7 +36,7 @@ def _lof(resources: Resources) -> Scored:
 
 
 def _lof_reason(words: Words) -> Column:
-    return words.say(f"Its {words.k} nearest photos lie closer together than it to them, by a factor of ", words.level)
+    return words.say(f"It lies apart from its {words.k} nearest, which are closer together (factor ", words.level, ")")
 
 
 KNN_DISTANCE = OutlierMethod(

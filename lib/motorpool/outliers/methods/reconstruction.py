@@ -26,7 +26,7 @@ def _score_new(study: Resources, new: Resources) -> DataFrame:
 
 
 def _reason(words: Words) -> Column:
-    return words.say("The part of it that the components leave out has a length of ", words.ratio)
+    return words.say("The components leave out much of it: a length of ", words.ratio)
 
 
 def _refusal(program: Program) -> str | None:

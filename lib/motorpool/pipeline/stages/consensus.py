@@ -17,7 +17,7 @@ from motorpool.cluster.models import Facts, ModelSpec
 from motorpool.config.run import CONSENSUS, ConsensusConfig
 from motorpool.features.spec import FeatureSet
 from motorpool.pipeline.context import Context, explained
-from motorpool.pipeline.models import judge, model_row, write_labels, write_models
+from motorpool.pipeline.models import UNTITLED, judge, model_row, write_labels, write_models
 from motorpool.pipeline.pace import timed
 from motorpool.pipeline.study import Node, consensus_features, consensus_specs, forget, log_not_asked, rank
 from motorpool.pipeline.vehicle_agreement import agreement_columns, joint_part, remeasure
@@ -160,7 +160,7 @@ def _mean_nmi(tables: Sequence[Contingency]) -> float:
 
 def _cluster_rows(model_id: str, size: np.ndarray, n: int) -> list[dict[str, object]]:
     """A consensus has no vectors: no centroids, and no images next to them."""
-    empty: dict[str, object] = {"centroid": [], "exemplars": [], "title": None, "description": None}
+    empty: dict[str, object] = {"centroid": [], "exemplars": [], **UNTITLED}
     return [
         {"model_id": model_id, "cluster": cluster, "size": images, "share": images / n, **empty}
         for cluster, images in enumerate(size.tolist())
