@@ -85,6 +85,13 @@ class Images:
         except _NoPhotoError as exc:
             return Photo(path, None, None, exc.problem, str(exc))
 
+    def data(self, path: str) -> bytes | None:
+        """The bytes of the file for a path, which may yet be no photo; None where there is none that can be read."""
+        try:
+            return self._read(path)
+        except _NoPhotoError:
+            return None
+
     def has(self, path: str) -> bool:
         """Whether there is a file for a path, which may yet be no photo; nothing is read."""
         try:

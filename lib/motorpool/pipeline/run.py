@@ -8,6 +8,8 @@ from collections.abc import Collection
 from motorpool.config.run import Config
 from motorpool.errors import ConfigError
 from motorpool.pipeline.context import Context
+from motorpool.pipeline.lookalikes.duplicates import run_duplicates
+from motorpool.pipeline.lookalikes.neighbours import run_neighbours
 from motorpool.pipeline.planning.checks import look
 from motorpool.pipeline.stages.cluster import run_cluster
 from motorpool.pipeline.stages.consensus import run_consensus
@@ -17,6 +19,7 @@ from motorpool.pipeline.stages.interpret import run_interpret
 from motorpool.pipeline.stages.label import run_label
 from motorpool.pipeline.stages.outliers import run_outliers
 from motorpool.pipeline.stages.project import run_project
+from motorpool.pipeline.stages.quality import run_quality
 from motorpool.pipeline.stages.report import run_report
 from motorpool.pipeline.stages.vehicles import run_vehicles
 
@@ -31,6 +34,9 @@ STAGES = {
     "vehicles": run_vehicles,
     "outliers": run_outliers,
     "project": run_project,
+    "duplicates": run_duplicates,
+    "neighbours": run_neighbours,
+    "quality": run_quality,
     "interpret": run_interpret,
     "label": run_label,
     "report": run_report,
