@@ -25,7 +25,8 @@ def sharpness(image: Image.Image) -> float:
 
 def entropy(image: Image.Image) -> float:
     """Shannon entropy of the grey levels of an RGB picture, in bits: 0 for a single level, 8 for all alike."""
-    return float(image.convert("L").entropy())
+    # Pillow gives -0 for a single level.
+    return abs(float(image.convert("L").entropy()))
 
 
 @cache

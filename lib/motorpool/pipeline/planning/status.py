@@ -144,7 +144,11 @@ def _compared(config: Config, tables: Tables) -> list[StageStatus]:
     """The stages that compare all images."""
     found = []
     if config.duplicates is not None:
-        found.append(_searched("duplicates", asked_searches(config), tables, "duplicate_searches"))
+        problems = Problems()
+        with problems.noted():
+            found.append(_searched("duplicates", asked_searches(config), tables, "duplicate_searches"))
+        if problems:
+            found.append(StageStatus("duplicates", why=problems[0]))
     if config.neighbours is not None:
         found.append(_searched("neighbours", asked_neighbours(config), tables, "neighbour_searches"))
     return found
