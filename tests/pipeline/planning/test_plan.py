@@ -133,7 +133,7 @@ class TestTheCommand:
         done = self.call(folder, "--set", "seed=7", "--set", "spark.driver.memory=2 g")
         assert (done.returncode, done.stderr) == (0, "")
         assert "24 images; photos: none" in done.stdout
-        for part in ("│ osnet-pca2  │", "│ hdbscan   │", "│ ingest    │ the case", "GiB are free where the lake lies"):
+        for part in ("│ osnet-pca2  │", "│ hdbscan   │", "│ ingest     │ the case", "GiB are free where the lake lies"):
             assert part in done.stdout
         command = f"  motorpool run --conf {folder}/run.yaml --set seed=7 --set 'spark.driver.memory=2 g'\n"
         assert done.stdout.endswith(command)

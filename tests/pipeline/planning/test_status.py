@@ -143,7 +143,7 @@ class TestTheCommand:
     def test_a_config(self, made: tuple[Config, Path]) -> None:
         done = self.call(made[1], "--conf", str(made[1] / "run.yaml"))
         assert (done.returncode, done.stderr) == (0, "")
-        assert "│ cluster  │ 3 of 6 models       │ 3    │" in done.stdout
+        assert "│ cluster    │ 3 of 6 models       │ 3    │" in done.stdout
         assert "`motorpool run` tells" in done.stdout
 
     @pytest.mark.parametrize(
@@ -183,4 +183,4 @@ class TestTheCommand:
             spark.sql("DROP DATABASE of_status CASCADE")
         out = capsys.readouterr().out
         assert "│ models │    1 │" in out
-        assert "│ cluster  │ 0 of 6 models       │ 6" in out
+        assert "│ cluster    │ 0 of 6 models       │ 6" in out
