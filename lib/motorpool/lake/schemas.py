@@ -443,6 +443,135 @@ _VEHICLES = Table(
     partition_by=("model_id",),
 )
 
+_PAIRED = "Name of the feature set, or `photos`: the files of the photos were compared."
+
+_PAIRS = (
+    Table(
+        "duplicates",
+        "features STRING, image_id BIGINT, other_id BIGINT, kind STRING, similarity DOUBLE, same_vehicle BOOLEAN, "
+        "same_split BOOLEAN",
+        "duplicates",
+        rows="One row per pair of images that show the same, each pair once. Of equal images those with the first of "
+        "them; of near duplicates those that are among the most similar ones (`duplicates.partners`) of either image.",
+        comments={
+            "features": _PAIRED,
+            "image_id": "Number of the image that comes first.",
+            "other_id": "Number of the other, which is higher.",
+            "kind": "`file` (equal photo files), `vector` (equal vectors) or `near` (similar vectors).",
+            "similarity": "Cosine of the two vectors; 1 for equal ones and for equal files.",
+            "same_vehicle": "Whether both show the same vehicle; null where that of one is not known.",
+            "same_split": "Whether both are in the same split (`duplicates.split`); null where that of one is not "
+            "known.",
+        },
+        partition_by=("features",),
+    ),
+    Table(
+        "duplicate_groups",
+        "features STRING, group_id BIGINT, image_id BIGINT, is_keeper BOOLEAN, n_images BIGINT, n_vehicles BIGINT, "
+        "n_splits BIGINT",
+        "duplicates",
+        rows="One row per image that has duplicates. A group holds all images that are connected by pairs of "
+        "duplicates, whether `duplicates` lists these or not.",
+        comments={
+            "features": _PAIRED,
+            "group_id": "Number of the group: that of its first image.",
+            "image_id": _IMAGE_ID,
+            "is_keeper": "True for one image of each group, its first: the one to keep where the others go.",
+            "n_images": "Images of the group.",
+            "n_vehicles": "Vehicles that they show, as far as these are known.",
+            "n_splits": "Splits that they are in (`duplicates.split`), as far as these are known: above 1 is a leak.",
+        },
+        partition_by=("features",),
+    ),
+    Table(
+        "duplicate_searches",
+        "features STRING, params MAP<STRING,STRING>, n_images BIGINT, n_pairs BIGINT, n_groups BIGINT, "
+        "n_duplicates BIGINT, seconds DOUBLE, created_at TIMESTAMP",
+        "duplicates",
+        rows="One row per feature set that was searched, and for `photos`, written last: duplicates without a row here "
+        "are not complete.",
+        comments={
+            "features": _PAIRED,
+            "params": "What the duplicates depend on, as text.",
+            "n_images": "Images compared.",
+            "n_pairs": "Rows of `duplicates`.",
+            "n_groups": "Groups.",
+            "n_duplicates": "Images of groups that are no keepers: as many can go.",
+            "seconds": "Seconds of searching.",
+            "created_at": _CREATED_AT,
+        },
+    ),
+    Table(
+        "neighbours",
+        "features STRING, image_id BIGINT, rank INT, neighbour_id BIGINT, distance DOUBLE",
+        "neighbours",
+        rows="One row per image and each of its nearest others.",
+        comments={
+            "features": _FEATURES,
+            "image_id": _IMAGE_ID,
+            "rank": "Place among the image's neighbours, from 1 (the nearest) on; of equally near ones the lower "
+            "number comes first.",
+            "neighbour_id": "Number of the neighbour.",
+            "distance": "Distance of the two vectors, by `neighbours.metric`.",
+        },
+        partition_by=("features",),
+    ),
+    Table(
+        "neighbour_searches",
+        "features STRING, params MAP<STRING,STRING>, n_images BIGINT, seconds DOUBLE, created_at TIMESTAMP",
+        "neighbours",
+        rows="One row per feature set that was searched, written last: neighbours without a row here are not complete.",
+        comments={
+            "features": _FEATURES,
+            "params": "What the neighbours depend on, as text.",
+            "n_images": "Images compared.",
+            "seconds": "Seconds of searching.",
+            "created_at": _CREATED_AT,
+        },
+    ),
+)
+
+_QUALITY = (
+    Table(
+        "photo_quality",
+        "part STRING, image_id BIGINT, status STRING, error STRING, brightness DOUBLE, contrast DOUBLE, "
+        "sharpness DOUBLE, entropy DOUBLE, width INT, height INT, flags ARRAY<STRING>",
+        "quality",
+        rows="One row per image.",
+        comments={
+            "part": "Number of the part of the images that was measured at once.",
+            "image_id": _IMAGE_ID,
+            "status": "`ok`, `missing`, `broken` or `refused` (the path leads out of the folder of photos).",
+            "error": "What is wrong with a photo that is not `ok`; null for all others.",
+            "brightness": "Median of the CIELAB lightness, 0 to 100.",
+            "contrast": "Standard deviation of the lightness.",
+            "sharpness": "Variance of the Laplacian of the grey photo: low is blurred.",
+            "entropy": "Entropy of the grey levels in bits, 0 (one level) to 8.",
+            "width": "Width in pixels.",
+            "height": "Height in pixels.",
+            "flags": "What is wrong with the photo, none where it is empty: `unreadable`, or some of `dark`, "
+            "`low_contrast`, `blurred`, `low_information`, `small` and `odd_shape`.",
+        },
+        partition_by=("part",),
+    ),
+    Table(
+        "photo_surveys",
+        "part STRING, params MAP<STRING,STRING>, n_images BIGINT, n_flagged BIGINT, n_unreadable BIGINT, "
+        "seconds DOUBLE, created_at TIMESTAMP",
+        "quality",
+        rows="One row per part of the images, written last: photos of a part without a row here are not all measured.",
+        comments={
+            "part": "Number of the part.",
+            "params": "What measurements and flags depend on, as text.",
+            "n_images": "Images of the part.",
+            "n_flagged": "Those with flags.",
+            "n_unreadable": "Those whose photo could not be read.",
+            "seconds": "Seconds of measuring.",
+            "created_at": _CREATED_AT,
+        },
+    ),
+)
+
 _INTERPRETED = (
     Table(
         "cluster_members",
@@ -642,6 +771,8 @@ TABLES: Mapping[str, Table] = _Lookup(
             _VEHICLES,
             *_OUTLIERS,
             *_PROJECTIONS,
+            *_PAIRS,
+            *_QUALITY,
             _ANNOTATIONS,
             *_LABELLED,
             _AUDITS,

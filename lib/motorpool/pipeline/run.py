@@ -11,6 +11,8 @@ from motorpool.pipeline.context import Context
 from motorpool.pipeline.growing.append import catch_up
 from motorpool.pipeline.growing.catch_up import add_features, add_labels, caught_up
 from motorpool.pipeline.growing.outliers import add_outliers
+from motorpool.pipeline.lookalikes.duplicates import run_duplicates
+from motorpool.pipeline.lookalikes.neighbours import run_neighbours
 from motorpool.pipeline.planning.checks import Findings, look
 from motorpool.pipeline.planning.packages import check_catalog
 from motorpool.pipeline.stages.cluster import run_cluster
@@ -21,6 +23,7 @@ from motorpool.pipeline.stages.interpret import run_interpret
 from motorpool.pipeline.stages.label import run_label
 from motorpool.pipeline.stages.outliers import run_outliers
 from motorpool.pipeline.stages.project import run_project
+from motorpool.pipeline.stages.quality import run_quality
 from motorpool.pipeline.stages.report import run_report
 from motorpool.pipeline.stages.vehicles import run_vehicles
 
@@ -35,6 +38,9 @@ STAGES = {
     "vehicles": run_vehicles,
     "outliers": caught_up(run_outliers, add_outliers),
     "project": run_project,
+    "duplicates": run_duplicates,
+    "neighbours": run_neighbours,
+    "quality": run_quality,
     "interpret": run_interpret,
     "label": run_label,
     "report": run_report,
