@@ -16,6 +16,7 @@ from motorpool.pipeline.run import run_pipeline
 ROWS, NEW = 40, 6
 STUDY: dict[str, Any] = {
     "features": [{"name": "o", "descriptor": "osnet", "steps": []}],
+    "cluster": {"models": [{"algorithm": "kmeans", "k": 2}], "min_cluster_share": 0.0},
     "duplicates": {"similarity": 0.999},
     "neighbours": {"k": 2, "metric": "euclidean"},
 }
