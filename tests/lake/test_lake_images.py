@@ -12,7 +12,7 @@ from motorpool.config.run import LakeConfig
 from motorpool.errors import LakeError
 from motorpool.lake import Lake
 
-NEW = range(10, 20)
+NEW, LAST = range(10, 20), 2**63 - 1
 
 
 def labels(lake: Lake, rows: list[tuple[str, int, int]]) -> Any:
@@ -43,6 +43,9 @@ def test_rows_of_some_images(spark: SparkSession, tmp_path: Path, lake_format: A
     assert held(lake) == sorted([*old, ("a", 12, 3), ("b", 20, 4)])
     assert lake.count("labels") == len(old) + 2
     assert files < set(lake.read("labels").inputFiles())
+    # All from an image on.
+    lake.replace_images("labels", labels(lake, [("b", 20, 6)]), range(20, LAST), {"model_id": ["b"]}, n_values)
+    assert held(lake) == sorted([*old, ("a", 12, 3), ("b", 20, 6)])
     # A model that is made again has what it is given alone.
     lake.replace("labels", labels(lake, [("a", 0, 5)]), {"model_id": ["a"]})
     assert [r for r in held(lake) if r[0] == "a"] == [("a", 0, 5)]
@@ -56,7 +59,7 @@ def test_a_table_without_partitions(spark: SparkSession, tmp_path: Path, lake_fo
     lake.overwrite("images", spark.createDataFrame([(i, f"{i}.jpg", None, "n") for i in range(3)], columns))
     for n in (3, 2):
         new = spark.createDataFrame([(10 + i, f"{n}-{i}.jpg", None, "s") for i in range(n)], columns)
-        lake.replace_images("images", new, NEW)
+        lake.replace_images("images", new, range(10, LAST))
         found = sorted((r["image_id"], r["path"], r["site"]) for r in lake.read("images").collect())
         assert found == [(i, f"{i}.jpg", "n") for i in range(3)] + [(10 + i, f"{n}-{i}.jpg", "s") for i in range(n)]
 

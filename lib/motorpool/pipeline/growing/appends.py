@@ -140,12 +140,12 @@ def write_late(ctx: Context, widths: Mapping[str, int]) -> None:
             vectors = read_vectors(ctx.spark, descriptors, refuse=append.case.on_bad_rows == "refuse")
             here = append.among(ctx.lake.read("images")).select("image_id")
             rows = vectors.withColumn("image_id", F.col("image_id") + first).join(here, on="image_id", how="left_semi")
-            write_vectors(ctx.lake, rows, append.images, widths)
+            write_vectors(ctx.lake, rows, append.images, widths, n)
 
 
-def write_vectors(lake: Lake, rows: DataFrame, images: range, widths: Mapping[str, int]) -> None:
-    """Write rows of ``descriptors`` of some images."""
-    values = sum(len(images) * (width + 2) for width in widths.values())
+def write_vectors(lake: Lake, rows: DataFrame, images: range, widths: Mapping[str, int], n_rows: int) -> None:
+    """Write rows of ``descriptors`` of some images, at most ``n_rows``."""
+    values = sum(n_rows * (width + 2) for width in widths.values())
     lake.replace_images("descriptors", rows, images, {"descriptor": sorted(widths)}, values)
 
 

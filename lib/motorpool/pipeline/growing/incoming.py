@@ -39,6 +39,8 @@ from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)
 
+#: Behind every image id.
+_LAST = 2**63 - 1
 #: Images that a message names.
 _NAMED = 3
 
@@ -124,18 +126,19 @@ def bring_in(ctx: Context, config: CaseConfig) -> Came:
                 "created_at": None, "finished_at": None,
             }
         )  # fmt: skip
+        # An append that was stopped may have had more rows.
+        behind = range(first, _LAST)
         lake.replace_rows("appends", [append.row], {"append_id": [append.append_id]})
         with timed(f"append: converting {len(widths)} descriptors of {n_new:,} images"):
             vectors = read_vectors(spark, descriptors, refuse=config.on_bad_rows == "refuse")
             wanted = vectors.join(new.select("image_id"), on="image_id", how="left_semi")
-            write_vectors(lake, _renumbered(wanted, first), append.images, widths)
-        # Always, as an append that was stopped may have left rows.
+            write_vectors(lake, _renumbered(wanted, first), behind, widths, n_new)
         none = lake.read("bad_rows").limit(0)
         listed = none if dropped is None else _renumbered(dropped, first)
-        lake.replace_images("bad_rows", listed, append.images, n_values=n_dropped * (2 + len(widths)))
+        lake.replace_images("bad_rows", listed, behind, n_values=n_dropped * (2 + len(widths)))
         with timed("append: writing images"):
             wanted = images.join(new.select("image_id"), on="image_id", how="left_semi")
-            lake.replace_images("images", _renumbered(wanted, first), append.images)
+            lake.replace_images("images", _renumbered(wanted, first), behind)
         return Came(append, n_rows, n_known, n_new, n_dropped)
 
 
