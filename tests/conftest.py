@@ -209,7 +209,7 @@ def made_once(
 def sample_run(spark: SparkSession, made_once: Callable[[str, Callable[[Path], object]], Path]) -> Context:
     """A sample case of 240 photos through every stage into a Delta lake, with looks, labels and an audit.
 
-    Every table has rows, and one model failed.
+    Every table of the stages that the study asks for has rows, and one model failed.
 
     For reading only: the tests of a run share it.
     """
