@@ -917,6 +917,12 @@ def test_again_it_does_nothing_and_titles_of_people_stay(made: Made, tmp_path: P
     assert {m: told(again, m) for m in VIEWS} == after
     assert retitle(ctx.lake, overrides) == []
     params = {r["model_id"]: r["params"] for r in ctx.lake.rows("interpretations")}
+    for table, lost in (("interpretations", {"params": {"photos": ""}}), ("clusters", {"evidence": None})):
+        whole = ctx.lake.rows(table, model_id=["light"])
+        ctx.lake.replace_rows(table, [{**row, **lost} for row in whole], {"model_id": ["light"]})
+        with pytest.raises(LakeError, match=r"model light: .* run `motorpool interpret --conf FILE` once"):
+            retitle(ctx.lake, {("light", 0): Override("x")})
+        ctx.lake.replace_rows(table, whole, {"model_id": ["light"]})
     # As after a run that was killed before it had written the words.
     rows = ctx.lake.rows("interpretations", model_id=["light"])
     cut = [row | {"params": facts_of(row["params"])} for row in rows]

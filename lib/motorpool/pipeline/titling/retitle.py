@@ -17,7 +17,8 @@ def retitle(lake: Lake, given: Overrides) -> list[str]:
 
     Titles and descriptions become what `motorpool interpret` would make of them with these titles: made ones come
     back where people give none any more. LakeError where an interpreted model has no evidence in the lake, as those of
-    earlier versions. Driver memory: the rows of ``clusters`` of the models that change, and their evidence.
+    earlier versions and of a run that was stopped. Driver memory: the rows of ``clusters`` of the models that change,
+    and their evidence.
     """
     stored = {r["model_id"]: r["params"] for r in lake.rows("interpretations", ["model_id", "params"])}
     asked = {
@@ -28,11 +29,12 @@ def retitle(lake: Lake, given: Overrides) -> list[str]:
     }
     changed = [m for m, params in asked.items() if params != stored[m]]
     evidence = stored_evidence(lake, changed)
-    lacking = [m for m in changed if m not in evidence]
+    stopped = {m for m, _ in given} & set(stored) - set(asked)
+    lacking = sorted({m for m in changed if m not in evidence} | stopped)
     if lacking:
         raise LakeError(
             f"model {lacking[0]}: the lake {lake} keeps no evidence of its clusters, since an earlier version wrote "
-            "it: run `motorpool interpret --conf FILE` once"
+            "it, or a run was stopped: run `motorpool interpret --conf FILE` once"
         )
     if evidence:
         peers = {peer for m in evidence for peer in json.loads(asked[m]["peers"])}
