@@ -12,6 +12,8 @@ from PIL import Image
 from pyspark.sql import SparkSession
 
 from motorpool.config.run import LakeConfig
+from motorpool.interpret.evidence import Evidence, Photos, Share
+from motorpool.interpret.stored import to_text
 from motorpool.kernels.trees.linkage import cut, linkage
 from motorpool.lake import Lake
 from motorpool.lake.schemas import TABLES
@@ -22,6 +24,8 @@ EVIL_VEHICLE = '"><img src=x onerror="window.hacked=2">'
 EVIL_VALUE = "<img src=x onerror=window.hacked=4>"
 EVIL_TITLE = "<b onmouseover=window.hacked=3>red</b>"
 K = 6
+#: The colours of the clusters by name, as photos of the best model's clusters were measured to be.
+COLOURS = ("red", "blue", "white", "black", "yellow", "green")
 _COLOURS = ("#c03028", "#2858c0", "#e8e8e8", "#282828", "#e0c020", "#30a050")
 
 
@@ -134,8 +138,20 @@ class _Made:
             for c in range(K):
                 own = [i for i in range(self.n) if self.truth[i] == c]
                 title = None if c == 5 else EVIL_TITLE if c == 0 else f"colour {c}"
-                yield {"model_id": model_id, "cluster": c, "size": len(own), "share": len(own) / self.n,
-                       "centroid": [0.0], "exemplars": own[:8], "title": title, "description": None}  # fmt: skip
+                found = {"model_id": model_id, "cluster": c, "size": len(own), "share": len(own) / self.n,
+                         "centroid": [0.0], "exemplars": own[:8], "title": title, "description": None}  # fmt: skip
+                if model_id == self.best[self.sets[0]]:
+                    found |= self._measured(model_id, c, len(own))
+                yield found
+
+    def _measured(self, model_id: str, c: int, size: int) -> dict[str, Any]:
+        """What an interpretation says of a cluster: its colour, and three of four photos of the sixth have it."""
+        share = 35 if c == 5 else 45
+        evidence = Evidence(model_id, c, size, size / self.n, Photos(50), [Share(COLOURS[c], share, 50, 0.2)])
+        if c == 0:
+            return {"title_from": "people", "evidence": to_text(evidence)}
+        return {"title": COLOURS[c].capitalize(), "description": f"All is {COLOURS[c]}.", "title_from": "photos",
+                "title_share": share / 50, "evidence": to_text(evidence)}  # fmt: skip
 
     def parameters(self) -> Iterator[dict[str, Any]]:
         points = self.rng.normal(size=(K, 3))[np.arange(60) % K] * 8 + self.rng.normal(size=(60, 3))

@@ -470,7 +470,7 @@ def test_reasons_name_photos_to_compare(done: Context) -> None:
         stray = rows["stray_groups", copy]
         assert len(stray["neighbours"]) == 5
         assert set(stray["neighbours"]) < set(COPIES) - {copy}
-        assert stray["reason"].startswith("It looks like photos of other vehicles (")
+        assert stray["reason"].startswith("Probably one kind of bad frame: it looks like 5 photos of")
     for method in ("knn_distance", "lof"):
         assert len(rows[method, ODD]["neighbours"]) == 5
         assert ODD not in rows[method, ODD]["neighbours"]

@@ -197,6 +197,33 @@ def test_photos_are_drawn_filled_in_imported_and_labels_audited(
     assert call(capsys, "annotate", "draw", *where, "--out", looks)[0] == 1
 
 
+def test_an_audit_of_labels_of_which_only_those_that_people_gave_are_accepted(
+    lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Few looks: no probability reaches the target, so only the photos of vehicles that were looked at are accepted."""
+    where = ("--lake", lake.config.path, "--attribute", "type")
+    looks, sample = tmp_path / "looks.csv", tmp_path / "audit.csv"
+    assert call(capsys, "annotate", "draw", *where, "--n", 6, "--out", looks)[0] == 0
+    fill_in(looks, lambda i: TRUTH[i])
+    assert call(capsys, "annotate", "import", "--lake", lake.config.path, looks, "--annotator", "ada")[0] == 0
+    taught = np.isin(VEHICLE, VEHICLE[[PATHS.index(r["path"]) for r in drawn(looks)]])
+    put_labels(lake, TRUTH, taught)
+
+    status, out, _ = call(capsys, "annotate", "draw", *where, "--n", 10, "--purpose", "audit", "--out", sample)
+    assert status == 0
+    assert "a sample of all labels, since accepted are only those of vehicles that people have looked at" in out
+    ids = [PATHS.index(r["path"]) for r in drawn(sample)]
+    assert len(set(VEHICLE[ids])) == 10
+    assert not taught[ids].any()
+    fill_in(sample, lambda i: TRUTH[i])
+    assert call(capsys, "annotate", "import", "--lake", lake.config.path, sample, "--annotator", "ada")[0] == 0
+    status, out, _ = call(capsys, "audit", *where)
+    assert status == 0
+    assert "accepted are only labels of vehicles that people have looked at" in " ".join(out.split())
+    (found,) = [r for r in lake.rows("audits") if r["value"] is None]
+    assert (found["n"], found["right"], found["accepted"], found["n_images"]) == (10, 10, False, ROWS)
+
+
 def test_two_values_are_not_merged_into_one(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An attribute of one value tells nothing; where there is a third value, the same looks advise to merge."""
     put_labels(lake, np.full(ROWS, "sedan"), np.ones(ROWS, bool))

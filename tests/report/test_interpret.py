@@ -23,18 +23,21 @@ from cases import run_of
 from motorpool.cluster.ensemble.agreement import contingency
 from motorpool.config.load import parse_config
 from motorpool.config.run import CaseConfig
-from motorpool.errors import CaseError, ConfigError
+from motorpool.errors import CaseError, ConfigError, LakeError
 from motorpool.interpret import appearance, counts, evidence, members
 from motorpool.interpret.appearance import measure
 from motorpool.interpret.evidence import Evidence, Overlap, Photos, Share
-from motorpool.interpret.overrides import Override, check_overrides, load_overrides
-from motorpool.interpret.wording import describe, titles
+from motorpool.interpret.overrides import Named, Override, load_overrides, names_of, resolve_overrides
+from motorpool.interpret.stored import from_text, to_text
+from motorpool.interpret.wording import Basis, basis_of, describe, named_colour, parts_of, titles
 from motorpool.kernels.sampling import uniform_hash
 from motorpool.photos import montage, source
 from motorpool.photos.source import Photo, find_images, open_images
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.run import STAGES, check_config
 from motorpool.pipeline.stages.interpret import run_interpret
+from motorpool.pipeline.titling.retitle import retitle
+from motorpool.pipeline.titling.words import facts_of
 from motorpool_sample import make_sample_case
 from motorpool_sample import truth as t
 
@@ -431,10 +434,10 @@ def test_words_of_a_cluster_with_photos_alone() -> None:
     assert titles([e, other]) == {0: "White, tall frames", 1: "Black"}
     named = {("o", 2): "Pale", ("m", 1): "Black"}
     assert describe(e, {0: e, 1: other}, named) == (
-        "Of 100 photos measured (2 missing), 90 % are white (25 % of all images), 85 % are in daylight and frames are "
-        "taller than usual (1.02 against 0.90 times their width); body type and view: unknown. "
-        "It holds 200 images (10 %) of 30 vehicles, 7 of them with all their photos; 90 % of the images are in "
-        "cluster 2 “Pale” of osnet (30 % of all). "
+        "90 % are white (25 % of all images). 85 % are in daylight. "
+        "Frames are taller than usual (1.02 against 0.90 times their width). 100 photos were measured, 2 missing. "
+        "Body type and view: unknown. It holds 200 images (10 %) of 30 vehicles, 7 of them with all their photos. "
+        "90 % of them are in cluster 2 “Pale” of osnet (30 % of all). "
         "Its nearest cluster is 1 (“Black”), where 95 % are black, and none here."
     )
 
@@ -448,12 +451,12 @@ def test_labels_of_few_images_name_a_cluster_and_say_how_few() -> None:
     e = about(photos=Photos(100), colors=WHITE, lights=DAY, attributes=attributes)
     assert titles([e]) == {0: "Van, white"}
     text = describe(e, {0: e}, {})
-    assert "body type: van on 18 of 20 labelled images (9 vehicles; usually 8.0 %)" in text
-    assert "view: mixed on 20 labelled images (rear 60 %; front 40 %)" in text
+    assert "Body type: van on 18 of 20 labelled images (9 vehicles; usually 8.0 %)" in text
+    assert "View: mixed on 20 labelled images (rear 60 %; front 40 %)" in text
     # A majority as everywhere is no finding.
     front = {"view": [Share("front", 180, 300, 0.57, 50), Share("rear", 120, 300, 0.43, 50)]}
     usual = about(attributes=front)
-    assert "view: mixed on 300 labelled images (front 60 %; rear 40 %)" in describe(usual, {0: usual}, {})
+    assert "View: mixed on 300 labelled images (front 60 %; rear 40 %)" in describe(usual, {0: usual}, {})
     assert titles([usual]) == {0: "Mixed"}
     assert "owner" not in text
 
@@ -463,9 +466,9 @@ def test_three_labelled_images_name_nothing() -> None:
     few = about(1, attributes={"body_type": [Share("bus", 3, 3, 0.01, 3)]})
     assert titles([e]) == {0: "Mixed"}
     # Of 200 images three are less than a twentieth: nothing is said of the others.
-    assert "body type and view: unknown" in describe(few, {1: few}, {})
+    assert "Body type and view: unknown" in describe(few, {1: few}, {})
     small = Evidence("m", 0, 30, 0.1, attributes={"body_type": [Share("bus", 3, 3, 0.01, 3)]})
-    assert "body type: unknown (3 labelled images)" in describe(small, {0: small}, {})
+    assert "Body type: unknown (3 labelled images)" in describe(small, {0: small}, {})
     assert titles([few]) == {1: "Unknown"}
 
 
@@ -473,16 +476,16 @@ def test_without_any_evidence_nothing_is_claimed() -> None:
     e = about()
     assert titles([e]) == {0: "Unknown"}
     assert describe(e, {0: e}, {}) == (
-        "No photos were at hand to measure; body type and view: unknown. It holds 200 images (10 %)."
+        "No photos were at hand to measure. Body type and view: unknown. It holds 200 images (10 %)."
     )
     lost = about(photos=Photos(5, {"broken": 2, "missing": 3}))
-    assert describe(lost, {0: lost}, {}).startswith("No photo could be measured (2 broken, 3 missing); body type")
+    assert describe(lost, {0: lost}, {}).startswith("No photo could be measured (2 broken, 3 missing). Body type")
 
 
 def test_mixed_clusters_say_what_is_more_frequent_and_equal_titles_differ() -> None:
     mixed = about(photos=Photos(100), colors=MIXED, lights=DAY)
     assert titles([mixed]) == {0: "More red than usual"}
-    assert "colour is mixed (white 30 %; black 28 %; red 22 %, usually 5.0 %)" in describe(mixed, {0: mixed}, {})
+    assert "Colour is mixed (white 30 %; black 28 %; red 22 %, usually 5.0 %)" in describe(mixed, {0: mixed}, {})
     pair = about(
         1, photos=Photos(100), colors=[Share("white", 55, 100, 0.25), Share("silver", 35, 100, 0.2)], lights=DAY
     )
@@ -502,9 +505,9 @@ def test_columns_of_exceptions_say_nothing_of_ordinary_images() -> None:
     assert [s.usual for s in found[0]] == pytest.approx([26 / 2000, 2 / 2000])
     night, ordinary = about(0, exceptions={"outlier": found[0]}), about(1, exceptions={"outlier": found[1]})
     assert titles([night]) == {0: "More night than usual"}
-    assert "outlier: night on 14 of 40 images (usually 1.3 %);" in describe(night, {0: night}, {})
+    assert "Outlier: night on 14 of 40 images (usually 1.3 %)." in describe(night, {0: night}, {})
     assert titles([ordinary]) == {1: "Unknown"}
-    assert "outlier" not in describe(ordinary, {1: ordinary}, {})
+    assert "utlier" not in describe(ordinary, {1: ordinary}, {})
     all_night = about(0, exceptions={"outlier": [Share("night", 35, 40, 0.02, 30)]})
     assert titles([all_night]) == {0: "Outlier: night"}
 
@@ -519,6 +522,42 @@ def test_columns_of_exceptions_say_nothing_of_ordinary_images() -> None:
     assert (one.exceptions["outlier"][0].of, two.exceptions["outlier"][0].of) == (100, 150)
     assert one.exceptions["outlier"][0].usual == pytest.approx(10 / 250)
     assert (one.n_vehicles, one.share) == (None, 0.4)
+
+
+def test_where_a_title_comes_from_and_how_sure_it_is() -> None:
+    vans = {"body_type": [Share("van", 18, 20, 0.08, 9), Share("bus", 2, 20, 0.04, 1)]}
+    both = about(photos=Photos(100), colors=WHITE, lights=DAY, attributes=vans)
+    assert titles([both]) == {0: "Van, white"}
+    assert basis_of("Van, white", both) == Basis("attributes and photos", 0.9)
+    parts = parts_of("Van, white", both)
+    assert [(p.text, p.source, p.topic, p.share, p.of, p.usual) for p in parts] == [
+        ("van", "attributes", "body type", 0.9, 20, 0.08), ("white", "photos", "colour", 0.9, 100, 0.25),
+    ]  # fmt: skip
+    pair = about(photos=Photos(100), colors=[Share("white", 55, 100, 0.25), Share("silver", 35, 100, 0.2)], lights=DAY)
+    assert basis_of("White or silver", pair) == Basis("photos", 0.9)
+    assert (named_colour(both), named_colour(pair), named_colour(about())) == ("white", "white", None)
+    more = about(photos=Photos(100), colors=MIXED, lights=DAY)
+    assert named_colour(more) == "red"
+    assert basis_of(titles([more])[0], more) == Basis("photos", 0.22)
+    assert basis_of("Unknown", about()) == Basis(None, None)
+    tall = about(photos=Photos(100), colors=WHITE, lights=DAY, numbers={"tallness": (1.02, 0.9)})
+    assert [p.text for p in parts_of("White, tall frames (cluster 4)", tall)] == ["white", "tall frames"]
+    # A colour of the attributes file names a cluster as a measured one does.
+    labelled = about(attributes={"color": [Share("Red", 95, 100, 0.1, 30)]})
+    assert (named_colour(labelled), basis_of("Red", labelled).source) == ("red", "attributes")
+
+
+def test_evidence_is_kept_number_for_number() -> None:
+    e = about(
+        photos=Photos(102, {"missing": 2}), colors=WHITE, lights=DAY, numbers={"tallness": (1 / 3, 0.9)},
+        attributes={"body_type": [Share("vän", 18, 20, 1 / 7, 9)]}, exceptions={"outlier": [Share("night", 1, 9, 0.1)]},
+        n_vehicles=30, n_whole=7, overlaps=[Overlap("o", "osnet", 2, 0.9, 0.3)], neighbour=1,
+    )  # fmt: skip
+    assert from_text(to_text(e)) == e
+    assert from_text(to_text(about())) == about(overlaps=[], colors=[], lights=[])
+    for bad in ("", "[]", "{}", '{"photos": 3}'):
+        with pytest.raises(LakeError, match="holds no evidence"):
+            from_text(bad)
 
 
 def test_values_of_files_are_cleaned() -> None:
@@ -546,20 +585,58 @@ def test_titles_that_people_give(tmp_path: Path) -> None:
         ("0123456789012345", 0): Override("Vans"),
         ("0123456789012345", 2): Override("Ночь", "One.\nTwo.\n"),
     }
-    check_overrides(found, {"0123456789012345": 3}, "titles.yaml")
+    model = Named("0123456789012345", "osnet", "kmeans", 3)
+    assert resolve_overrides(found, [model], "titles.yaml") == found
     assert load_overrides(titles_file(tmp_path, "")) == {}
+    # The short form.
+    assert load_overrides(titles_file(tmp_path, "osnet k=3:\n  1: White vans\n")) == {
+        ("osnet k=3", 1): Override("White vans")
+    }
+
+
+MODELS = [
+    Named("a1", "osnet-pca50", "kmeans", 6), Named("a2", "osnet-pca50", "kmeans", 5),
+    Named("b1", "vdc_type", "kmeans", 6), Named("b2", "vdc_type", "gaussian_mixture", 6),
+    Named("b3", "vdc_type", "gaussian_mixture", 6),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "model_id"),
+    [("osnet-pca50 k=6", "a1"), ("osnet-pca50  k = 5", "a2"), ("vdc_type kmeans k=6", "b1"), ("b2", "b2")],
+)
+def test_models_go_by_feature_set_and_number_of_clusters(key: str, model_id: str) -> None:
+    assert resolve_overrides({(key, 4): Override("x")}, MODELS, "t.yaml") == {(model_id, 4): Override("x")}
+
+
+def test_a_name_of_several_models_is_refused_with_those_to_choose_from() -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_overrides({("vdc_type k=6", 0): Override("x")}, MODELS, "t.yaml")
+    assert str(caught.value) == (
+        "report.titles t.yaml: vdc_type k=6: 3 models are called so; name one of them: b2, b3, vdc_type kmeans k=6"
+    )
+    # Those of the study count first.
+    found = resolve_overrides({("vdc_type k=6", 0): Override("x")}, MODELS, "t.yaml", preferred={"b2", "a1"})
+    assert list(found) == [("b2", 0)]
+    twice = {("osnet-pca50 k=6", 0): Override("x"), ("a1", 0): Override("y")}
+    with pytest.raises(ConfigError, match=r"a1\.0: this cluster of model a1 has a title above already"):
+        resolve_overrides(twice, MODELS, "t.yaml")
+    assert names_of(MODELS) == {
+        "a1": "osnet-pca50 k=6", "a2": "osnet-pca50 k=5", "b1": "vdc_type kmeans k=6", "b2": "b2", "b3": "b3",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("- a", ["expected models by id", "list"]),
+        ("- a", ["expected models by name or id", "list"]),
         ("a: [1]", ["a: expected clusters by number", "list"]),
         ("a: {x: {title: b}}", ["a.x:", "whole number"]),
         ("a: {-1: {title: b}}", ["a.-1:", "whole number"]),
-        ("a: {0: Vans}", ["a.0: expected `title`", "'Vans'"]),
+        ("a: {0: [Vans]}", ["a.0: expected a title", "list"]),
         ("a: {0: {titel: b}}", ["a.0: unknown key 'titel'"]),
         ("a: {0: {title: ''}}", ["a.0: title: expected a text", "''"]),
+        ("a: {0: ''}", ["a.0: title: expected a text", "''"]),
         ("a: {0: {title: [b]}}", ["a.0: title: expected a text", "list"]),
         (f"a: {{0: {{title: {'b' * 201}}}}}", ["a.0: title: has 201 characters"]),
         ('a: {0: {title: "b\\u0007"}}', ["a.0: title:", "cannot be shown"]),
@@ -575,13 +652,27 @@ def test_titles_that_are_refused(tmp_path: Path, text: str, parts: list[str]) ->
         assert part in str(caught.value)
 
 
+def test_the_form_in_the_documentation_is_the_form(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    block = next(b for b in re.findall(r"^```\n(.*?)^```$", page, re.MULTILINE | re.DOTALL) if "White vans" in b)
+    assert load_overrides(titles_file(tmp_path, block)) == {
+        ("vdc_color-pca50 k=6", 0): Override("White vans"),
+        ("vdc_color-pca50 k=6", 3): Override("Night", "Taken after dark."),
+        ("vdc_type-pca50 gaussian_mixture k=6", 1): Override("Buses"),
+        ("45f94224b6eeed38", 2): Override("Trucks"),
+    }
+
+
 def test_titles_of_clusters_that_are_not_there(tmp_path: Path) -> None:
     given = {("a", 5): Override("x"), ("a", 1): Override("x"), ("b", 0): Override("y")}
+    given[("osnet k=7", 0)] = Override("z")
     with pytest.raises(ConfigError) as caught:
-        check_overrides(given, {"a": 5}, "my.yaml")
+        resolve_overrides(given, [Named("a", "osnet", "kmeans", 5)], "my.yaml")
     assert str(caught.value).splitlines() == [
         "report.titles my.yaml: a.5: this model has clusters 0 to 4",
         "report.titles my.yaml: b: the lake holds no clusters of such a model; see the table `clusters`",
+        "report.titles my.yaml: osnet k=7: the lake holds no clusters of such a model; of this feature set it holds "
+        "osnet k=5",
     ]
     with pytest.raises(ConfigError, match=r"report.titles .*away.yaml: cannot be read"):
         load_overrides(str(tmp_path / "away.yaml"))
@@ -716,7 +807,7 @@ def test_pure_clusters_are_named_by_colour_and_light(plain: Context) -> None:
     """Without an attributes file: from the photos alone."""
     right = []
     for name, (title, text, size) in zip(t.COLORS, told(plain, "color"), strict=True):
-        assert "body type and view: unknown" in text
+        assert "Body type and view: unknown" in text
         assert f"It holds {size} image" in text
         if size >= 20:
             right.append(name in title.lower().split(",")[0])
@@ -744,17 +835,17 @@ def test_a_tenth_of_labels_names_body_type_and_view(made: Made, truth: t.Truth) 
         if n >= evidence.MIN_IMAGES and vehicles >= evidence.MIN_VEHICLES and n >= 0.05 * size:
             named += 1
             assert title.lower().split(",")[0] == name
-            assert f"body type: {name} on {n} of {n} labelled images ({vehicles} vehicles" in text
+            assert f"Body type: {name} on {n} of {n} labelled images ({vehicles} vehicles" in text
         else:
             assert not any(b in title.lower() for b in t.BODY_TYPES)
-            assert re.search(r"body type(: unknown[ .;]| and view: unknown|: mixed on )", text), text
+            assert re.search(r"Body type(: unknown[ .;]| and view: unknown|: mixed on )", text), text
     assert named >= 2
     for name, (title, text, _) in zip(t.VIEWS, told(ctx, "view"), strict=True):
         assert f"{name} view" in title.lower()
         n = int((images_["view"] == name).sum())
-        assert f"view: {name} on {n} of {n} labelled images" in text
+        assert f"View: {name} on {n} of {n} labelled images" in text
     # Clusters of colours have no view, and say how many images that rests on.
-    assert any("view: mixed on" in text for _, text, _ in told(ctx, "color"))
+    assert any("View: mixed on" in text for _, text, _ in told(ctx, "color"))
 
 
 def test_a_zip_gives_the_same_as_the_folder(made: Made, case: Path, plain: Context, tmp_path: Path) -> None:
@@ -813,6 +904,28 @@ def test_again_it_does_nothing_and_titles_of_people_stay(made: Made, tmp_path: P
         assert told(again, "color")[4][:2] == ("Fire engines", "All red.")
         assert told(again, "color")[0] == before["color"][0]
         assert [c[0] for c in told(again, "view")] == [c[0] for c in before["view"]]
+    # Nothing was counted again for them.
+    assert sorted(str(r["created_at"]) for r in ctx.lake.read("interpretations").collect()) == stamp
+
+    # Titles alone, without a config: as interpreting gives them, there and back.
+    after = {m: told(again, m) for m in VIEWS}
+    assert [r["title_from"] for r in ctx.lake.rows("clusters", model_id=["color"]) if r["cluster"] == 4] == ["people"]
+    assert set(retitle(ctx.lake, {})) >= {"light", "color"}
+    assert {m: told(ctx, m) for m in VIEWS} == before
+    overrides = {("light", 1): Override("Evening"), ("color", 4): Override("Fire engines", "All red.")}
+    retitle(ctx.lake, overrides)
+    assert {m: told(again, m) for m in VIEWS} == after
+    assert retitle(ctx.lake, overrides) == []
+    params = {r["model_id"]: r["params"] for r in ctx.lake.rows("interpretations")}
+    # As after a run that was killed before it had written the words.
+    rows = ctx.lake.rows("interpretations", model_id=["light"])
+    cut = [row | {"params": facts_of(row["params"])} for row in rows]
+    ctx.lake.replace_rows("interpretations", cut, {"model_id": ["light"]})
+    run_interpret(again)
+    assert {r["model_id"]: r["params"] for r in ctx.lake.rows("interpretations")} == params
+    assert {m: told(again, m) for m in VIEWS} == after
+    assert sorted(str(r["created_at"]) for r in ctx.lake.read("interpretations").collect()) == stamp
+
     again.lake.register()
     shown = spark.sql("SELECT DISTINCT title FROM assignments WHERE model_id = 'light' AND cluster = 1").collect()
     assert [r["title"] for r in shown] == ["Evening"]
@@ -854,6 +967,6 @@ def test_without_photos_and_vehicles_the_rest_is_told(raw: Context, spark: Spark
     done = [r["model_id"] for r in raw.lake.read("interpretations").collect()]
     for title, text, size in told(raw, done[0]):
         assert title.startswith("Unknown")
-        assert text.startswith("No photos were at hand to measure; body type and view: unknown. It holds")
+        assert text.startswith("No photos were at hand to measure. Body type and view: unknown. It holds")
         assert "vehicle" not in text
         assert size

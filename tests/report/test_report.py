@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import logging
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 from pyspark.sql import SparkSession
 from scipy.cluster import hierarchy
@@ -21,15 +23,18 @@ from motorpool import cli
 from motorpool.config.load import parse_config
 from motorpool.config.run import LakeConfig, ReportConfig
 from motorpool.errors import ConfigError, EnvironmentMissingError, LakeError
+from motorpool.interpret.overrides import Override, load_overrides
 from motorpool.kernels.trees.linkage import cut, linkage
 from motorpool.lake import Lake
 from motorpool.lake.schemas import TABLES
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.stages.report import Summary, check_report, run_report, write_report
+from motorpool.report import palette
 from motorpool.report.figures import maps
 from motorpool.report.figures.charts import score_charts
 from motorpool.report.figures.dendrogram import branches
-from motorpool.report.figures.drawing import draw_dendrogram, draw_maps, leaf_names, save_3d
+from motorpool.report.figures.drawing import draw_dendrogram, draw_maps, draw_turning, leaf_names, save_3d
+from motorpool.report.gaps import gaps
 from motorpool.report.queries import Tree
 from motorpool.report.verdict import verdict
 from motorpool.report.wording import number, percent, title_of
@@ -93,20 +98,49 @@ class TestVerdict:
         assert found is not None
         assert found.headline == "KMeans with 3 clusters on a"
         why = " ".join(found.why)
-        assert "By Calinski-Harabasz it is number 2 of the 2 models on a" in why
-        assert "By Davies-Bouldin it is number 1 of the 2" in why
-        assert "By vehicle agreement it is number 3 of all 3 models" in why
+        assert "Calinski-Harabasz alone would put 1 of the 2 models on a before it." in why
+        assert "Davies-Bouldin alone would choose it too, among 2 models on a." in why
+        assert "Vehicle agreement alone would put 2 of the 3 models before it." in why
 
     def test_agreement_of_views_does_not_count(self) -> None:
         found = verdict(self.MODELS.assign(vehicle_part=["whole", "whole", "within"]), self.PAIRS)
         assert found is not None
-        assert "By vehicle agreement it is number 2 of all 2 models" in " ".join(found.why)
+        assert "Vehicle agreement alone would put 1 of the 2 models before it." in " ".join(found.why)
 
-    def test_a_narrow_lead_is_called_close_and_the_rival_shown(self) -> None:
+    def test_a_lead_says_what_to_do(self) -> None:
         found = verdict(self.MODELS, self.PAIRS)
         assert found is not None
         gap = found.facts[1]
-        assert (gap.value, "a close call" in gap.text, "is higher: 0.900" in gap.text) == ("0.010", True, True)
+        assert gap.value == "0.010"
+        assert gap.text == (
+            "Too small to decide by: look at the photos of KMeans with 3 clusters on a too, and take the clusters that "
+            "you can name. Only if photos of one vehicle must share a cluster, take the next one: its vehicle "
+            "agreement is 0.90, here it is 0.70."
+        )
+        clear = verdict(self.MODELS.assign(score=[0.2, 0.4, 0.6], vehicle_agreement=[0.9, 0.8, 0.7]), self.PAIRS)
+        assert clear is not None
+        assert clear.facts[1].text == (
+            "Large enough to start here: the next one, KMeans with 3 clusters on a, is clearly behind by these scores."
+        )
+
+    @pytest.mark.parametrize(
+        ("value", "means"), [(0.9, "you can name whole vehicles"), (0.6, "name a vehicle by the cluster of most"),
+                             (0.2, "do not name vehicles by these clusters")],
+    )  # fmt: skip
+    def test_agreement_says_whether_vehicles_can_be_named(self, value: float, means: str) -> None:
+        found = verdict(self.MODELS.assign(vehicle_agreement=value, agreement_vehicles=75), self.PAIRS)
+        assert found is not None
+        assert means in found.facts[0].text
+        assert found.facts[0].note == "0 is chance, 1 is always, on 75 vehicles with two or more photos."
+
+    @pytest.mark.parametrize(
+        ("ari", "means"), [(0.7, "hardly matters"), (0.4, "look longer at a cluster that only"),
+                           (0.1, "decide first what you want to tell apart")],
+    )  # fmt: skip
+    def test_other_descriptors_say_whether_to_trust_this_one(self, ari: float, means: str) -> None:
+        found = verdict(self.MODELS, self.PAIRS.assign(ari=ari))
+        assert found is not None
+        assert means in found.facts[2].text
 
     def test_agreement_with_other_descriptors_is_of_this_model_only(self) -> None:
         found = verdict(self.MODELS, self.PAIRS)
@@ -122,7 +156,7 @@ class TestVerdict:
         assert found is not None
         assert [fact.value for fact in found.facts] == ["–", "–", "–"]
         assert "Not measured" in found.facts[0].text
-        assert "motorpool consensus" in found.facts[2].text
+        assert "consensus in the config measures it" in found.facts[2].note
 
     def test_no_ranked_model_no_verdict(self) -> None:
         none = self.MODELS.assign(rank=np.nan)
@@ -340,16 +374,38 @@ class TestWritten:
         _, out, done = made
         assert done.n_bytes < 12e6  # plotly.js is 4.8 MB of it
         assert (done.n_points, done.n_unreadable) == (N_IMAGES, 4)
-        pictures = {p.name for p in (out / "figures").iterdir()}
+        pictures = {p.name for p in (out / "figures").iterdir() if p.suffix != ".csv"}
         scores = {f"scores-{s}.png" for s in ("vehicle_agreement", "silhouette", "calinski_harabasz", "davies_bouldin")}
         assert pictures == scores | {
             "explained_variance.png", "k_distances.png", "cluster_sizes.png", "agreement.png", "dendrogram.png",
             "maps_2d.png", "map_3d.png", "map_3d.gif", "label_curves.png",
         }  # fmt: skip
-        for picture in (out / "figures").iterdir():
-            with Image.open(picture) as image:
+        for picture in sorted(pictures):
+            with Image.open(out / "figures" / picture) as image:
                 image.load()
-                assert np.asarray(image.convert("L")).std() > 5, picture.name
+                assert np.asarray(image.convert("L")).std() > 5, picture
+        # Every figure but the maps has its data beside it.
+        assert {p.stem for p in (out / "figures").glob("*.csv")} == {
+            Path(name).stem for name in pictures if not name.startswith("map")
+        }
+
+    def test_data_of_figures_and_lists_of_photos_are_the_tables(self, made: tuple[Lake, Path, Summary]) -> None:
+        lake, out, _ = made
+        sizes = pd.read_csv(out / "figures" / "cluster_sizes.csv")
+        assert len(sizes) == 8 * K
+        assert sizes["x"].sum() == pytest.approx(800)
+        scores = pd.read_csv(out / "figures" / "scores-davies_bouldin.csv")
+        known = {r["model_id"]: r["davies_bouldin"] for r in lake.rows("models", ["model_id", "davies_bouldin"])}
+        assert all(
+            known[row.name_] == pytest.approx(row.y) for row in scores.rename(columns={"name": "name_"}).itertuples()
+        )
+        assert pd.read_csv(out / "figures" / "agreement.csv", index_col=0).shape == (8, 8)
+        file = out / "lists" / f"1-set0-pca50-k{K}-cluster-3.csv"
+        listed = pd.read_csv(file, dtype=str)
+        ids = {r["image_id"] for r in lake.read("labels").where("cluster = 3").collect()}
+        paths = {r["image_id"]: r["path"] for r in lake.read("images").collect()}
+        assert sorted(listed["path"]) == sorted(paths[i] for i in ids)
+        assert list(listed.columns) == ["path", "vehicle_id", "distance"]
 
     def test_the_gif_turns(self, made: tuple[Lake, Path, Summary]) -> None:
         with Image.open(made[1] / "figures" / "map_3d.gif") as gif:
@@ -383,7 +439,9 @@ class TestWritten:
         write_report(lake, ReportConfig(points=100, thumbnails=0), again, None, seed=1)
         assert not (again / "stale.txt").exists()
         assert [p.name for p in tmp_path.iterdir()] == ["report"]
-        assert "There are no photos in it" in (again / "index.html").read_text()
+        html = (again / "index.html").read_text()
+        assert "There are no photos in it" in html
+        assert "This report has no photos: none were named." in html
 
     def test_every_section_does_without_its_table(
         self, spark: SparkSession, tmp_path: Path, made: tuple[Lake, Path, Summary]
@@ -392,8 +450,11 @@ class TestWritten:
         make_lake(spark, tmp_path, images=40, models=130, without=bare)
         run_report(study_of(spark, tmp_path / "lake", report={}))
         html = (tmp_path / "report" / "index.html").read_text()
-        for command in ("cluster", "consensus", "project", "vehicles", "outliers"):
+        for command in ("cluster", "consensus", "project", "run", "outliers"):
             assert f"<code>motorpool {command} --conf FILE</code>" in html
+        # With the same config these commands would change nothing.
+        for gap in ("consensus: {n_clusters: 2..10}", "{algorithm: dbscan, eps: auto, min_samples: 10}"):
+            assert gap in html
         assert "The clustering to trust: KMeans with 6 clusters on set0-pca50" in html
         assert "No labels yet: people have not looked at any photo" in html
         assert "<code>motorpool annotate draw --conf FILE --attribute type --n 50 --out looks.csv</code>" in html
@@ -413,6 +474,144 @@ class TestWritten:
         assert str(tmp_path / "r" / "index.html") in capsys.readouterr().out
         assert cli.main(["report", "--lake", lake, "--out", str(Path(lake) / "r")]) == 2
         assert "must lie beside" in capsys.readouterr().err
+
+    def test_without_photos_it_says_what_to_give(
+        self, made: tuple[Lake, Path, Summary], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        logger = logging.getLogger("motorpool")
+        logger.addHandler(caplog.handler)
+        try:
+            write_report(made[0], ReportConfig(points=100, thumbnails=0, cards=1), tmp_path / "r", None, seed=1)
+        finally:
+            logger.removeHandler(caplog.handler)
+        assert "report: has no photos: give --images DIR (a folder or a zip), or name it in the config" in caplog.text
+
+    def test_two_lakes_do_not_share_a_report(self, made: tuple[Lake, Path, Summary], tmp_path: Path) -> None:
+        lake, out, _ = made
+        other = out.parent / "lake2"
+        with pytest.raises(ConfigError, match=re.escape(f"holds the report of the lake {lake.root}; name another")):
+            check_report(LakeConfig(path=str(other)), str(out))
+        assert check_report(lake.config, str(out)) == out
+        # Moved together they still belong together, and what is left of a lake that is gone may be replaced.
+        shutil.copytree(out / "data", tmp_path / "out" / "data")
+        (tmp_path / "lake").mkdir()
+        assert check_report(LakeConfig(path=str(tmp_path / "lake")), str(tmp_path / "out")) == tmp_path / "out"
+        (tmp_path / "lake").rename(tmp_path / "lake3")
+        assert check_report(LakeConfig(path=str(tmp_path / "lake3")), str(tmp_path / "out")) == tmp_path / "out"
+
+
+class TestTitles:
+    """New titles in the lake and on the page, without anything else being written again."""
+
+    @pytest.fixture
+    def copied(self, made: tuple[Lake, Path, Summary], tmp_path: Path) -> Path:
+        """The lake and its report, to be changed."""
+        for name in ("lake", "out"):
+            shutil.copytree(made[1].parent / name, tmp_path / name)
+        return tmp_path
+
+    def test_the_command(self, copied: Path, spark: SparkSession, capsys: pytest.CaptureFixture[str]) -> None:
+        report = copied / "out"
+        before = {p: p.read_bytes() for p in report.rglob("*") if p.is_file()}
+        file = copied / "titles.yaml"
+        file.write_text(
+            "set0-pca50 kmeans k=6:\n  1: 'Fire <engines>'\n  2: {title: Vans, description: Of the depot.}\n"
+        )
+        options = ["--lake", str(copied / "lake"), "--titles", str(file)]
+        assert cli.main(["titles", *options, "--report", str(report)]) == 0
+        out = capsys.readouterr().out
+        assert "people have named 2 clusters" in out
+        assert f"report: {{titles: {file}}}" in out
+        lake = Lake(spark, LakeConfig(path=str(copied / "lake"), format="parquet"))
+        rows = {r["cluster"]: r for r in lake.rows("clusters", model_id=[f"{0:016x}"])}
+        assert (rows[1]["title"], rows[1]["title_from"], rows[2]["description"]) == (
+            "Fire <engines>", "people", "Of the depot."
+        )  # fmt: skip
+        # A second file adds to the first, or takes its place.
+        file.write_text("set0-pca50 kmeans k=6:\n  3: Night\n")
+        assert cli.main(["titles", *options, "--report", str(report), "--add"]) == 0
+        rows = {r["cluster"]: r for r in lake.rows("clusters", model_id=[f"{0:016x}"])}
+        assert [rows[c]["title"] for c in (1, 2, 3)] == ["Fire <engines>", "Vans", "Night"]
+        assert rows[2]["description"] == "Of the depot."
+        html = (report / "index.html").read_text()
+        assert html.count("Fire &lt;engines&gt;") >= 2
+        assert "named by people" in html
+        assert "Fire \\u003cengines>" in (report / "data" / "charts.js").read_text()
+        assert "1  Fire <engines>" in (report / "figures" / "cluster_sizes.csv").read_text()
+        changed = {p.name for p, data in before.items() if p.read_bytes() != data}
+        assert changed == {"index.html", "page.json", "charts.js", "cluster_sizes.png", "cluster_sizes.csv",
+                           "dendrogram.png"}  # fmt: skip
+        assert {p for p in report.rglob("*") if p.is_file()} == set(before)
+
+    def test_what_it_refuses(self, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        file, lake = copied / "t.yaml", str(copied / "lake")
+        file.write_text("set0-pca50 k=6:\n  1: x\n")
+        assert cli.main(["titles", "--lake", lake]) == 2
+        assert "--titles: is missing" in capsys.readouterr().err
+        assert cli.main(["titles", "--lake", lake, "--titles", str(file), "--report", str(copied / "out")]) == 2
+        # A tree of the same feature set has as many clusters.
+        assert "set0-pca50 k=6: 2 models are called so; name one of them" in capsys.readouterr().err
+        file.write_text("set1-pca50 k=6:\n  1: x\n")
+        assert cli.main(["titles", "--lake", lake, "--titles", str(file), "--report", str(copied)]) == 2
+        assert "holds no report whose titles can be changed" in capsys.readouterr().err
+
+    def test_the_file_beside_the_page_is_one_of_titles(self, made: tuple[Lake, Path, Summary], tmp_path: Path) -> None:
+        text = (made[1] / "titles.yaml").read_text()
+        assert load_overrides(str(made[1] / "titles.yaml")) == {}
+        edited = tmp_path / "titles.yaml"
+        edited.write_text(text.replace('  # 3: "Black"', '  3: "Night"', 1))
+        (key,) = load_overrides(str(edited)).items()
+        assert key == (("set0-pca50 k=6", 3), Override("Night"))
+
+
+class TestGaps:
+    @pytest.mark.parametrize("name", gaps())
+    def test_what_they_say_is_a_config(self, name: str) -> None:
+        features = {"features": [{"descriptor": "NAME", "steps": [{"pca": 50}]}, {"descriptor": "b"}]}
+        config = yaml.safe_load(gaps()[name]["config"])
+        parsed = parse_config({"lake": {"path": "x"}} | features | config)
+        assert parsed.lake.path == "x"
+
+
+class TestPalette:
+    def test_a_cluster_of_a_known_colour_is_drawn_in_it(self) -> None:
+        drawn = palette.palette_of({0: "red", 1: None, 2: "Yellow", 3: "gray", 4: "red", 5: "mauve"})
+        assert (drawn[0], drawn[2], drawn[3]) == tuple(palette.NAMED[c] for c in ("red", "yellow", "grey"))
+        assert len(set(drawn.values())) == 6
+        # Those without a name keep away from those with one.
+        assert "#B8A800" not in (drawn[1], drawn[5])
+        assert palette.palette_of({0: None, 1: None}) == {0: palette.COLOURS[0], 1: palette.COLOURS[1]}
+        assert palette.colour_of(-1, drawn) == palette.GREY
+        assert palette.palette_of({}) == {}
+
+    def test_shades_of_one_colour_differ_on_both_grounds(self) -> None:
+        for name in palette.NAMED:
+            shades = list(palette.palette_of(dict.fromkeys(range(5), name)).values())
+            assert len(set(shades)) == 5, name
+            assert len({palette.on_dark().get(colour, colour) for colour in shades}) == 5, name
+
+    def test_the_turning_map_keeps_clusters_apart(self, tmp_path: Path) -> None:
+        """Of a palette of the first frame a small cluster behind a large one of a like colour was a part of it."""
+        rng = np.random.default_rng(0)
+        xyz = np.vstack([rng.normal(size=(3000, 3)), rng.normal(size=(12, 3)) * 0.1 - [4.5, 0, 1]]).astype(np.float32)
+        clusters = np.repeat([0, 2], [3000, 12]).astype(np.int32)
+        named = {0: "#0072B2", 2: "#009E73"}
+        shown = maps.Map("set", "umap3", "UMAP, 3-D", xyz, clusters, palette=named)
+        draw_turning(shown, tmp_path / "turning.gif", frames=4, pixels=200)
+        with Image.open(tmp_path / "turning.gif") as gif:
+            gif.seek(1)
+            there = {tuple(colour) for colour in np.asarray(gif.convert("RGB")).reshape(-1, 3).tolist()}
+        for colour in named.values():
+            rgb = tuple(int(colour[at : at + 2], 16) for at in (1, 3, 5))
+            tints = [tuple(round(v + (255 - v) * at / 8) for v in rgb) for at in range(6)]
+            assert any(tint in there for tint in tints), colour
+
+    def test_numbers_of_three_dimensions_lie_in_the_middle(self) -> None:
+        xyz = np.random.default_rng(1).normal(size=(600, 3)) + 10 * (np.arange(600) % 2)[:, None]
+        xyz[3] = np.nan
+        found = maps.label_medians(xyz, np.arange(600) % 2)
+        assert np.allclose(found[0], np.median(xyz[::2], axis=0))
+        assert maps.label_medians(xyz, np.full(600, -1)) == {}
 
 
 # -- in a browser ----------------------------------------------------------------------------------
@@ -654,6 +853,106 @@ class TestPage:
             stays = f"window.stayed = 0 <= {at} && {at} < 120 ? (window.stayed || 0) + 1 : 0, window.stayed >= 20"
             page.evaluate("window.stayed = 0")
             page.wait_for_function(stays, polling=100, timeout=60_000)
+
+    def test_a_title_says_where_it_comes_from_and_how_sure_it_is(self, opened: Callable[..., Any]) -> None:
+        page = opened()
+        told = {c: see(page, f"#c-{0:016x}-{c}").inner_text() for c in (0, 1, 5)}
+        assert "named by people" in told[0]
+        assert "from the photos, measured: fits 90 %" in told[1]
+        assert "look at the photos" not in told[1]
+        assert "from the photos, measured: fits 70 %, so look at the photos before you use it" in told[5]
+        sources = page.locator("#clusters .sources").inner_text()
+        assert sources == "Where their titles come from: 5 from the photos, measured; 1 named by people."
+        # What it rests on, and all that is known, is folded away.
+        assert "Colour: blue on 90 % of 50 measured photos (usually 20 %)." not in told[1]
+        card = page.locator(f"#c-{0:016x}-1")
+        card.locator("summary").click()
+        assert "Colour: blue on 90 % of 50 measured photos (usually 20 %)." in card.inner_text()
+        assert "All is blue." in card.inner_text()
+
+    def test_cards_are_short(self, opened: Callable[..., Any]) -> None:
+        page = opened()
+        cards = page.locator("[data-tab^=cards-]:not([hidden]) .card")
+        assert cards.count() >= K
+        for at in range(K):
+            cards.nth(at).scroll_into_view_if_needed()
+            assert len(cards.nth(at).inner_text().split()) < 60
+
+    def test_photos_of_a_cluster_can_be_taken_along(self, opened: Callable[..., Any], made: Any) -> None:
+        page = opened(permissions=["clipboard-read", "clipboard-write"])
+        card = see(page, f"#c-{0:016x}-3")
+        link = card.locator("a[download]")
+        assert link.inner_text() == "Its 50 photos as CSV"
+        file = made[1] / link.get_attribute("href")
+        assert len(file.read_text().splitlines()) == 51
+        card.locator("summary").click()
+        card.locator("button.copy", has_text="Copy 8 paths").first.click()
+        paths = page.evaluate("navigator.clipboard.readText()").splitlines()
+        assert len(paths) == 8
+        assert paths == card.locator("pre.paths").first.inner_text().splitlines()
+        assert set(paths) <= set(pd.read_csv(file)["path"])
+        command = card.locator(".command code").last.inner_text()
+        assert f"model_id = '\"'\"'{0:016x}'\"'\"' AND cluster = 3" in command or f"{0:016x}" in command
+        see(page, "#verdict").locator("button.copy").first.click()
+        assert page.evaluate("navigator.clipboard.readText()") == f"{0:016x}"
+
+    def test_new_titles_become_a_file_and_a_command(self, opened: Callable[..., Any], tmp_path: Path) -> None:
+        page = opened()
+        box = page.locator("#renamed")
+        assert not box.is_visible()
+        for cluster, title in ((1, 'Fire "engines": <b>all</b>'), (3, "Night")):
+            card = see(page, f"#c-{0:016x}-{cluster}")
+            card.locator("button.rename").click()
+            card.locator("input").fill(title)
+            card.locator("input").press("Enter")
+            assert card.locator(".title").inner_text() == title
+        assert box.locator(".count").inner_text() == "2 new titles."
+        assert box.locator(".command code").inner_text().startswith("motorpool titles --lake ")
+        with page.expect_download() as download:
+            box.locator(".save").click()
+        download.value.save_as(tmp_path / "titles.yaml")
+        assert download.value.suggested_filename == "titles.yaml"
+        assert load_overrides(str(tmp_path / "titles.yaml")) == {
+            ("set0-pca50 k=6", 1): Override('Fire "engines": <b>all</b>'), ("set0-pca50 k=6", 3): Override("Night"),
+        }  # fmt: skip
+        # Escape leaves a title as it is, and all can be taken back.
+        card = see(page, f"#c-{0:016x}-2")
+        card.locator("button.rename").click()
+        card.locator("input").fill("no")
+        card.locator("input").press("Escape")
+        assert card.locator(".title").inner_text() == "White"
+        box.locator(".undo").click()
+        assert not box.is_visible()
+        assert page.locator(f"#c-{0:016x}-1 .title").inner_text() == "Blue"
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_what_is_called_red_is_drawn_red(self, opened: Callable[..., Any], scheme: str) -> None:
+        page = opened(color_scheme=scheme)
+        see(page, "[data-chart=cluster_sizes]")
+        bars = page.locator("[data-chart=cluster_sizes] .js-plotly-plot").first
+        bars.locator(".bars .point").first.wait_for(timeout=60_000)
+        drawn = bars.evaluate(
+            "plot => Object.fromEntries(plot.data[0].y.map((y, i) => [y, plot.data[0].marker.color[i]]))"
+        )
+        colours = {name.split("  ")[1]: colour for name, colour in drawn.items()}
+        on_dark = palette.on_dark() if scheme == "dark" else {}
+        for name in ("Blue", "White", "Black", "Yellow"):
+            named = palette.NAMED[name.lower()]
+            assert colours[name] == on_dark.get(named, named)
+        see(page, "#map2")
+        page.locator("#map2 .toggles button").first.wait_for(timeout=60_000)
+        chip = page.locator("#map2 .toggles button", has_text="Yellow").locator(".chip")
+        assert chip.evaluate("node => node.style.getPropertyValue('--c')") == palette.NAMED["yellow"]
+        # Numbers tell clusters apart where colours do not.
+        numbers = page.evaluate("document.querySelector('#map2').map.plot.layout.annotations.map(a => a.text)")
+        assert sorted(numbers) == [f"<b>{c}</b>" for c in range(K)]
+
+    def test_paper_has_all_cards_and_no_buttons(self, opened: Callable[..., Any]) -> None:
+        page = opened(color_scheme="dark")
+        page.emulate_media(media="print")
+        assert page.locator("[data-tab^=cards-]").nth(2).is_visible()
+        assert not page.locator("button.copy").first.is_visible()
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
     def test_the_most_faithful_map_comes_first(self, opened: Callable[..., Any]) -> None:
         page = opened()

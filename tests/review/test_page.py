@@ -271,6 +271,7 @@ def test_on_a_phone(made: Made, serve: Callable[..., Served], opened: Callable[.
     progress(page, "24 of 110")
     page.locator("#undo").tap()
     progress(page, "0 of 110")
+    assert page.locator("#note").inner_text() == "Taken back: 24 photos."
     assert shown(page) == first
     # A long press shows the photo large.
     box = page.locator(".photo").nth(1).bounding_box()

@@ -353,8 +353,9 @@ def test_answers_outlive_the_server_and_can_be_taken_back_by_the_next(
     assert shown["progress"]["done"] == 25
     shown = once_more.undo("ada")
     assert (ids_of(shown), shown["batch"]["given"]) == ([lost["photos"][0]["id"]], {lost["photos"][0]["id"]: "red"})
+    assert shown["note"] == "Taken back: 1 photo."
     shown = once_more.undo("ada")
-    assert shown["batch"]["given"] == answers
+    assert (shown["batch"]["given"], shown["note"]) == (answers, "Taken back: 24 photos.")
     assert shown["progress"]["done"] == 0
     with pytest.raises(RefusedError, match="there is nothing to take back"):
         once_more.undo("ada")

@@ -1,5 +1,6 @@
 """The command line: ``motorpool run``, each stage alone, ``sample``, ``sql``, ``similar``, ``export``, ``assign``,
-``review`` and ``serve``; those of who starts, ``init``, ``check``, ``doctor`` and ``status``, are in `starting`."""
+``review`` and ``serve``; those of who starts, ``init``, ``check``, ``doctor`` and ``status``, are in `starting`,
+``titles`` in `titling`."""
 
 from __future__ import annotations
 
@@ -58,6 +59,7 @@ from motorpool.cli.common import (
     start_spark,
 )
 from motorpool.cli.starting import check, doctor, init, status
+from motorpool.cli.titling import titles
 from motorpool.config.labels import AttributeConfig
 from motorpool.config.load import load_config
 from motorpool.config.run import CaseConfig, Config, ReportConfig
@@ -74,6 +76,9 @@ from motorpool.pipeline.annotating.importing import Asked, Imported, check_file,
 from motorpool.pipeline.assign import run_assign
 from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.export import run_export
+from motorpool.pipeline.growing.append import Appended, run_append
+from motorpool.pipeline.growing.follow import follow
+from motorpool.pipeline.growing.matching import run_match
 from motorpool.pipeline.handover import FORMATS
 from motorpool.pipeline.handover.run import Asked as HandOverAsked
 from motorpool.pipeline.handover.run import check_hand_over, hand_over
@@ -214,6 +219,9 @@ def sample_answers(case: Path, looks: Path) -> None:
     click.echo(f"{looks}: {fill_in(case, looks):,} answers from the truth of {case}, not from people")
 
 
+_CASE_HELP = "The new images' case folder, or a YAML file whose section `case` names its parts."
+#: Models that `append` names whose new fit is due.
+_MOST_DUE = 5
 _IMAGES_OPTION = click.option(
     "--images", "images_root", type=expand_home, metavar="DIR|ZIP", help="Where the photos lie, unless the config says."
 )
@@ -365,14 +373,7 @@ def export(
 @cli.command()
 @LAKE_OPTION
 @CONF_OPTION
-@click.option(
-    "--case",
-    "case_path",
-    required=True,
-    type=expand_home,
-    metavar="DIR",
-    help="The new images' case folder, or a YAML file whose section `case` names its parts.",
-)
+@click.option("--case", "case_path", required=True, type=expand_home, metavar="DIR", help=_CASE_HELP)
 @click.option("--out", required=True, type=local_path, metavar="FILE", help="The CSV or .parquet file to write.")
 @click.option("--model", "model_id", metavar="ID", help="A model_id; the leaderboard's best by default.")
 @click.option(
@@ -395,8 +396,7 @@ def assign(
     (value, probability and accepted of each)."""
     if attributes and no_attributes:
         raise ConfigError("--no-attributes: labels no attribute, but --attribute names some: give one of both")
-    is_config = case_path.lower().endswith((".yaml", ".yml"))
-    case = load_config(case_path).require_case() if is_config else CaseConfig(path=case_path)
+    case = _new_case(case_path)
     wanted = attributes if attributes or no_attributes else None
     check_assign(lake_of(lake_path, conf)[0], case, model_id, out, wanted)
     lake = open_lake(ctx, lake_path, conf, delta=reads_delta(case))
@@ -408,6 +408,88 @@ def assign(
     )
     for name, n in done.accepted.items():
         click.echo(f"  {name}: {n:,} photos have an accepted label, {done.n_images - n:,} are left for people")
+
+
+@cli.command()
+@run_options
+@click.option("--case", "case_path", required=True, type=expand_home, metavar="DIR", help=_CASE_HELP)
+@click.option(
+    "--follow", "following", is_flag=True,
+    help="DIR is a folder into which case folders are put: add each of them, and wait for more until Ctrl-C.",
+)  # fmt: skip
+@click.option("--once", is_flag=True, help="With --follow: do not wait for more.")
+@click.pass_context
+def append(
+    ctx: click.Context, conf: str, overrides: tuple[str, ...], case_path: str, following: bool, once: bool
+) -> None:
+    """Add the images of a new case to the lake, with labels by its models and of its attributes; nothing is fitted
+    again."""
+    if once and not following:
+        raise ConfigError("--once: ends what --follow begins: give both, or neither")
+    config = load_config(conf, overrides)
+    case = _new_case(case_path, config.case)
+    check_config(config, [])
+    with Progress(ERR) as progress:
+        context = Context.start(config, verbose=ctx.obj["debug"], delta=reads_delta(case))
+
+        def show_appended(path: str, done: Appended) -> None:
+            _show_appended(context.lake, path, done)
+
+        try:
+            progress.watch(context.spark, lambda: context.doing)
+            if following:
+                follow(context, case_path, lambda path: _new_case(path, config.case), show_appended, once=once)
+            else:
+                show_appended(case_path, run_append(context, case))
+        finally:
+            context.close()
+
+
+@cli.command()
+@LAKE_OPTION
+@CONF_OPTION
+@click.option(
+    "--earlier", required=True, type=expand_home, metavar="DIR",
+    help="The folder of the lake whose clusters are continued.",
+)  # fmt: skip
+@click.pass_context
+def match(ctx: click.Context, lake_path: str | None, conf: str | None, earlier: str) -> None:
+    """Say which clusters of an earlier lake the clusters of a new fit continue, and give them their ids (table
+    `cluster_ids`)."""
+    before, _ = lake_of(earlier, None)
+    lake = open_lake(ctx, lake_path, conf, delta=before.format == "delta")
+    with working(ERR, lake.spark):
+        done = run_match(lake, Lake(lake.spark, before))
+    click.echo(
+        f"{lake}: {done.n_models:,} models that {before.path} has too: {done.n_continued:,} clusters keep their ids, "
+        f"{done.n_new:,} get new ones, {done.n_gone:,} ids are of clusters that are gone"
+    )
+
+
+def _new_case(path: str, known: CaseConfig | None = None) -> CaseConfig:
+    """The case in a folder, or that a YAML file names. A folder's images have vehicles, and bad rows are met, as the
+    ``known`` case says."""
+    if path.lower().endswith((".yaml", ".yml")):
+        return load_config(path).require_case()
+    settings = {} if known is None else known.model_dump(include={"vehicle_pattern", "vehicle_column", "on_bad_rows"})
+    return CaseConfig(path=path, **settings)
+
+
+def _show_appended(lake: Lake, case: str, done: Appended) -> None:
+    came = done.came
+    left_out = [f"{came.n_known:,} were there already"] if came.n_known else []
+    left_out += [f"{came.n_dropped:,} have NaN or infinity"] if came.n_dropped else []
+    click.echo(f"{lake}: {came.n_new:,} images of {case} added{''.join(f', {text}' for text in left_out)}")
+    if came.n_new:
+        click.echo(f"  labels by {done.n_models:,} models; the leaderboard stays as it was")
+    for algorithm, n in sorted(done.unlabelling.items()):
+        click.echo(f"  no labels by {n:,} models of {algorithm}: the algorithm labels no new images")
+    if done.unscoring:
+        click.echo(f"  no outlier scores by {', '.join(done.unscoring)}: these score no new images")
+    for row in done.due[:_MOST_DUE]:
+        click.echo(f"  a new fit of model {row['model_id']} is due: {row['reason']}")
+    if len(done.due) > _MOST_DUE:
+        click.echo(f"  and of {len(done.due) - _MOST_DUE:,} other models: see the table drift")
 
 
 @cli.command()
@@ -843,7 +925,7 @@ def _next_commands(lake: Lake, conf: str, best: Row | None) -> list[str]:
     ]
 
 
-for _command in (init, check, doctor, status):
+for _command in (init, check, doctor, status, titles):
     cli.add_command(_command)
 
 

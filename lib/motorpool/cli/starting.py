@@ -171,7 +171,7 @@ def _show_plan(plan: Plan) -> None:
         most = "" if size.exact else "up to "
         _add(table, size.table, most + _gib(size.n_bytes), most + _gib(size.n_missing))
     show(table)
-    say("Before compression. Outliers, maps and the report come on top.")
+    say("Before compression. Outliers, maps, neighbours and the report come on top.")
     missing = sum(size.n_missing for size in plan.sizes)
     if plan.free is None:
         say("The lake lies in no folder of this machine: how much is free there is not known.")

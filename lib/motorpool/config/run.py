@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from motorpool.config.duplicates import PHOTOS, DuplicatesConfig, NeighboursConfig
 from motorpool.config.grids import Grid
 from motorpool.config.labels import LabelsConfig
+from motorpool.config.photo_quality import PhotoQualityConfig
 from motorpool.errors import ConfigError
 from motorpool.features.spec import (
     FIT_SHARE,
@@ -469,8 +471,8 @@ class ReportConfig(Section):
     )
     titles: Annotated[Location, Field(min_length=1)] | None = Field(
         default=None,
-        description="YAML file of titles and descriptions given by people: "
-        "`model_id: {cluster: {title: ..., description: ...}}`.",
+        description="YAML file of titles that people give clusters: `FEATURE_SET k=6: {0: White vans}`; see "
+        "[titles](report.md#titles). `motorpool titles` brings a changed file into lake and report in seconds.",
     )
     out: Annotated[Location, Field(min_length=1)] | None = Field(
         default=None, description="Folder to write. Default: `report`, beside the lake's folder."
@@ -526,6 +528,15 @@ class Config(Section):
     projections: ProjectionConfig | None = Field(
         default=None, description="Maps of all images. Left out: none; `{}`: all defaults."
     )
+    duplicates: DuplicatesConfig | None = Field(
+        default=None, description="Images that show the same. Left out: none are looked for; `{}`: all defaults."
+    )
+    neighbours: NeighboursConfig | None = Field(
+        default=None, description="The nearest images of every image. Left out: none; `{}`: all defaults."
+    )
+    photo_quality: PhotoQualityConfig | None = Field(
+        default=None, description="Quality of every photo. Left out: not measured; `{}`: all defaults."
+    )
     labels: LabelsConfig | None = Field(
         default=None, description="Attributes of the images, labelled from the looks of people. Left out: none."
     )
@@ -566,6 +577,8 @@ class Config(Section):
         asked["consensus"] = self.consensus.features if self.consensus else None
         asked["outliers"] = self.outliers.features if self.outliers else None
         asked["projections"] = self.projections.features if self.projections else None
+        asked["duplicates"] = self.duplicates.features if self.duplicates else None
+        asked["neighbours"] = self.neighbours.features if self.neighbours else None
         for name, attribute in (self.labels.attributes if self.labels else {}).items():
             asked[f"labels.attributes.{name}"] = attribute.features
         for key, wanted in asked.items():
@@ -577,6 +590,7 @@ class Config(Section):
         if self.projections is not None:
             self.projections.check_widths(self.feature_sets)
         self._check_vehicle_methods()
+        self._check_duplicates(names)
         if self.consensus is not None:
             sets = self.consensus.features if self.consensus.features is not None else self.consensus_features
             if len(sets) * self.consensus.models_per_features < 2:
@@ -594,6 +608,23 @@ class Config(Section):
             raise ValueError(
                 f"outliers.methods: {asked[0]} needs to know which photos show the same vehicle: give "
                 "case.vehicle_pattern or case.vehicle_column, or leave the method out"
+            )
+
+    def _check_duplicates(self, names: list[str]) -> None:
+        """ValueError for a feature set whose duplicates would be told wrongly."""
+        if self.duplicates is None:
+            return
+        if self.duplicates.photos and PHOTOS in names:
+            raise ValueError(
+                f"features: the name {PHOTOS!r} is taken by what the photo files tell of duplicates, choose another, "
+                "or set duplicates.photos to false"
+            )
+        merging = [fs.name for fs in self.feature_sets if fs.merges_vehicles]
+        named = next((name for name in self.duplicates.features or [] if name in merging), None)
+        if named is not None:
+            raise ValueError(
+                f"duplicates.features: all photos of a vehicle are one vector in {named!r}, so all would be "
+                "duplicates: leave it out"
             )
 
     @property

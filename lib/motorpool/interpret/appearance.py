@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageCms
+from PIL import Image
 from pyspark.sql import DataFrame
 
+from motorpool.photos.measures import sharpness, to_lab
 from motorpool.photos.source import Photo, open_images
 from motorpool.spark.blocks import Batches
 
@@ -120,13 +121,6 @@ def measure(photo: Photo) -> Appearance:
     )
 
 
-def to_lab(image: Image.Image) -> np.ndarray:
-    """CIELAB float32[h, w, 3] of an RGB picture taken as sRGB: lightness 0 to 100, a and b in whole steps."""
-    bytes_ = np.asarray(ImageCms.applyTransform(image, _transform()))
-    lightness = bytes_[..., :1].astype(np.float32) * np.float32(100 / 255)
-    return np.concatenate([lightness, bytes_[..., 1:].view(np.int8).astype(np.float32)], axis=-1)
-
-
 def name_light(lab: np.ndarray) -> str:
     """The light, one of LIGHTS, of float32[64, 64, 3] CIELAB."""
     lightness = lab[..., 0]
@@ -158,14 +152,6 @@ def name_color(lab: np.ndarray) -> str:
     return next(name for name, limit in _GREYS if lightness < limit)
 
 
-def sharpness(image: Image.Image) -> float:
-    """Variance of the discrete Laplacian of an RGB picture, in grey levels squared at 128 pixels a side."""
-    grey = np.asarray(image.convert("L").resize((128, 128), Image.Resampling.BILINEAR), np.float32)
-    inner = grey[1:-1, 1:-1]
-    laplacian = 4 * inner - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
-    return float(laplacian.var())
-
-
 def _hues(lab: np.ndarray) -> np.ndarray:
     """The name of each pixel's hue, str[64, 64]; empty where it has none."""
     lightness, a, b = lab[..., 0], lab[..., 1], lab[..., 2]
@@ -190,11 +176,6 @@ def _in_plain_light(small: Image.Image) -> Image.Image:
     gain = np.clip(_MID_GREY / edge.mean(), _LEAST_GAIN, _MOST_GAIN)
     tint = np.clip(edge.mean() / edge, 1 / _MOST_TINT, _MOST_TINT)
     return Image.fromarray(np.clip(x * (gain * tint), 0, 255).astype(np.uint8))
-
-
-@cache
-def _transform() -> ImageCms.ImageCmsTransform:
-    return ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
 
 
 @cache

@@ -128,7 +128,8 @@ def shares(
     mean of the clusters' shares with the ``weights`` of the clusters. Shares are of the images that have a value, or
     of all images where the clusters' ``sizes`` are given.
     """
-    rows = [(c, v, n, k) for c, v, n, k in counts if n]
+    # In one order, so that sums are the same to the last digit however the counts came.
+    rows = sorted(((c, v, n, k) for c, v, n, k in counts if n), key=lambda row: (row[0], row[1]))
     of: dict[int, int] = {}
     for cluster, _, n, _ in rows:
         of[cluster] = of.get(cluster, 0) + n if sizes is None else sizes[cluster]
@@ -238,6 +239,7 @@ def _numbers(medians: pd.DataFrame, weights: Mapping[int, float]) -> dict[int, d
     """By cluster and name the median, and the mean of the clusters' medians with the weights of the clusters."""
     if not len(medians):
         return {}
+    medians = medians.sort_values("cluster")
     weight = np.array([weights[int(c)] for c in medians["cluster"]])
     usual = {name: float(np.average(medians[name], weights=weight)) for name in NUMBERS}
     return {

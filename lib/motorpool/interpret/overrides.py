@@ -1,13 +1,19 @@
-"""Titles that people give: a YAML file of model, cluster, and title or description, which stand over the made ones.
+"""Titles that people give: a YAML file of model, cluster and title, which stand over the made ones.
 
-4aa83210844504a4:
-  0: {title: White vans, description: Delivery vans of the depot.}
-  3: {title: Night}
+vdc_color-pca50 k=6:              # the model with 6 clusters on a feature set
+  0: White vans
+  3: {title: Night, description: Taken after dark.}
+vdc_type-pca50 gaussian_mixture k=6:   # with the algorithm, where several have as many clusters
+  1: Buses
+4aa83210844504a4:                 # or a model_id
+  2: Trucks
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +26,8 @@ from motorpool.texts import decode
 #: Characters of a title and of a description.
 MAX_TITLE, MAX_DESCRIPTION = 200, 4000
 _KEYS = {"title": MAX_TITLE, "description": MAX_DESCRIPTION}
+#: A model by its feature set, where need be its algorithm, and its number of clusters.
+_BY_NAME = re.compile(r"(\S+)\s+(?:(\S+)\s+)?k\s*=\s*(\d{1,9})")
 
 
 @dataclass(frozen=True)
@@ -29,8 +37,32 @@ class Override:
     title: str | None = None
     description: str | None = None
 
+    def to_text(self) -> str | None:
+        """As JSON; None where a person says nothing."""
+        said = {name: text for name, text in vars(self).items() if text is not None}
+        return json.dumps(said, ensure_ascii=False) if said else None
 
+
+#: By model and cluster. A model is named as in the file until `resolve_overrides`, then by its id.
 Overrides = dict[tuple[str, int], Override]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model as files of titles can name it; ``n_clusters`` is that of its rows in ``clusters``."""
+
+    model_id: str
+    features: str
+    algorithm: str
+    n_clusters: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.features} k={self.n_clusters}"
+
+    @property
+    def long_name(self) -> str:
+        return f"{self.features} {self.algorithm} k={self.n_clusters}"
 
 
 class _Loader(yaml.BaseLoader):
@@ -46,7 +78,7 @@ class _Loader(yaml.BaseLoader):
 
 def load_overrides(path: str) -> Overrides:
     """The file's titles by model and cluster; ConfigError, with every problem, where it is not of the form above."""
-    shown = f"report.titles {files.redact(path)}"
+    shown = _shown(path)
     try:
         with files.open_file(path) as f:
             # S506: _Loader makes texts, lists and dicts, and no objects.
@@ -61,19 +93,22 @@ def load_overrides(path: str) -> Overrides:
     if data in (None, ""):
         return {}
     if not isinstance(data, dict):
-        raise ConfigError(f"{shown}: expected models by id, found {type(data).__name__}")
+        raise ConfigError(f"{shown}: expected models by name or id, found {type(data).__name__}")
     found: Overrides = {}
     problems: list[str] = []
-    for model_id, clusters in data.items():
+    for model, clusters in data.items():
+        if clusters == "":
+            continue
         if not isinstance(clusters, dict):
-            problems.append(f"{model_id}: expected clusters by number, found {_kind(clusters)}")
+            problems.append(f"{model}: expected clusters by number, found {_kind(clusters)}")
             continue
         for cluster, given in clusters.items():
-            wrong = _problem(cluster, given)
+            texts = {"title": given} if isinstance(given, str) else given
+            wrong = _problem(cluster, texts)
             if wrong:
-                problems.append(f"{model_id}.{cluster}: {wrong}")
+                problems.append(f"{model}.{cluster}: {wrong}")
             else:
-                found[model_id, int(cluster)] = Override(given.get("title"), given.get("description"))
+                found[model, int(cluster)] = Override(texts.get("title"), texts.get("description"))
     if problems:
         raise ConfigError("\n".join(f"{shown}: {p}" for p in problems))
     return found
@@ -83,7 +118,7 @@ def _problem(cluster: str, given: Any) -> str | None:
     if not cluster.isdecimal():
         return "a cluster is a whole number, 0 or more"
     if not isinstance(given, dict) or not given:
-        return f"expected `title`, `description` or both, found {_kind(given)}"
+        return f"expected a title, or `title`, `description` or both, found {_kind(given)}"
     for key, value in given.items():
         if key not in _KEYS:
             return f"unknown key {key!r}: expected title or description"
@@ -101,14 +136,63 @@ def _kind(value: Any) -> str:
     return repr(value[:80]) if isinstance(value, str) else f"a {type(value).__name__} of {len(value)}"
 
 
-def check_overrides(overrides: Overrides, clusters: Mapping[str, int], path: str) -> None:
-    """ConfigError for models and clusters that the lake does not hold; ``clusters`` is their number by model."""
-    problems = []
-    for model_id, cluster in overrides:
-        if model_id not in clusters:
-            problems.append(f"{model_id}: the lake holds no clusters of such a model; see the table `clusters`")
-        elif cluster >= clusters[model_id]:
-            problems.append(f"{model_id}.{cluster}: this model has clusters 0 to {clusters[model_id] - 1}")
+def resolve_overrides(
+    overrides: Overrides, models: Sequence[Named], path: str, preferred: Collection[str] | None = None
+) -> Overrides:
+    """The same by model_id. ``models`` are all with clusters in the lake; of several that have a name, those whose ids
+    are ``preferred`` count first.
+
+    ConfigError, with every problem, for models and clusters that are not there, for a name that several models have,
+    and for a cluster that is named twice.
+    """
+    ids = {m.model_id: m for m in models}
+    found: Overrides = {}
+    problems: list[str] = []
+    for (key, cluster), override in overrides.items():
+        chosen = [ids[key]] if key in ids else _by_name(key, models, preferred)
+        if len(chosen) != 1:
+            problems.append(_not_one(key, chosen, models))
+            continue
+        model = chosen[0]
+        if cluster >= model.n_clusters:
+            problems.append(f"{key}.{cluster}: this model has clusters 0 to {model.n_clusters - 1}")
+        elif (model.model_id, cluster) in found:
+            problems.append(f"{key}.{cluster}: this cluster of model {model.model_id} has a title above already")
+        else:
+            found[model.model_id, cluster] = override
     if problems:
-        shown = f"report.titles {files.redact(path)}"
-        raise ConfigError("\n".join(f"{shown}: {p}" for p in dict.fromkeys(problems)))
+        raise ConfigError("\n".join(f"{_shown(path)}: {p}" for p in dict.fromkeys(problems)))
+    return found
+
+
+def _by_name(key: str, models: Sequence[Named], preferred: Collection[str] | None) -> list[Named]:
+    named = _BY_NAME.fullmatch(key)
+    if named is None:
+        return []
+    features, algorithm, k = named[1], named[2], int(named[3])
+    found = [m for m in models if m.features == features and m.n_clusters == k and algorithm in (None, m.algorithm)]
+    first = [m for m in found if preferred is None or m.model_id in preferred]
+    return first or found
+
+
+def _not_one(key: str, chosen: Sequence[Named], models: Sequence[Named]) -> str:
+    if not chosen:
+        near = sorted({m.name for m in models if m.features == key.split()[0]}) if key.split() else []
+        hint = f"; of this feature set it holds {', '.join(near[:12])}" if near else "; see the table `clusters`"
+        return f"{key}: the lake holds no clusters of such a model{hint}"
+    names = [m.long_name for m in chosen]
+    shown = [m.long_name if names.count(m.long_name) == 1 else m.model_id for m in chosen]
+    return f"{key}: {len(chosen)} models are called so; name one of them: {', '.join(sorted(shown)[:12])}"
+
+
+def names_of(models: Sequence[Named]) -> Mapping[str, str]:
+    """The shortest name of each model that no other of them has, by id; the id itself where there is none."""
+    short, long = ([getattr(m, kind) for m in models] for kind in ("name", "long_name"))
+    return {
+        m.model_id: m.name if short.count(m.name) == 1 else m.long_name if long.count(m.long_name) == 1 else m.model_id
+        for m in models
+    }
+
+
+def _shown(path: str) -> str:
+    return f"report.titles {files.redact(path)}"

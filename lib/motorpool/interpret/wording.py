@@ -1,4 +1,4 @@
-"""A title and two or three sentences for a cluster, from its `Evidence` alone; what is not known is said to be unknown.
+"""A title and short sentences for a cluster, from its `Evidence` alone; what is not known is said to be unknown.
 
 A value names a cluster where surely half of its images have it, two values together where surely three fifths do and
 more than usual; a title begins with what stands out against all images.
@@ -78,6 +78,38 @@ class Topic:
         return bool(self.named) and _together(self.named).stands_out
 
 
+#: Where a title comes from.
+PEOPLE, ATTRIBUTES, PHOTOS, BOTH = "people", "attributes", "photos", "attributes and photos"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a title: its text, what it says of which topic, and the shares of it that name the cluster.
+
+    ``source`` is ATTRIBUTES, PHOTOS or BOTH, or None where the text says that nothing names the cluster. ``share`` of
+    ``of`` images have it, and ``usual`` is that of all images of the model; None for what is no share (the frames'
+    form).
+    """
+
+    text: str
+    source: str | None = None
+    topic: str = ""
+    value: str = ""
+    share: float | None = None
+    of: int | None = None
+    usual: float | None = None
+    #: Whether the images counted are those that the attributes file has a value of, not the measured ones.
+    labelled: bool = False
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Where the title of a cluster comes from, and the smallest share among its parts; None where there is none."""
+
+    source: str | None
+    share: float | None
+
+
 def clean(text: str, limit: int = 40) -> str:
     """A value of somebody's file, fit for a line: printable, and not longer than ``limit``."""
     plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
@@ -86,7 +118,7 @@ def clean(text: str, limit: int = 40) -> str:
 
 def titles(model: Sequence[Evidence]) -> dict[int, str]:
     """The title of each cluster of a model; equal ones are told apart by what else is sure, then by number."""
-    parts = {e.cluster: _title_parts(e) for e in model}
+    parts = {e.cluster: [p.text for p in title_parts(e)] for e in model}
     found = {c: _joined(p[:_TITLE_PARTS]) for c, p in parts.items()}
     for cluster in sorted(found):
         same = [c for c in found if found[c] == found[cluster]]
@@ -99,15 +131,15 @@ def titles(model: Sequence[Evidence]) -> dict[int, str]:
 
 
 def describe(e: Evidence, model: Mapping[int, Evidence], named: Mapping[tuple[str, int], str]) -> str:
-    """Two or three sentences: what the images show, what the cluster holds, how it differs from the nearest one.
+    """Short sentences: what the images show, what the cluster holds, how it differs from the nearest one.
 
     ``model`` has the evidence of all clusters of the model by number, ``named`` the titles that are known, by model
     and cluster.
     """
-    sentences = [_shows(e), _holds(e, named)]
+    sentences = [*_shows(e), *_holds(e, named)]
     if e.neighbour is not None and e.neighbour in model:
         sentences.append(_differs(e, model[e.neighbour], named.get((e.model_id, e.neighbour))))
-    return " ".join(s[0].upper() + s[1:] + "." for s in sentences if s)
+    return " ".join(s[0].upper() + s[1:] + "." for s in sentences)
 
 
 def topics(e: Evidence) -> list[Topic]:
@@ -132,22 +164,73 @@ def topics(e: Evidence) -> list[Topic]:
 # -- titles ------------------------------------------------------------------------------------------
 
 
-def _title_parts(e: Evidence) -> list[str]:
-    """What names the cluster: first what stands out, in the order of topics, then what is sure but usual."""
+def title_parts(e: Evidence) -> list[Part]:
+    """What names the cluster: first what stands out, in the order of topics, then what is sure but usual.
+
+    A title has the first three, and further ones where that tells it from another.
+    """
     all_topics = topics(e)
-    sure = [t.phrase for t in all_topics if t.stands_out]
+    sure = [_named(t) for t in all_topics if t.stands_out]
     # What is usual names a cluster that has little else; daylight names nothing.
-    usual = [t.phrase for t in all_topics if t.nearly_all and not t.stands_out and t.name != "light"]
-    raised = [_more(s, t.name) for t in all_topics for s in _raised(t)[:1]][:2]
-    shape, more = _shape(e), [f"more {' and '.join(raised)} than usual"] if raised else []
+    usual = [_named(t) for t in all_topics if t.nearly_all and not t.stands_out and t.name != "light"]
     known = e.photos.measured >= MIN_IMAGES or any(t.labelled and not t.exception for t in all_topics)
+    if sure or usual:
+        return [*sure, *usual, *_shape(e)]
     # One value among others is no name, but better than none.
-    return [*sure, *usual, *shape] if sure or usual else [*shape, *more] or (["mixed"] if known else ["unknown"])
+    return [*_shape(e), *_more_than_usual(all_topics)] or [Part("mixed" if known else "unknown")]
 
 
-def _shape(e: Evidence) -> list[str]:
+def parts_of(title: str, e: Evidence) -> list[Part]:
+    """Those parts that a title, made from the evidence, has."""
+    found: list[Part] = []
+    for part in title_parts(e):
+        if title.lower().startswith(", ".join(p.text for p in [*found, part]).lower()):
+            found.append(part)
+    return found
+
+
+def basis_of(title: str, e: Evidence) -> Basis:
+    """Where a title that was made from the evidence comes from, and how sure it is."""
+    parts = parts_of(title, e)
+    sources = {p.source for p in parts if p.source}
+    shares = [p.share for p in parts if p.share is not None]
+    return Basis(BOTH if len(sources) > 1 else next(iter(sources), None), min(shares, default=None))
+
+
+def named_colour(e: Evidence) -> str | None:
+    """The colour that the title begins with, or says to be more frequent than usual; None where it says none."""
+    colour = next(t for t in topics(e) if t.name == "colour")
+    found = [*colour.named, *_raised(colour)][:1]
+    return clean(found[0].value).lower() if found else None
+
+
+def _named(topic: Topic) -> Part:
+    both = _together(topic.named)
+    source = ATTRIBUTES if topic.labelled else PHOTOS
+    values = " or ".join(_value(s, topic.name) for s in topic.named)
+    return Part(topic.phrase, source, topic.name, values, both.share, both.of, both.usual, topic.labelled)
+
+
+def _more_than_usual(all_topics: Sequence[Topic]) -> list[Part]:
+    """The first values that stand out without naming the cluster, of two topics, as one part."""
+    raised = [(t, s) for t in all_topics for s in _raised(t)[:1]][:2]
+    if not raised:
+        return []
+    words = [_more(s, t.name) for t, s in raised]
+    topic, least = min(raised, key=lambda found: found[1].share)
+    sources = {ATTRIBUTES if t.labelled else PHOTOS for t, _ in raised}
+    source = BOTH if len(sources) > 1 else sources.pop()
+    text = f"more {' and '.join(words)} than usual"
+    return [
+        Part(text, source, topic.name, _value(least, topic.name), least.share, least.of, least.usual, topic.labelled)
+    ]
+
+
+def _shape(e: Evidence) -> list[Part]:
     own, usual = e.numbers.get("tallness", (1.0, 1.0))
-    return [] if 1 / _TALL < own / usual < _TALL else ["tall frames" if own > usual else "flat frames"]
+    if 1 / _TALL < own / usual < _TALL:
+        return []
+    return [Part("tall frames" if own > usual else "flat frames", PHOTOS, "frames")]
 
 
 def _more(share: Share, topic: str) -> str:
@@ -162,25 +245,24 @@ def _joined(parts: Sequence[str]) -> str:
 # -- sentences ---------------------------------------------------------------------------------------
 
 
-def _shows(e: Evidence) -> str:
+def _shows(e: Evidence) -> list[str]:
     labelled = [t for t in topics(e) if t.labelled]
     said = [_labelled(t) for t in labelled if t.stands_out or t.name in (*_ASKED, "colour") or _raised(t)]
     told = {t.name for t in labelled}
     unknown = [name for name in _ASKED if name not in told]
     if unknown:
         said.append(f"{' and '.join(unknown)}: unknown")
-    return "; ".join([_measured(e), *said])
+    return [*_measured(e), *said]
 
 
-def _measured(e: Evidence) -> str:
+def _measured(e: Evidence) -> list[str]:
     lost = ", ".join(f"{n:,} {status}" for status, n in e.photos.lost.items() if n)
     n = e.photos.measured
     if not n:
-        return f"no photo could be measured ({lost})" if lost else "no photos were at hand to measure"
+        return [f"no photo could be measured ({lost})" if lost else "no photos were at hand to measure"]
     said = [_frequent(Topic("colour", e.colors, labelled=False)), _frequent(Topic("light", e.lights, labelled=False))]
-    said += _unusual_numbers(e)[:2]
-    missing = f" ({lost})" if lost else ""
-    return f"of {n:,} photos measured{missing}, " + _listed([s for s in said if s])
+    photos = "photo was" if n == 1 else "photos were"
+    return [*said, *_unusual_numbers(e)[:2], f"{n:,} {photos} measured" + (f", {lost}" if lost else "")]
 
 
 def _frequent(topic: Topic) -> str:
@@ -235,7 +317,7 @@ def _unusual_numbers(e: Evidence) -> list[str]:
     return said
 
 
-def _holds(e: Evidence, named: Mapping[tuple[str, int], str]) -> str:
+def _holds(e: Evidence, named: Mapping[tuple[str, int], str]) -> list[str]:
     text = f"it holds {e.size:,} {'image' if e.size == 1 else 'images'} ({percent(e.share)})"
     if e.n_vehicles is not None:
         vehicles = "vehicle" if e.n_vehicles == 1 else "vehicles"
@@ -243,14 +325,14 @@ def _holds(e: Evidence, named: Mapping[tuple[str, int], str]) -> str:
         text += f" of {e.n_vehicles:,} {vehicles}, {whole} of them with all their photos"
     strong = sorted((o for o in e.overlaps if o.share >= _HALF and o.share >= 1.25 * o.usual), key=lambda o: -o.share)
     if not strong:
-        return text + ("; no cluster of another feature set holds half of the images" if e.overlaps else "")
+        return [text, *(["no cluster of another feature set holds half of them"] if e.overlaps else [])]
     said = []
     for o in strong[:2]:
         title = named.get((o.model_id, o.cluster))
         known = f" “{title}”" if title else ""
         where = f"cluster {o.cluster}{known} of {o.features} ({percent(o.usual)} of all)"
-        said.append(f"{percent(o.share)} of the images are in {where}")
-    return f"{text}; {_listed(said)}"
+        said.append(f"{percent(o.share)} of them are in {where}")
+    return [text, *said]
 
 
 def _differs(e: Evidence, other: Evidence, title: str | None) -> str:
@@ -265,14 +347,14 @@ def _differs(e: Evidence, other: Evidence, title: str | None) -> str:
         if here.lower > there.share or there.lower > here.share
     ]
     if not gaps:
-        return f"{text}; nothing that was measured or labelled tells them apart"
+        return f"{text}, and nothing that was measured or labelled tells them apart"
     gap, name, here, there = max(gaps, key=lambda g: g[0])
     # What the other one has says more than what it lacks.
     has = [g for g in gaps if g[3].share > g[2].share and g[0] >= 0.6 * gap]
     if has:
         _, name, here, there = max(has, key=lambda g: g[0])
     if gap < 0.1:
-        return f"{text}; they hardly differ in what was measured or labelled"
+        return f"{text}, and they hardly differ in what was measured or labelled"
     theirs_are, here_are = ("none" if s.share == 0 else percent(s.share) for s in (there, here))
     shares = f"{theirs_are} are {_value(there, name)}, and {here_are} here"
     return f"{text}, where {shares}"

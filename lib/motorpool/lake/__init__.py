@@ -18,7 +18,7 @@ from pyspark.sql.types import StructType
 
 from motorpool.config.run import CONSENSUS, LakeConfig, has_scheme
 from motorpool.errors import LakeError
-from motorpool.lake import views
+from motorpool.lake import locks, views
 from motorpool.lake.arrow_types import arrow_columns
 from motorpool.lake.delta import DeltaCatalog, DeltaFolder, driver_folder
 from motorpool.lake.driver_rows import Keys, arrow_rows, as_dicts, selected
@@ -28,6 +28,8 @@ from motorpool.texts import NAME_PATTERN
 
 #: Values of rows that this process writes instead of tasks, at most: some 32 MiB.
 FEW_VALUES = 4 * 2**20
+#: The folder inside the lake's whose lock an append holds.
+_GROWING = ".growing"
 #: A query that names the tables which it reads.
 _SELECTS = re.compile(r"[\s(]*(?:SELECT|WITH)\b", re.IGNORECASE)
 
@@ -123,6 +125,21 @@ class Lake:
         added = df.withColumns({f.name: F.lit(None).cast(f.dataType) for f in missing})
         return added.select(*(f"`{c}`" for c in dict.fromkeys([*TABLES[table].schema.fieldNames(), *df.columns])))
 
+    def first_appended(self) -> int | None:
+        """The lowest image_id that `motorpool append` has given; None where nothing has been appended."""
+        return min((int(row["first_image_id"]) for row in self.rows("appends", ["first_image_id"])), default=None)
+
+    def fitted(self, rows: DataFrame) -> DataFrame:
+        """Those of ``rows`` (with ``image_id``) whose image is not appended: all that is fitted rests on these."""
+        first = self.first_appended()
+        return rows if first is None else rows.where(F.col("image_id") < first)
+
+    def count_fitted(self, table: str, **keys: Sequence[str]) -> int:
+        """How many rows `read` and `fitted` would give; no Spark job where nothing is appended, as by `count`."""
+        if self.first_appended() is None:
+            return self.count(table, **keys)
+        return self.fitted(self.read(table, **keys)).count()
+
     def read_or_empty(self, table: str, **keys: str | Sequence[str]) -> DataFrame:
         """As ``read``, but no rows instead of an error where the table has never been written."""
         if self.exists(table):
@@ -176,6 +193,29 @@ class Lake:
             _check_writable(folder)
         yield
 
+    @contextmanager
+    def growing(self) -> Iterator[None]:
+        """For the length of an append: no other process appends to a lake in a folder of this machine (LakeError)."""
+        folder = driver_folder(self.spark, self.config.path) if self.config.path is not None else None
+        if folder is None:
+            yield
+            return
+        try:
+            (folder / _GROWING).mkdir(parents=True, exist_ok=True)
+            hold = locks.acquire(folder / _GROWING)
+        except OSError as exc:
+            raise LakeError(f"lake.path {folder}: cannot be written: {exc.strerror or exc}") from exc
+        if hold is None:
+            raise LakeError(
+                f"lake.path {folder}: is being appended to by {locks.holder(folder / _GROWING)}, and a lake takes one "
+                "append at a time: start this one again when that one has ended"
+            )
+        try:
+            hold.sign()
+            yield
+        finally:
+            hold.release()
+
     def overwrite(self, table: str, df: DataFrame) -> None:
         """Replace all rows of a table."""
         self._write(TABLES[table], lambda: conform(df, TABLES[table]), {})
@@ -197,6 +237,24 @@ class Lake:
         else:
             self._write(TABLES[table], lambda: conform(df, TABLES[table]), keys)
 
+    def replace_images(
+        self, table: str, df: DataFrame, images: range, keys: Keys | None = None, n_values: int | None = None
+    ) -> None:
+        """As `replace`, of the given keys the rows of some images only; ``df`` has rows of these alone.
+
+        The other rows are not written again, but for those of a Parquet lake's tables without partitions. ``keys`` are
+        needed where the table has partitions. The ``images`` of a table are always the same ranges: in a Parquet lake
+        each has a file of its own, named by its first.
+        """
+        if keys is not None or TABLES[table].partition_by:
+            _check_keys(keys or {})
+        if n_values is not None and n_values <= FEW_VALUES and self.sees_files and not TABLES[table].open_ended:
+            rows = arrow_rows(TABLES[table], conform(df, TABLES[table]).toArrow())
+            _check_selected(table, rows, keys or {}, images)
+            self._write(TABLES[table], rows, keys or {}, images)
+        else:
+            self._write(TABLES[table], lambda: conform(df, TABLES[table]), keys or {}, images)
+
     def replace_rows(self, table: str, rows: Sequence[Mapping[str, Any]] | pa.Table, keys: Keys) -> None:
         """`replace` with rows of the driver, by column, or as `fetch` gives them.
 
@@ -205,9 +263,7 @@ class Lake:
         """
         _check_keys(keys)
         ready = arrow_rows(TABLES[table], rows)
-        strange = ready.filter(pc.invert(selected(ready, keys))).slice(0, 1).to_pylist()
-        if strange:
-            raise LakeError(f"table {table!r}: {strange[0]} is not among the rows to replace")
+        _check_selected(table, ready, keys)
         self._write(TABLES[table], ready, keys)
 
     def upsert(self, table: str, df: DataFrame, key: str | Sequence[str]) -> None:
@@ -228,12 +284,14 @@ class Lake:
 
         self._write(TABLES[table], rows, {})
 
-    def _write(self, table: Table, rows: pa.Table | Callable[[], DataFrame], keys: Keys) -> None:
+    def _write(
+        self, table: Table, rows: pa.Table | Callable[[], DataFrame], keys: Keys, images: range | None = None
+    ) -> None:
         """Every write: of rows that the driver holds, or that Spark makes, anew for each try."""
         if callable(rows):
-            self._tables.write(table, rows, keys)
-        elif not self._tables.replace_rows(table, rows, keys):
-            self._tables.write(table, lambda: self.spark.createDataFrame(rows), keys)
+            self._tables.write(table, rows, keys, images)
+        elif not self._tables.replace_rows(table, rows, keys, images):
+            self._tables.write(table, lambda: self.spark.createDataFrame(rows), keys, images)
         if self.in_catalog:
             self._make_views(table.name)
 
@@ -305,6 +363,13 @@ class Lake:
         if self.in_catalog:
             return ".".join(n for n in (self.config.catalog, self.config.schema_name) if n)
         return str(self.config.path)
+
+
+def _check_selected(table: str, rows: pa.Table, keys: Keys, images: range | None = None) -> None:
+    """LakeError where rows are not among those to replace."""
+    strange = rows.filter(pc.invert(selected(rows, keys, images))).slice(0, 1).to_pylist()
+    if strange:
+        raise LakeError(f"table {table!r}: {strange[0]} is not among the rows to replace")
 
 
 def _check_keys(keys: Keys) -> None:

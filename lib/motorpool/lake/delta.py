@@ -95,8 +95,8 @@ class DeltaFolder:
     def read(self, table: str) -> DataFrame:
         return self._spark.read.format("delta").load(f"{self._path}/{table}")
 
-    def write(self, table: Table, rows: Callable[[], DataFrame], keys: Keys) -> None:
-        """Replace the rows of the given keys, or without keys all of them; ``rows`` is asked again by each try."""
+    def write(self, table: Table, rows: Callable[[], DataFrame], keys: Keys, images: range | None = None) -> None:
+        """Replace the rows of the given keys and images, or without both all; ``rows`` is asked again by each try."""
         path = f"{self._path}/{table.name}"
 
         def once() -> None:
@@ -104,7 +104,7 @@ class DeltaFolder:
             with self._tidy(table, keys, there):
                 df = rows()
                 if there:
-                    _replacing(table, df, keys).save(path)
+                    _replacing(table, df, keys, images).save(path)
                 else:
                     # The table comes into being with its rows: a write that fails leaves none.
                     writer = df.write.format("delta").mode("errorifexists").partitionBy(*table.partition_by)
@@ -125,7 +125,7 @@ class DeltaFolder:
     def _dataset(self, table: str) -> ds.Dataset | None:
         return None if self._folder is None else delta_dataset(self._folder / table)
 
-    def replace_rows(self, table: Table, rows: pa.Table, keys: Keys) -> bool:
+    def replace_rows(self, table: Table, rows: pa.Table, keys: Keys, images: range | None = None) -> bool:
         """As `write`, with rows of the driver, by this process; False where only Spark can."""
         if self._folder is None:
             return False
@@ -134,7 +134,7 @@ class DeltaFolder:
         def once() -> None:
             nonlocal done
             with self._tidy(table, keys, self.exists(table.name)):
-                done = replace_in_delta(folder, table, rows, predicate(keys) or None, _PROPERTIES)
+                done = replace_in_delta(folder, table, rows, predicate(keys, images) or None, _PROPERTIES)
 
         retried(once, table.name, self._path)
         return done
@@ -219,12 +219,12 @@ class DeltaCatalog:
     def count(self, table: str, keys: Keys) -> int | None:
         """None: a catalog's tables are read by Spark."""
 
-    def replace_rows(self, table: Table, rows: pa.Table, keys: Keys) -> bool:
+    def replace_rows(self, table: Table, rows: pa.Table, keys: Keys, images: range | None = None) -> bool:
         """False: a catalog's tables are written by Spark."""
         return False
 
-    def write(self, table: Table, rows: Callable[[], DataFrame], keys: Keys) -> None:
-        """Replace the rows of the given keys, or without keys all of them; ``rows`` is asked again by each try."""
+    def write(self, table: Table, rows: Callable[[], DataFrame], keys: Keys, images: range | None = None) -> None:
+        """Replace the rows of the given keys and images, or without both all; ``rows`` is asked again by each try."""
         name, created = self._name(table.name), False
 
         def once() -> None:
@@ -235,11 +235,11 @@ class DeltaCatalog:
                 self._spark.sql(f"CREATE SCHEMA IF NOT EXISTS {self._schema}")
                 empty = self._spark.createDataFrame([], rows().schema).write.format("delta").mode("ignore")
                 empty.options(**_PROPERTIES).partitionBy(*table.partition_by).saveAsTable(name)
-            df = rows()
-            if keys or table.partition_by:
+            df, replaced = rows(), predicate(keys, images)
+            if replaced or table.partition_by:
                 # Unlike saveAsTable, this leaves the catalog's entry alone, which some refuse to change.
                 writer = df.writeTo(name).option(*_WITH_NEW_COLUMNS)
-                writer.overwrite(F.expr(predicate(keys)) if keys else F.lit(True))
+                writer.overwrite(F.expr(replaced) if replaced else F.lit(True))
             else:
                 _replacing(table, df, keys).saveAsTable(name)
 
@@ -267,17 +267,20 @@ def driver_folder(spark: SparkSession, path: str) -> Path | None:
     return folder if has_scheme(path) or default.startswith("file:") else None
 
 
-def predicate(keys: Keys) -> str:
-    """SQL for ``key IN (values)``; the values hold no quotes: `Lake.replace` checks them."""
+def predicate(keys: Keys, images: range | None = None) -> str:
+    """SQL for ``key IN (values)`` and ``image_id`` among the images; values hold no quotes: `Lake` checks them."""
     parts = []
     for key, values in keys.items():
         quoted = ", ".join(f"'{v}'" for v in values)
         parts.append(f"`{key}` IN ({quoted})")
+    if images is not None:
+        parts.append(f"`image_id` >= {images.start} AND `image_id` < {images.stop}")
     return " AND ".join(parts)
 
 
-def _replacing(table: Table, df: DataFrame, keys: Keys) -> DataFrameWriter:
+def _replacing(table: Table, df: DataFrame, keys: Keys, images: range | None = None) -> DataFrameWriter:
     writer = df.write.format("delta").mode("overwrite")
-    if keys:
-        return writer.option("replaceWhere", predicate(keys)).option(*_WITH_NEW_COLUMNS)
+    replaced = predicate(keys, images)
+    if replaced:
+        return writer.option("replaceWhere", replaced).option(*_WITH_NEW_COLUMNS)
     return writer.option("overwriteSchema", "true").partitionBy(*table.partition_by)

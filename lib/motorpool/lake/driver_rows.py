@@ -74,11 +74,14 @@ def as_dicts(rows: pa.Table) -> list[dict[str, Any]]:
     return found
 
 
-def selected(rows: pa.Table, keys: Keys) -> pa.Array:
-    """bool[rows]: those that hold one of the values in each of the key columns."""
+def selected(rows: pa.Table, keys: Keys, images: range | None = None) -> pa.Array:
+    """bool[rows]: those that hold one of the values in each of the key columns, and one of the images where given."""
     chosen = pa.repeat(pa.scalar(True), rows.num_rows)
     for key, values in keys.items():
         chosen = pc.and_(chosen, pc.is_in(rows.column(key), pa.array(values).cast(rows.schema.field(key).type)))
+    if images is not None:
+        ids = rows.column("image_id")
+        chosen = pc.and_(chosen, pc.and_(pc.greater_equal(ids, images.start), pc.less(ids, images.stop)))
     return chosen
 
 
@@ -199,11 +202,13 @@ def _whole(found: pa.Table, table: Table, columns: Sequence[str]) -> pa.Table:
     return found.select(list(columns) or list(dict.fromkeys([*schema.names, *found.column_names])))
 
 
-def write_file(folder: Path, table: Table, rows: pa.Table, old: Path | None, keys: Keys) -> None:
-    """Write rows, and behind them those of the table in the folder ``old`` that have none of the keys' values."""
+def write_file(
+    folder: Path, table: Table, rows: pa.Table, old: Path | None, keys: Keys, images: range | None = None
+) -> None:
+    """Write rows, and behind them those of the table in the folder ``old`` that `selected` leaves out."""
     if old is not None:
         before = read_rows(parquet_dataset(old, table), table, (), {})
-        kept = before.filter(pc.invert(selected(before, keys)))
+        kept = before.filter(pc.invert(selected(before, keys, images)))
         rows = pa.concat_tables([rows, kept.select(rows.schema.names).cast(rows.schema)])
     # As Spark writes them, and reads them fastest.
     pq.write_table(rows, folder / ONE_FILE, compression="snappy")

@@ -99,13 +99,16 @@ class ParquetFolder:
             raise
         return hold
 
-    def write(self, table: Table, rows: Callable[[], DataFrame], keys: Keys) -> None:
-        """Replace the rows of the given keys, or without keys all of them; ``rows`` is asked under the lock."""
+    def write(self, table: Table, rows: Callable[[], DataFrame], keys: Keys, images: range | None = None) -> None:
+        """Replace the rows of the given keys and images, or without both all; ``rows`` is asked under the lock.
+
+        In a table with partitions ``images`` have a file of their own in each one, which a rename replaces.
+        """
         with self._drafting(table) as draft:
             if table.partition_by:
-                self._write_partitions(table, rows(), keys, draft)
+                self._write_partitions(table, rows(), keys, draft, images)
             else:
-                self._write_file(table, rows(), keys, draft)
+                self._write_file(table, rows(), keys, draft, images)
 
     def fetch(self, table: str, columns: Sequence[str], keys: Keys) -> pa.Table:
         """The rows of a table that exists, read by this process."""
@@ -119,15 +122,18 @@ class ParquetFolder:
         mend(self._lake)
         return parquet_dataset(self._lake / table, TABLES[table])
 
-    def replace_rows(self, table: Table, rows: pa.Table, keys: Keys) -> bool:
+    def replace_rows(self, table: Table, rows: pa.Table, keys: Keys, images: range | None = None) -> bool:
         """As `write`, with rows of the driver, by this process: always True."""
         with self._drafting(table) as draft, self._naming(table):
             draft.rows.mkdir(parents=True)
             if table.partition_by:
                 write_partitions(draft.rows, table, rows)
-                self._place(table, keys, draft)
+                if images is None:
+                    self._place(table, keys, draft)
+                else:
+                    self._place_files(table, keys, draft, images)
             else:
-                write_file(draft.rows, table, rows, draft.table if self.exists(table.name) else None, keys)
+                write_file(draft.rows, table, rows, draft.table if self.exists(table.name) else None, keys, images)
                 self._put(draft.rows / ONE_FILE, draft)
         return True
 
@@ -148,21 +154,48 @@ class ParquetFolder:
         # One file under one name: the rename replaces the whole table at once.
         part.replace(draft.table / ONE_FILE)
 
-    def _write_file(self, table: Table, df: DataFrame, keys: Keys, draft: swaps.Draft) -> None:
-        if keys and self.exists(table.name):
+    def _write_file(
+        self, table: Table, df: DataFrame, keys: Keys, draft: swaps.Draft, images: range | None = None
+    ) -> None:
+        if (keys or images is not None) and self.exists(table.name):
             stale = F.lit(False)
             for key, values in keys.items():
                 stale = stale | ~F.col(key).isin(list(values))
+            if images is not None:
+                stale = stale | (F.col("image_id") < images.start) | (F.col("image_id") >= images.stop)
             df = self.read(table.name).where(stale).unionByName(df, allowMissingColumns=True)
         df.coalesce(1).write.parquet(str(draft.rows))
         with self._naming(table):
             (part,) = draft.rows.glob("*.parquet")
             self._put(part, draft)
 
-    def _write_partitions(self, table: Table, df: DataFrame, keys: Keys, draft: swaps.Draft) -> None:
-        df.write.partitionBy(*table.partition_by).parquet(str(draft.rows))
+    def _write_partitions(
+        self, table: Table, df: DataFrame, keys: Keys, draft: swaps.Draft, images: range | None = None
+    ) -> None:
+        if images is None:
+            df.write.partitionBy(*table.partition_by).parquet(str(draft.rows))
+            with self._naming(table):
+                self._place(table, keys, draft)
+            return
+        # One task writes all rows of a partition, as they are to lie in one file.
+        one_each = df.repartition(*(F.col(c) for c in table.partition_by))
+        one_each.write.partitionBy(*table.partition_by).parquet(str(draft.rows))
         with self._naming(table):
-            self._place(table, keys, draft)
+            self._place_files(table, keys, draft, images)
+
+    @staticmethod
+    def _place_files(table: Table, keys: Keys, draft: swaps.Draft, images: range) -> None:
+        """Put the files of a draft, one for each partition, beside those of other images, in the place of their own."""
+        ((key, values),) = keys.items()
+        name = f"images-{images.start}.parquet"
+        for partition in (f"{key}={value}" for value in values):
+            new = list((draft.rows / partition).glob("*.parquet"))
+            if new:
+                (file,) = new
+                (draft.table / partition).mkdir(parents=True, exist_ok=True)
+                file.replace(draft.table / partition / name)
+            else:
+                (draft.table / partition / name).unlink(missing_ok=True)
 
     @staticmethod
     def _place(table: Table, keys: Keys, draft: swaps.Draft) -> None:

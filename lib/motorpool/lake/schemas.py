@@ -47,13 +47,14 @@ def _schema(columns: str) -> StructType:
     return schema
 
 
-_IMAGE_ID = "Number of the image: the place of its row in the paths file, from 0 on."
+_IMAGE_ID = "Number of the image: the place of its row in the paths file, from 0 on. Appended ones go on behind."
 _PATH = "Path of the photo, with forward slashes."
 _VEHICLE_ID = "The vehicle in the photo: from the path or the attributes file; null where neither names one."
 _FEATURES = "Name of the feature set."
 _MODEL_ID = "Id of the model: a hash of its feature set, algorithm, parameters and seed."
 _CLUSTER = "Number of the cluster, from 0 on."
 _CREATED_AT = "Time of writing."
+_APPEND_ID = "Id of the append: its `first_image_id`, as text."
 _BACKEND = "Where the arithmetic ran: `cpu` or `gpu`."
 
 _INPUTS = (
@@ -122,7 +123,7 @@ _INPUTS = (
             "descriptors": "Descriptors that it is made of.",
             "steps": "Its steps, in the order in which they are applied.",
             "n_features": "Length of its vectors.",
-            "n_images": "Images that have a vector.",
+            "n_images": "Images that have a vector, appended ones not counted.",
             "explained_variance": "Share of the variance that its last PCA or SVD keeps; null without one.",
             "explained_variance_curve": "That share for 1, 2, 3, ... components.",
             "definition": "All that defines its vectors, as JSON. Equal definitions give equal vectors.",
@@ -142,6 +143,69 @@ _INPUTS = (
             "vector": "The vector that models are fitted on.",
         },
         partition_by=("features",),
+    ),
+)
+
+_GROWN = (
+    Table(
+        "appends",
+        "append_id STRING, case STRING, first_image_id BIGINT, n_rows BIGINT, n_images BIGINT, n_known BIGINT, "
+        "n_dropped BIGINT, paths_fingerprint STRING, created_at TIMESTAMP, finished_at TIMESTAMP",
+        "append",
+        rows="One row per append. Images from the lowest `first_image_id` on are appended; nothing is fitted on them.",
+        comments={
+            "append_id": _APPEND_ID,
+            "case": "The case that the images came from, as JSON: keys of the config's section `case`.",
+            "first_image_id": "Image id of the case's row 0; row i has this plus i.",
+            "n_rows": "Images of the case: the append has so many ids for them.",
+            "n_images": "Images that it added.",
+            "n_known": "Images left out because the lake had them already.",
+            "n_dropped": "Images left out because of NaN or infinity (`on_bad_rows: drop`).",
+            "paths_fingerprint": "Hash of all paths of the case.",
+            "created_at": "Time at which it began.",
+            "finished_at": "Time at which its images had everything; null: it goes on with the next `motorpool append` "
+            "or `motorpool run`.",
+        },
+    ),
+    Table(
+        "drift",
+        "append_id STRING, model_id STRING, n_images BIGINT, n_far BIGINT, share_far DOUBLE, usual_far DOUBLE, "
+        "far_from DOUBLE, psi DOUBLE, psi_by_chance DOUBLE, refit_due BOOLEAN, reason STRING, created_at TIMESTAMP",
+        "append",
+        rows="One row per append and model, and one per model for all appended images together.",
+        comments={
+            "append_id": f"{_APPEND_ID} `all`: all appends together.",
+            "model_id": _MODEL_ID,
+            "n_images": "Appended images that the model labels.",
+            "n_far": "Those of them that are noise, or farther from their centroid than `far_from`.",
+            "share_far": "Their share.",
+            "usual_far": "That share of the images that the model was fitted on.",
+            "far_from": "99 % of the images that the model was fitted on, noise aside, are within this distance of "
+            "their centroid; null for DBSCAN and HDBSCAN, whose far images are noise.",
+            "psi": "Population stability index of the clusters' shares, noise among them: 0 for equal shares.",
+            "psi_by_chance": "The index that as many images drawn from the fitted ones stay below in 999 of 1,000 "
+            "draws.",
+            "refit_due": "True where the new images differ so much that the model should be fitted anew.",
+            "reason": "Why; null where it is not due.",
+            "created_at": _CREATED_AT,
+        },
+    ),
+    Table(
+        "cluster_ids",
+        "model_id STRING, cluster INT, stable_id INT, earlier_cluster INT, n_images BIGINT, n_shared BIGINT, "
+        "created_at TIMESTAMP",
+        "match",
+        rows="One row per cluster of every model that an earlier lake has too, and one per id that no cluster has any "
+        "more.",
+        comments={
+            "model_id": _MODEL_ID,
+            "cluster": "Number of the cluster; null for an id that no cluster has any more.",
+            "stable_id": "Its id: that of the earlier cluster that it continues, or one that the model never had.",
+            "earlier_cluster": "Number of that cluster in the earlier lake; null where there is none.",
+            "n_images": "Images in the cluster.",
+            "n_shared": "Those of them that were in the earlier one.",
+            "created_at": _CREATED_AT,
+        },
     ),
 )
 
@@ -233,7 +297,8 @@ _CLUSTERED = (
     Table(
         "clusters",
         "model_id STRING, cluster INT, size BIGINT, share DOUBLE, centroid ARRAY<FLOAT>, "
-        "exemplars ARRAY<BIGINT>, title STRING, description STRING",
+        "exemplars ARRAY<BIGINT>, title STRING, description STRING, title_from STRING, title_share DOUBLE, "
+        "given STRING, evidence STRING",
         "cluster",
         rows="One row per cluster of every model.",
         comments={
@@ -245,6 +310,13 @@ _CLUSTERED = (
             "exemplars": "The images nearest to the centroid, nearest first.",
             "title": "A short title, from evidence or from people; null for models that were not interpreted.",
             "description": "Sentences about the cluster, likewise.",
+            "title_from": "Where the title comes from: `people` (a file of titles), `attributes` (columns of "
+            "`images`), `photos` (measured), or `attributes and photos`; null where nothing names the cluster.",
+            "title_share": "The share of the cluster's images that have what its title says, the smallest of its "
+            "parts; null for titles that people give.",
+            "given": "What people call the cluster: title, description or both, as JSON; null where they say nothing.",
+            "evidence": "What title and description are made of, counts and shares, as JSON; null for models that were "
+            "not interpreted.",
         },
     ),
 )
@@ -369,6 +441,135 @@ _VEHICLES = Table(
         "dissenting": "Photos in another cluster: at most 100, the lowest ids.",
     },
     partition_by=("model_id",),
+)
+
+_PAIRED = "Name of the feature set, or `photos`: the files of the photos were compared."
+
+_PAIRS = (
+    Table(
+        "duplicates",
+        "features STRING, image_id BIGINT, other_id BIGINT, kind STRING, similarity DOUBLE, same_vehicle BOOLEAN, "
+        "same_split BOOLEAN",
+        "duplicates",
+        rows="One row per pair of images that show the same, each pair once. Of equal images those with the first of "
+        "them; of near duplicates those that are among the most similar ones (`duplicates.partners`) of either image.",
+        comments={
+            "features": _PAIRED,
+            "image_id": "Number of the image that comes first.",
+            "other_id": "Number of the other, which is higher.",
+            "kind": "`file` (equal photo files), `vector` (equal vectors) or `near` (similar vectors).",
+            "similarity": "Cosine of the two vectors; 1 for equal ones and for equal files.",
+            "same_vehicle": "Whether both show the same vehicle; null where that of one is not known.",
+            "same_split": "Whether both are in the same split (`duplicates.split`); null where that of one is not "
+            "known.",
+        },
+        partition_by=("features",),
+    ),
+    Table(
+        "duplicate_groups",
+        "features STRING, group_id BIGINT, image_id BIGINT, is_keeper BOOLEAN, n_images BIGINT, n_vehicles BIGINT, "
+        "n_splits BIGINT",
+        "duplicates",
+        rows="One row per image that has duplicates. A group holds all images that are connected by pairs of "
+        "duplicates, whether `duplicates` lists these or not.",
+        comments={
+            "features": _PAIRED,
+            "group_id": "Number of the group: that of its first image.",
+            "image_id": _IMAGE_ID,
+            "is_keeper": "True for one image of each group, its first: the one to keep where the others go.",
+            "n_images": "Images of the group.",
+            "n_vehicles": "Vehicles that they show, as far as these are known.",
+            "n_splits": "Splits that they are in (`duplicates.split`), as far as these are known: above 1 is a leak.",
+        },
+        partition_by=("features",),
+    ),
+    Table(
+        "duplicate_searches",
+        "features STRING, params MAP<STRING,STRING>, n_images BIGINT, n_pairs BIGINT, n_groups BIGINT, "
+        "n_duplicates BIGINT, seconds DOUBLE, created_at TIMESTAMP",
+        "duplicates",
+        rows="One row per feature set that was searched, and for `photos`, written last: duplicates without a row here "
+        "are not complete.",
+        comments={
+            "features": _PAIRED,
+            "params": "What the duplicates depend on, as text.",
+            "n_images": "Images compared.",
+            "n_pairs": "Rows of `duplicates`.",
+            "n_groups": "Groups.",
+            "n_duplicates": "Images of groups that are no keepers: as many can go.",
+            "seconds": "Seconds of searching.",
+            "created_at": _CREATED_AT,
+        },
+    ),
+    Table(
+        "neighbours",
+        "features STRING, image_id BIGINT, rank INT, neighbour_id BIGINT, distance DOUBLE",
+        "neighbours",
+        rows="One row per image and each of its nearest others.",
+        comments={
+            "features": _FEATURES,
+            "image_id": _IMAGE_ID,
+            "rank": "Place among the image's neighbours, from 1 (the nearest) on; of equally near ones the lower "
+            "number comes first.",
+            "neighbour_id": "Number of the neighbour.",
+            "distance": "Distance of the two vectors, by `neighbours.metric`.",
+        },
+        partition_by=("features",),
+    ),
+    Table(
+        "neighbour_searches",
+        "features STRING, params MAP<STRING,STRING>, n_images BIGINT, seconds DOUBLE, created_at TIMESTAMP",
+        "neighbours",
+        rows="One row per feature set that was searched, written last: neighbours without a row here are not complete.",
+        comments={
+            "features": _FEATURES,
+            "params": "What the neighbours depend on, as text.",
+            "n_images": "Images compared.",
+            "seconds": "Seconds of searching.",
+            "created_at": _CREATED_AT,
+        },
+    ),
+)
+
+_QUALITY = (
+    Table(
+        "photo_quality",
+        "part STRING, image_id BIGINT, status STRING, error STRING, brightness DOUBLE, contrast DOUBLE, "
+        "sharpness DOUBLE, entropy DOUBLE, width INT, height INT, flags ARRAY<STRING>",
+        "quality",
+        rows="One row per image.",
+        comments={
+            "part": "Number of the part of the images that was measured at once.",
+            "image_id": _IMAGE_ID,
+            "status": "`ok`, `missing`, `broken` or `refused` (the path leads out of the folder of photos).",
+            "error": "What is wrong with a photo that is not `ok`; null for all others.",
+            "brightness": "Median of the CIELAB lightness, 0 to 100.",
+            "contrast": "Standard deviation of the lightness.",
+            "sharpness": "Variance of the Laplacian of the grey photo: low is blurred.",
+            "entropy": "Entropy of the grey levels in bits, 0 (one level) to 8.",
+            "width": "Width in pixels.",
+            "height": "Height in pixels.",
+            "flags": "What is wrong with the photo, none where it is empty: `unreadable`, or some of `dark`, "
+            "`low_contrast`, `blurred`, `low_information`, `small` and `odd_shape`.",
+        },
+        partition_by=("part",),
+    ),
+    Table(
+        "photo_surveys",
+        "part STRING, params MAP<STRING,STRING>, n_images BIGINT, n_flagged BIGINT, n_unreadable BIGINT, "
+        "seconds DOUBLE, created_at TIMESTAMP",
+        "quality",
+        rows="One row per part of the images, written last: photos of a part without a row here are not all measured.",
+        comments={
+            "part": "Number of the part.",
+            "params": "What measurements and flags depend on, as text.",
+            "n_images": "Images of the part.",
+            "n_flagged": "Those with flags.",
+            "n_unreadable": "Those whose photo could not be read.",
+            "seconds": "Seconds of measuring.",
+            "created_at": _CREATED_AT,
+        },
+    ),
 )
 
 _INTERPRETED = (
@@ -562,7 +763,7 @@ def _by_name(*tables: Table) -> dict[str, Table]:
 
 TABLES: Mapping[str, Table] = _Lookup(
     {
-        **_by_name(*_INPUTS),
+        **_by_name(*_INPUTS, *_GROWN),
         "models": _models,
         **_by_name(
             *_CLUSTERED,
@@ -570,6 +771,8 @@ TABLES: Mapping[str, Table] = _Lookup(
             _VEHICLES,
             *_OUTLIERS,
             *_PROJECTIONS,
+            *_PAIRS,
+            *_QUALITY,
             _ANNOTATIONS,
             *_LABELLED,
             _AUDITS,

@@ -83,10 +83,33 @@ def consensus(scores: DataFrame) -> DataFrame:
     a feature set no longer outvotes the others. Mean ranks (Borda) have 0.11 and 0.43. The smallest p-value in place of
     the harmonic mean has 0.49 and 0.73, but on one feature set it ties images that agreement tells apart.
     """
-    rarity = (1 / _p_value(_rankings(scores))).alias("rarity")
-    within = scores.select("features", "image_id", rarity).groupBy("features", "image_id")
-    evidence = within.agg(F.log(F.avg("rarity")).alias("evidence"))
-    return evidence.groupBy("image_id").agg(F.avg("evidence").alias("score"))
+    return _equally(scores.select("features", "image_id", (1 / _p_value(_rankings(scores))).alias("rarity")))
+
+
+def consensus_of_new(fitted: DataFrame, new: DataFrame, weights: Mapping[Ranking, float] | None) -> DataFrame:
+    """As `consensus`, of ``new`` images, each ranked among the ``fitted`` ones alone; as `Weighted` with ``weights``.
+
+    Both have rows ``features, method, image_id, score``, of the same rankings, which are all or some of those that the
+    fitted images' consensus rests on. An image's p-value is (higher scores + half of the equal ones + 1/2) / (n + 1):
+    that of `consensus` if it alone had come. One sort of every ranking.
+    """
+    columns = (*_KEYS, "image_id", "score")
+    rows = fitted.select(*columns, F.lit(0).alias("new")).unionByName(new.select(*columns, F.lit(1).alias("new")))
+    ranking, old = _rankings(rows), 1 - F.col("new")
+    n = F.sum(old).over(ranking.rowsBetween(Window.unboundedPreceding, Window.unboundedFollowing))
+    upwards = ranking.orderBy(F.desc("score")).rangeBetween(Window.unboundedPreceding, Window.currentRow)
+    equal = F.sum(old).over(Window.partitionBy(*_KEYS, "score"))
+    p = (F.sum(old).over(upwards) - equal / 2 + 0.5) / (n + 1)
+    placed = rows.withColumn("p", p).where("new = 1")
+    if weights is None:
+        return _equally(placed.select("features", "image_id", (1 / F.col("p")).alias("rarity")))
+    return _weighted_mean(placed.select(*_KEYS, "image_id", (-F.log("p")).alias("evidence")), weights)
+
+
+def _equally(rarities: DataFrame) -> DataFrame:
+    """``image_id, score`` from rows ``features, image_id, rarity`` (1 / p), where all rankings count equally."""
+    within = rarities.groupBy("features", "image_id").agg(F.log(F.avg("rarity")).alias("evidence"))
+    return within.groupBy("image_id").agg(F.avg("evidence").alias("score"))
 
 
 @dataclass(frozen=True)

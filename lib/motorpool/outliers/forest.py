@@ -16,8 +16,12 @@ SAMPLE_ROWS = 65_536
 SAMPLE_VALUES = 32 * 2**20
 
 
-def isolation_forest(block_df: DataFrame, *, seed: int, n_trees: int = 200, sample: int = 256) -> DataFrame:
+def isolation_forest(
+    block_df: DataFrame, *, seed: int, n_trees: int = 200, sample: int = 256, scored: DataFrame | None = None
+) -> DataFrame:
     """The anomaly score of every row of blocks as SCORES: 2^(-mean depth / depth of a random tree), in (0, 1).
+
+    With ``scored``, blocks too, the scores of its rows instead, by the same trees.
 
     Two passes. The first draws a uniform sample of the rows by the hash of their ids; on it the driver grows
     ``n_trees`` trees, each on ``sample`` rows (fewer where there are fewer), with scikit-learn's IsolationForest.
@@ -41,7 +45,7 @@ def isolation_forest(block_df: DataFrame, *, seed: int, n_trees: int = 200, samp
             for ids, x in blocks.block_arrays(batch):
                 yield pack_scores(ids, -forest.score_samples(x))
 
-    return block_df.mapInArrow(run, SCORES)
+    return (block_df if scored is None else scored).mapInArrow(run, SCORES)
 
 
 def _draw(block_df: DataFrame, seed: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from motorpool.kernels.pairs.geometry import to_distance
+from motorpool.neighbours.queries import nearest_rows
 from motorpool.neighbours.search import FOUND, GAPS, IDS
 from motorpool.neighbours.shards import Arranged, Shard, load, over_shards
 from motorpool.outliers.scores import SCORES, pack_lists, pack_scores
@@ -65,6 +66,19 @@ def knn_distance(arranged: Arranged, state: DataFrame, k: int, *, mean: bool = F
         return distances.mean(axis=1) if mean else distances[:, -1]
 
     return _score(arranged, state, _at_most(arranged, state, k), score)
+
+
+def distance_to_nearest(
+    study: Arranged, queries: DataFrame, k: int, seed: int, persist: Callable[[DataFrame], DataFrame]
+) -> DataFrame:
+    """The distance of rows that are not of ``study`` to its k-th nearest row, Euclidean, as SCORES: `knn_distance`.
+
+    With as many rows as that takes of ``study`` itself: k, or all but one. ``queries`` (blocks) is persisted, and
+    ``persist`` keeps what is found until the result has been read. Exact, by the pass of `nearest_rows`.
+    """
+    found = persist(nearest_rows(study, queries, max(1, min(k, study.n - 1)), seed=seed))
+    gap = F.greatest(F.element_at("gaps", -1), F.lit(0.0))
+    return found.select("image_id", F.sqrt(2 * gap).alias("score"))
 
 
 def local_outlier_factor(arranged: Arranged, state: DataFrame, k: int) -> DataFrame:

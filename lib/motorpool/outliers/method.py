@@ -57,6 +57,8 @@ class OutlierMethod:
     - ``settings``: keys of the section ``outliers``, or ``seed``, that scores depend on.
     - ``labels``: the models whose labels it reads; without any, the method is left out.
     - ``refusal``: why it cannot score the features of a program, None where it can.
+    - ``score_new``: SCORES of new images against those that ``score`` has scored, from the resources of both; None: it
+      would have to look at all pairs of these again, or knows of the new ones too little.
     - ``may_lack``: whether images may have no score, which then count as usual ones.
     """
 
@@ -69,4 +71,5 @@ class OutlierMethod:
     settings: tuple[str, ...] = ()
     labels: Labels | None = None
     refusal: Callable[[Program], str | None] | None = None
+    score_new: Callable[[Resources, Resources], DataFrame] | None = None
     may_lack: bool = False

@@ -103,17 +103,17 @@ class Words:
         """The score by how many times the usual one it is, for scores on a scale with a zero."""
         value, usual = F.col("value"), F.col("usual")
         times = self.formatted("%.3g, %.1f times the usual %.3g", value, value / usual, usual)
-        return F.when(usual > 0, times).otherwise(self.formatted("%.3g, where 0 is usual", value))
+        return F.when(usual > 0, times).otherwise(self.formatted("%.3g, usually 0", value))
 
     @property
     def level(self) -> Column:
         """The score beside the usual one."""
-        return self.formatted("%.3g, where %.3g is usual", F.col("value"), F.col("usual"))
+        return self.formatted("%.3g, usually %.3g", F.col("value"), F.col("usual"))
 
     @property
     def percent(self) -> Column:
         """As ``level``, of scores that are shares."""
-        return self.formatted("%.0f %%, where %.0f %% is usual", 100 * F.col("value"), 100 * F.col("usual"))
+        return self.formatted("%.0f %% (usually %.0f %%)", 100 * F.col("value"), 100 * F.col("usual"))
 
     @property
     def other_photos(self) -> Column:

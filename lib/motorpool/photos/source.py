@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Literal, Protocol
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from motorpool.case import files
 from motorpool.case.folder import IMAGE_FOLDERS
@@ -84,6 +84,13 @@ class Images:
             return _decode(path, self._read(path), side)
         except _NoPhotoError as exc:
             return Photo(path, None, None, exc.problem, str(exc))
+
+    def data(self, path: str) -> bytes | None:
+        """The bytes of the file for a path, which may yet be no photo; None where there is none that can be read."""
+        try:
+            return self._read(path)
+        except _NoPhotoError:
+            return None
 
     def has(self, path: str) -> bool:
         """Whether there is a file for a path, which may yet be no photo; nothing is read."""
@@ -300,6 +307,9 @@ def _decode(path: str, data: bytes, side: int | None) -> Photo:
             image = ImageOps.exif_transpose(file).convert("RGB")
     except _NoPhotoError:
         raise
+    except UnidentifiedImageError as exc:
+        # Its own text names an address in memory, another one each time.
+        raise _NoPhotoError("broken", "cannot be decoded: it is no picture of a known format") from exc
     except Exception as exc:  # Decoders raise nearly anything on broken data.
         raise _NoPhotoError("broken", f"cannot be decoded: {exc}") from exc
     if side is not None and max(image.size) > side:

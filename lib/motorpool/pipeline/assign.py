@@ -30,13 +30,14 @@ from motorpool.features.program import Program
 from motorpool.features.vehicle_steps import Vehicles
 from motorpool.labelling.apply import Labeller
 from motorpool.lake import Lake
+from motorpool.pipeline.bad_rows import refusing_bad_rows, rows_to_drop, without
 from motorpool.pipeline.context import explained
 from motorpool.pipeline.export import best_model
 from motorpool.pipeline.labelling.stored import attribute_columns, stored_labellers
 from motorpool.pipeline.output.files import whole_file, write_csv, write_parquet
 from motorpool.pipeline.pace import timed
 from motorpool.pipeline.stages.features import VEHICLES_ADVICE, load_program, side_by_side
-from motorpool.pipeline.stages.ingest import Header, refusing_bad_rows, rows_to_drop, without
+from motorpool.pipeline.stages.ingest import Header
 from motorpool.pipeline.stored_models import label_new, load_model, relabelling
 from motorpool.spark import blocks
 

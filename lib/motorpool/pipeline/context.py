@@ -67,12 +67,14 @@ class Context:
     ending: ExitStack = field(default_factory=ExitStack, repr=False)
 
     @classmethod
-    def start(cls, config: Config, *, verbose: bool = False, pace: Pace | None = None) -> Context:
+    def start(cls, config: Config, *, verbose: bool = False, delta: bool = False, pace: Pace | None = None) -> Context:
         """A run in a session of its own or the active one; `close` ends it, as does the end of the process.
+
+        With ``delta`` the session reads Delta tables, whatever the config says of the lake and the case.
 
         LakeError where the lake cannot be written, or is a Parquet lake that another process writes.
         """
-        delta = config.lake.format == "delta" or (config.case is not None and reads_delta(config.case))
+        delta = delta or config.lake.format == "delta" or (config.case is not None and reads_delta(config.case))
         if not is_submitted() and SparkSession.getActiveSession() is None:
             # Whoever lacks it need not hear of a start.
             check_java()

@@ -97,6 +97,10 @@ def model_row(
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
+#: Columns of ``clusters`` that interpreting a model fills in.
+UNTITLED: dict[str, Any] = dict.fromkeys(("title", "description", "title_from", "title_share", "given", "evidence"))
+
+
 def write_models(ctx: Context, rows: Sequence[dict[str, Any]]) -> None:
     """Put rows of ``models`` in the place of those of the same models."""
     ctx.lake.replace_rows("models", rows, {"model_id": [str(r["model_id"]) for r in rows]})
@@ -128,8 +132,7 @@ def cluster_rows(spec: ModelSpec, facts: Facts, scores: Scores, origin: np.ndarr
             "share": size / n,
             "centroid": centres[cluster].tolist(),
             "exemplars": scores.exemplars[cluster],
-            "title": None,
-            "description": None,
+            **UNTITLED,
         }
 
 

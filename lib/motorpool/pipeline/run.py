@@ -8,6 +8,11 @@ from collections.abc import Collection
 from motorpool.config.run import Config
 from motorpool.errors import ConfigError
 from motorpool.pipeline.context import Context
+from motorpool.pipeline.growing.append import catch_up
+from motorpool.pipeline.growing.catch_up import add_features, add_labels, caught_up
+from motorpool.pipeline.growing.outliers import add_outliers
+from motorpool.pipeline.lookalikes.duplicates import run_duplicates
+from motorpool.pipeline.lookalikes.neighbours import run_neighbours
 from motorpool.pipeline.planning.checks import Findings, look
 from motorpool.pipeline.planning.packages import check_catalog
 from motorpool.pipeline.stages.cluster import run_cluster
@@ -18,6 +23,7 @@ from motorpool.pipeline.stages.interpret import run_interpret
 from motorpool.pipeline.stages.label import run_label
 from motorpool.pipeline.stages.outliers import run_outliers
 from motorpool.pipeline.stages.project import run_project
+from motorpool.pipeline.stages.quality import run_quality
 from motorpool.pipeline.stages.report import run_report
 from motorpool.pipeline.stages.vehicles import run_vehicles
 
@@ -26,12 +32,15 @@ log = logging.getLogger(__name__)
 #: The stages by name, in the order in which they run. The command line and ``jobs/`` take them from here.
 STAGES = {
     "ingest": run_ingest,
-    "features": run_features,
-    "cluster": run_cluster,
+    "features": caught_up(run_features, add_features),
+    "cluster": caught_up(run_cluster, add_labels),
     "consensus": run_consensus,
     "vehicles": run_vehicles,
-    "outliers": run_outliers,
+    "outliers": caught_up(run_outliers, add_outliers),
     "project": run_project,
+    "duplicates": run_duplicates,
+    "neighbours": run_neighbours,
+    "quality": run_quality,
     "interpret": run_interpret,
     "label": run_label,
     "report": run_report,
@@ -56,5 +65,7 @@ def check_config(config: Config, stages: Collection[str]) -> Findings:
 def run_pipeline(ctx: Context) -> None:
     """All stages; what they have done, and how long the rest takes, is told by the context's pace."""
     for name, stage in STAGES.items():
+        if name == "report":
+            catch_up(ctx)
         with ctx.pace.stage(name):
             stage(ctx)

@@ -80,8 +80,8 @@ def label_new(lake: Lake, model: StoredModel, vectors: DataFrame) -> DataFrame:
         NewImages(
             blocks.gather(vectors),
             model,
-            lambda: lake.read("features", features=model.features).select("image_id", "vector"),
-            lambda: lake.read("labels", model_id=model.model_id),
+            lambda: lake.fitted(lake.read("features", features=model.features)).select("image_id", "vector"),
+            lambda: lake.fitted(lake.read("labels", model_id=model.model_id)),
             lambda text: log.debug("assign: %s", text),
         )
     )

@@ -34,7 +34,7 @@ def measured_images(lake: Lake, feature_sets: Collection[FeatureSet]) -> DataFra
     ``feature_sets``, those of the config, hold one with such steps, agreement is measured on the vehicles that none has
     seen, and for the models of *all* of them, or their figures would not compare. Otherwise on all vehicles.
     """
-    images = lake.read("images").where(F.col("vehicle_id").isNotNull()).select("image_id", "vehicle_id")
+    images = lake.fitted(lake.read("images")).where(F.col("vehicle_id").isNotNull()).select("image_id", "vehicle_id")
     shares = [features.fit_share for features in feature_sets if features.uses_vehicles]
     # A larger share sees all vehicles of a smaller one.
     return images.where(~fitted_on(F.col("vehicle_id"), max(shares))) if shares else images
@@ -103,7 +103,7 @@ def _made_of(row: Mapping[str, Any]) -> list[str]:
 
 
 def _remeasure(ctx: Context, images: DataFrame, ids: list[str], n_vehicles: int) -> None:
-    labels = side_by_side(ctx.lake.read("labels", model_id=ids), ids)
+    labels = side_by_side(ctx.lake.fitted(ctx.lake.read("labels", model_id=ids)), ids)
     found = vehicle_agreement(labels, images, len(ids))
     by_model = dict(zip(ids, found.by_model, strict=True))
     rows = [

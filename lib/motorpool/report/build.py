@@ -16,11 +16,14 @@ from motorpool.config.run import ReportConfig
 from motorpool.lake import Lake
 from motorpool.percentages import percent
 from motorpool.report import page, queries
+from motorpool.report.commands import Commands
+from motorpool.report.palette import palette_of
 from motorpool.report.photos.album import Album
 from motorpool.report.sections.label_section import LabelSection
 from motorpool.report.sections.map_section import MapSection
 from motorpool.report.sections.model_section import ModelSection
 from motorpool.report.sections.photo_section import PhotoSection
+from motorpool.report.titles import all_titles, titles_file
 from motorpool.report.verdict import verdict
 
 
@@ -37,52 +40,63 @@ def build(
     lake: Lake,
     settings: ReportConfig,
     folder: Path,
+    out: Path,
     images_root: str | None,
     seed: int,
     timed: Callable[[str], AbstractContextManager[None]],
 ) -> Built:
-    """Fill the empty ``folder`` with the report of the lake; see `stages.report.write_report`.
+    """Fill the empty ``folder``, which becomes ``out``, with the report; see `stages.report.write_report`.
 
     ``timed`` says when a part begins and ends.
     """
-    for name in ("data", "figures", "photos"):
+    for name in ("data", "figures", "photos", "lists"):
         (folder / name).mkdir()
     overview, models, pairs = queries.overview(lake), queries.models(lake), queries.agreement(lake)
     best = _shown(models, settings)
     clusters, feature_sets = queries.clusters(lake, best["model_id"].tolist()), queries.feature_sets(lake)
+    palettes = {str(m): palette_of(queries.colours(part)) for m, part in clusters.groupby("model_id")}
     judged = verdict(models, pairs)
 
     with timed("report: figures"):
         label_section = LabelSection(lake, folder, best, clusters, seed)
-        model_section = ModelSection(lake, folder, overview, models, best, clusters, pairs, feature_sets)
+        model_section = ModelSection(lake, folder, overview, models, best, clusters, pairs, feature_sets, palettes)
     with timed("report: maps"):
-        map_section = MapSection(lake, settings, folder, feature_sets["features"].tolist(), best, clusters, seed)
-    photo_section = PhotoSection(lake, settings, best, clusters)
+        map_section = MapSection(lake, settings, folder, feature_sets["features"].tolist(), best, palettes, seed)
+    with timed("report: lists of photos"):
+        photo_section = PhotoSection(lake, settings, folder, best, clusters, palettes)
     album = Album(lake.spark, images_root, folder / "photos")
     with timed("report: photos"):
         album.read([*label_section.wanted(), *photo_section.wanted(), *map_section.wanted()])
         map_section.write_points(album)
         context: dict[str, Any] = label_section.context(album) | photo_section.context(album)
 
-    page.write_data(
-        folder / "data",
-        "charts",
-        page.chart_data([*label_section.charts, *model_section.charts], model_section.tree, map_section.index),
-    )
     context |= model_section.context() | map_section.context()
+    commands = Commands.of(lake)
     context |= {
         # The last two parts, which a person knows the lake by; the whole name is at the end of the page.
         "title": "/".join(Path(str(lake)).parts[-2:]),
-        "lake": str(lake),
+        "lake": page.lake_name(lake.config),
+        "lake_at": page.lake_at(lake.config, out),
         "version": __version__,
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "overview": overview,
         "verdict": judged,
-        "gaps": page.gaps(),
+        "verdict_export": commands.export(judged.model_id) if judged else "",
+        "titles_command": commands.titles(str(out)),
         "noise_text": _noise(best, overview),
         "photos_note": album.note(),
+        "without_photos": images_root is None,
     }
-    page.render(folder, context)
+    charts = page.chart_data(
+        [*label_section.charts, *model_section.charts],
+        model_section.tree,
+        map_section.index,
+        {**model_section.tree_palette, **palettes},
+        all_titles(clusters),
+    )
+    (folder / "titles.yaml").write_text(titles_file(context), encoding="utf-8")
+    page.write(folder, context, charts)
+    page.write_assets(folder)
     return Built(map_section.n_points, album.n_asked, album.n_unreadable)
 
 

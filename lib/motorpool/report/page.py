@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from motorpool.report.palette import ALARM, COLOURS, GREY, colour_of
+from motorpool.config.run import LakeConfig, local_folder
+from motorpool.interpret.stored import from_text
+from motorpool.interpret.wording import ATTRIBUTES, BOTH, PEOPLE, PHOTOS, parts_of
+from motorpool.report.gaps import gaps
+from motorpool.report.palette import ALARM, COLOURS, GREY, Palettes, as_css, colour_of, css_variables, on_dark
 from motorpool.report.scoring import table_scores
 from motorpool.report.wording import algorithm_name, capital, is_missing, number, records, share, title_of
+
+#: Where a title comes from, on its card.
+SOURCES = {
+    PEOPLE: "named by people",
+    ATTRIBUTES: "from the attributes file",
+    PHOTOS: "from the photos, measured",
+    BOTH: "from the attributes file and from the photos, measured",
+}
+#: A title of a smaller share than this is marked: a quarter of the photos show something else.
+SURE = 0.75
 
 SECTIONS = (
     ("labels", "Labels"),
@@ -41,48 +57,18 @@ def board_columns() -> list[tuple[str, str, str]]:
         ("n_clusters", "Clusters", "number"),
         ("noise", "Noise", "number"),
         *scores,
+        ("model_id", "Model id", "text"),
         ("params", "Parameters", "text"),
         ("reason", "Why not ranked", "text"),
     ]
 
 
+#: Between two sentences of a description.
+_SENTENCE = re.compile(r"(?<=\.)\s+(?=[A-Z0-9])")
+#: What the page was made of, for `motorpool titles` to write it again.
+PAGE = "data/page.json"
 #: Parameters that are lists of ids, of no use to a reader.
 _HIDDEN = frozenset({"members", "tree_of", "micro_clusters_of"})
-
-
-@dataclass(frozen=True)
-class Gap:
-    """What a section lacks, and the command that makes it."""
-
-    what: str
-    command: str
-
-
-def gaps() -> dict[str, Gap]:
-    """What each section says where its table is missing or empty."""
-    conf = "--conf FILE"
-
-    def lacks(table: str, command: str) -> Gap:
-        return Gap(f"the table {table} is missing or empty", f"motorpool {command} {conf}")
-
-    return {
-        "clusters": lacks("clusters", "cluster"),
-        "scores": Gap("no model has scores", f"motorpool cluster {conf}"),
-        "variance": Gap("no feature set has a pca or svd step", f"motorpool features {conf}"),
-        "k_distances": Gap(
-            "the table k_distances is missing or empty (DBSCAN grids write it)", f"motorpool cluster {conf}"
-        ),
-        "agreement": lacks("agreement", "consensus"),
-        "tree": Gap("the lake holds no agglomerative model with its tree", f"motorpool cluster {conf}"),
-        "maps_2d": Gap("the table projections holds no map of two dimensions", f"motorpool project {conf}"),
-        "maps_3d": Gap(
-            "the table projections holds no map of three dimensions (projections.dims)", f"motorpool project {conf}"
-        ),
-        "titles": Gap("the clusters have no titles", f"motorpool interpret {conf}"),
-        "vehicles": Gap("the table vehicles holds no rows of the first model", f"motorpool vehicles {conf}"),
-        "outliers": lacks("outliers", "outliers"),
-        "reasons": lacks("outlier_reasons", "outliers"),
-    }  # fmt: skip
 
 
 def board(models: pd.DataFrame, n_images: int) -> list[dict[str, Any]]:
@@ -97,8 +83,9 @@ def board(models: pd.DataFrame, n_images: int) -> list[dict[str, Any]]:
             _text(model["features"]),
             _text(algorithm_name(model["algorithm"])),
             _cell(model["n_clusters"], 0),
-            {"number": True, "v": noise, "text": "–" if noise is None else share(noise)},
+            {"number": True, "id": False, "v": noise, "text": "–" if noise is None else share(noise)},
             *(_cell(model[s.name], s.decimals) for s in table_scores()),
+            _text(model["model_id"]) | {"id": True},
             _text(", ".join(f"{k} {v}" for k, v in params.items())),
             _text("" if not is_missing(model["rank"]) else model["reason"] or model["status"]),
         ]
@@ -116,31 +103,69 @@ def board(models: pd.DataFrame, n_images: int) -> list[dict[str, Any]]:
 
 
 def _cell(value: Any, digits: int) -> dict[str, Any]:
-    return {"number": True, "v": None if is_missing(value) else float(value), "text": number(value, digits)}
+    return {
+        "number": True,
+        "id": False,
+        "v": None if is_missing(value) else float(value),
+        "text": number(value, digits),
+    }
 
 
 def _text(text: str) -> dict[str, Any]:
-    return {"number": False, "v": None, "text": text}
+    return {"number": False, "v": None, "text": text, "id": False}
 
 
-def cluster_items(clusters: pd.DataFrame, model_id: str, limit: int) -> list[dict[str, Any]]:
+def cluster_items(
+    clusters: pd.DataFrame, model_id: str, limit: int, palette: Mapping[int, str] | None = None
+) -> list[dict[str, Any]]:
     """The clusters of a model as the page shows them, the largest first, at most ``limit``."""
     part = clusters[clusters["model_id"] == model_id].sort_values(["size", "cluster"], ascending=[False, True])
     return [
         {
             "anchor": f"c-{model_id}-{int(row['cluster'])}",
             "cluster": int(row["cluster"]),
-            "title": title_of(row["title"], int(row["cluster"])),
-            "description": row["description"] if isinstance(row["description"], str) else "",
+            **title_facts(row),
             "size": int(row["size"]),
             "share": float(row["share"]),
             "share_text": share(row["share"]),
-            "colour": colour_of(int(row["cluster"])),
+            "colour": as_css(colour_of(int(row["cluster"]), palette)),
             "photos": None,
             "montages": [],
+            "list": None,
+            "listed": 0,
+            "command": "",
         }
         for row in records(part.head(limit))
     ]
+
+
+def title_facts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row of ``clusters`` says about the title: all on a card that new titles change."""
+    title = title_of(row["title"], int(row["cluster"]))
+    return {
+        "title": title,
+        "titled": isinstance(row["title"], str) and bool(row["title"].strip()),
+        "sentences": _SENTENCE.split(row["description"].strip()) if isinstance(row["description"], str) else [],
+        "source": SOURCES.get(row["title_from"], "") if isinstance(row["title_from"], str) else "",
+        "sure": "" if is_missing(row["title_share"]) else share(row["title_share"]),
+        "unsure": not is_missing(row["title_share"]) and float(row["title_share"]) < SURE,
+        "basis": _basis(row, title),
+    }
+
+
+def _basis(row: Mapping[str, Any], title: str) -> list[str]:
+    """What each part of a made title rests on, in words; none for titles that people gave, and of earlier versions."""
+    if not isinstance(row["evidence"], str) or row["title_from"] == PEOPLE:
+        return []
+    found = []
+    for part in parts_of(title, from_text(row["evidence"])):
+        if part.share is not None and part.of is not None and part.usual is not None:
+            of = "images in the attributes file" if part.labelled else "measured photos"
+            found.append(
+                f"{capital(part.topic)}: {part.value} on {share(part.share)} of {part.of:,} {of} "
+                f"(usually {share(part.usual)})."
+            )
+    return found
 
 
 def write_data(folder: Path, name: str, value: Mapping[str, Any]) -> None:
@@ -151,18 +176,73 @@ def write_data(folder: Path, name: str, value: Mapping[str, Any]) -> None:
 
 
 def chart_data(
-    charts: Iterable[Any], tree: Mapping[str, Any] | None, maps: Sequence[Mapping[str, Any]]
+    charts: Iterable[Any],
+    tree: Mapping[str, Any] | None,
+    maps: Sequence[Mapping[str, Any]],
+    palettes: Palettes,
+    titles: Mapping[str, Mapping[int, str]],
 ) -> dict[str, Any]:
-    """``data/charts.js``: the palette, the charts by name, the tree, and which maps there are."""
-    data: dict[str, Any] = {"colours": COLOURS, "grey": GREY, "alarm": ALARM, "maps": list(maps)}
+    """``data/charts.js``: the palettes, what clusters are called, the charts by name, the tree, and which maps are."""
+    data: dict[str, Any] = {
+        "colours": COLOURS, "grey": GREY, "alarm": ALARM, "on_dark": on_dark(), "palettes": palettes, "titles": titles,
+        "maps": list(maps),
+    }  # fmt: skip
     data |= {chart.name: chart.to_json() for chart in charts}
     if tree is not None:
-        data["dendrogram"] = {"tree": tree}
+        data["dendrogram"] = {"tree": dict(tree)}
     return data
 
 
-def render(folder: Path, context: Mapping[str, Any]) -> None:
-    """``index.html`` and ``assets/``; every value of the context is escaped."""
+def lake_name(config: LakeConfig) -> str:
+    """A lake by its absolute path, or its name in a catalog."""
+    if config.path is None:
+        return ".".join(name for name in (config.catalog, config.schema_name) if name)
+    folder = local_folder(config.path)
+    return config.path.rstrip("/") if folder is None else str(folder.resolve())
+
+
+def lake_at(config: LakeConfig, out: Path) -> dict[str, str]:
+    """Where the lake of a report in the folder ``out`` is: seen from there, so that both can move together."""
+    name = lake_name(config)
+    in_folder = config.path is not None and local_folder(config.path) is not None
+    return {"folder": os.path.relpath(name, out.resolve())} if in_folder else {"name": name}
+
+
+def lake_of(folder: Path) -> str:
+    """The `lake_name` of the report in a folder; empty for one of an earlier version, and where the lake is gone."""
+    try:
+        found = read(folder)[0]["lake_at"]
+        if "name" in found:
+            return str(found["name"])
+        there = (folder / found["folder"]).resolve()
+        return str(there) if there.exists() else ""
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def write(folder: Path, context: Mapping[str, Any], charts: Mapping[str, Any]) -> None:
+    """``index.html``, ``data/charts.js``, and ``data/page.json``, from which `read` gives both again."""
+    write_data(folder / "data", "charts", charts)
+    kept = json.dumps({"context": context, "charts": charts}, default=_plain, separators=(",", ":"), allow_nan=False)
+    # As in data files: no text can become a tag, whatever opens this one.
+    (folder / PAGE).write_text(kept.replace("<", "\\u003c"), encoding="ascii")
+    # As it is read again, so that both ways give one page.
+    (folder / "index.html").write_text(_rendered(json.loads(kept)["context"]), encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of NumPy as Python's, dataclasses by field."""
+    return value.item() if isinstance(value, np.generic) else vars(value)
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The context and the charts of the page in a folder; OSError or ValueError where it holds none."""
+    found = json.loads((folder / PAGE).read_text(encoding="ascii"))
+    return found["context"], found["charts"]
+
+
+def _rendered(context: Mapping[str, Any]) -> str:
+    """Every value of the context is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     # Not by the files' ending, which is j2.
@@ -170,12 +250,19 @@ def render(folder: Path, context: Mapping[str, Any]) -> None:
         loader=PackageLoader("motorpool.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    text = env.get_template("index.html.j2").render(**context, sections=SECTIONS, board_columns=board_columns())
-    (folder / "index.html").write_text(text, encoding="utf-8")
+    return env.get_template("index.html.j2").render(
+        **context, gaps=gaps(), sections=SECTIONS, board_columns=board_columns()
+    )
+
+
+def write_assets(folder: Path) -> None:
+    """``assets/``: what every page has."""
     assets = folder / "assets"
     assets.mkdir()
-    for name in ("style.css", "report.js", "charts.js", "maps.js"):
+    for name in ("style.css", "report.js", "charts.js", "maps.js", "titles.js"):
         (assets / name).write_bytes(resources.files("motorpool.report").joinpath("static", name).read_bytes())
+    with (assets / "style.css").open("a", encoding="utf-8") as f:
+        f.write(css_variables())
     write_plotly(assets)
 
 

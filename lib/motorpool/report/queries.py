@@ -16,10 +16,15 @@ from pyspark.sql import functions as F
 
 from motorpool.config.run import CONSENSUS
 from motorpool.interpret.members import exemplars
+from motorpool.interpret.stored import from_text
+from motorpool.interpret.wording import named_colour
 from motorpool.lake import Lake
+from motorpool.report.wording import records
 
 #: More models than this make a table that no browser sorts at once; the first of the ranking are kept.
 MAX_MODELS = 5_000
+#: Photos of a cluster in its CSV file, those nearest the centre.
+LIST_ROWS = 1_000
 #: Photos of each kind on a card.
 PER_KIND = 8
 
@@ -65,7 +70,7 @@ def fetched(
 
 
 def overview(lake: Lake) -> Overview:
-    images = lake.read("images")
+    images = lake.fitted(lake.read("images"))
     row = images.agg(F.count("*").alias("n"), F.count_distinct("vehicle_id").alias("vehicles")).first()
     lake.check("models")
     states = [r["status"] for r in lake.rows("models", ["status"])]
@@ -105,6 +110,14 @@ def clusters(lake: Lake, model_ids: Sequence[str]) -> pd.DataFrame:
     return fetched(lake, "clusters", ["model_id", "cluster"], columns, model_id=model_ids)
 
 
+def colours(clusters: pd.DataFrame) -> dict[int, str | None]:
+    """By cluster of one model, the name of its colour where its evidence has one."""
+    return {
+        int(row["cluster"]): named_colour(from_text(row["evidence"])) if isinstance(row["evidence"], str) else None
+        for row in records(clusters)
+    }
+
+
 def agreement(lake: Lake) -> pd.DataFrame:
     return fetched(lake, "agreement", ["model_a", "model_b"])
 
@@ -129,7 +142,7 @@ def map_images(lake: Lake, n: int, seed: int) -> pd.DataFrame:
     The same images for every map, so that a photo can be followed from one to the next. A cluster of a share s has
     about s n of them.
     """
-    drawn = lake.read("images").select("image_id", "path", "vehicle_id")
+    drawn = lake.fitted(lake.read("images")).select("image_id", "path", "vehicle_id")
     return to_frame(drawn.orderBy(F.xxhash64("image_id", F.lit(seed)), "image_id").limit(n))
 
 
@@ -190,6 +203,24 @@ def members(lake: Lake, wanted: pd.DataFrame) -> pd.DataFrame:
     images = lake.read("images").select("image_id", "path")
     joined = shown.join(images, on="image_id", how="inner").select(*columns, "path")
     return to_frame(joined.orderBy("model_id", "cluster", "kind", "position"))
+
+
+def cluster_photos(lake: Lake, wanted: pd.DataFrame) -> pd.DataFrame:
+    """``model_id, cluster, position, path, vehicle_id, distance`` of the first LIST_ROWS photos of the wanted clusters.
+
+    ``wanted`` is ``model_id, cluster``. Those nearest the centre come first, or where a model has no distances, the
+    strongest. Driver memory: some 200 bytes a row.
+    """
+    pairs = F.broadcast(lake.spark.createDataFrame(wanted, "model_id STRING, cluster INT"))
+    models = sorted(set(wanted["model_id"]))
+    labels = lake.read_or_empty("labels", model_id=models).join(pairs, on=["model_id", "cluster"], how="inner")
+    order = [F.col("distance").asc_nulls_last(), F.col("strength").desc_nulls_last(), F.col("image_id")]
+    first = Window.partitionBy("model_id", "cluster").orderBy(*order)
+    placed = labels.withColumn("position", F.row_number().over(first)).where(F.col("position") <= LIST_ROWS)
+    images = lake.read("images").select("image_id", "path", "vehicle_id")
+    joined = placed.join(images, on="image_id", how="inner")
+    found = joined.select("model_id", "cluster", "position", "path", "vehicle_id", "distance").toPandas()
+    return found.sort_values(["model_id", "cluster", "position"], ignore_index=True)
 
 
 def paths(lake: Lake, image_ids: Collection[int]) -> dict[int, str]:

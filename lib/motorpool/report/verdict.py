@@ -10,20 +10,24 @@ import pandas as pd
 from motorpool.config.run import CONSENSUS
 from motorpool.kernels.scores import Score
 from motorpool.kernels.scores import ranked as ranked_scores
-from motorpool.report.wording import algorithm_noun, is_missing, number
+from motorpool.report.wording import algorithm_noun, capital, is_missing, number
 
-#: Two models whose mean ranks (0 is best, 1 worst) are nearer than this are called a close call.
+#: Two models whose mean ranks (0 is best, 1 worst) are nearer than this are too close to decide between.
 CLOSE = 0.05
+#: Conventions: from here on vehicles are nearly always whole, or mostly; clusterings are much the same, or in part.
+_WHOLE, _MOSTLY = 0.8, 0.5
+_SAME, _PARTLY = 0.6, 0.3
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One piece of evidence: the number and what it says, side by side, and a command that follows from it."""
+    """One piece of evidence: the number, what it means for a decision, a command that follows, how it was measured."""
 
     value: str
     label: str
     text: str
     command: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,62 +59,76 @@ def headline(model: Any) -> str:
 
 def _why(best: pd.Series, ranked: pd.DataFrame) -> list[str]:
     mean = number(best["score"])
-    lines = [f"It has the best mean rank, {mean} (0 is best, 1 worst), of {len(ranked):,} ranked models."]
+    lines = [f"Of {len(ranked):,} ranked models it has the best mean rank: {mean}, where 0 is first by every score."]
     peers = ranked[ranked["features"] == best["features"]]
     for score in ranked_scores():
         if not is_missing(best[score.name]):
-            lines.append(_comparable_place(best, ranked, score) if score.comparable else _place(best, peers, score))
+            among = _asked(ranked, score) if score.comparable else peers
+            lines.append(_alone(best, among, score, "" if score.comparable else f" on {best['features']}"))
     return lines
 
 
-def _place(best: pd.Series, peers: pd.DataFrame, score: Score) -> str:
-    return (
-        f"By {score.title} it is {_number_of(best, peers, score)} of the {peers[score.name].notna().sum():,} "
-        f"models on {best['features']} (this score does not compare between feature sets)."
-    )
+def _alone(best: pd.Series, among: pd.DataFrame, score: Score, where: str) -> str:
+    """What one score by itself would choose."""
+    column, own = among[score.name], best[score.name]
+    better = int((column > own if score.better == "higher" else column < own).sum())
+    n = int(column.notna().sum())
+    name = capital(score.title)
+    if not better:
+        return f"{name} alone would choose it too, among {n:,} models{where}."
+    return f"{name} alone would put {better:,} of the {n:,} models{where} before it."
 
 
-def _comparable_place(best: pd.Series, ranked: pd.DataFrame, score: Score) -> str:
+def _asked(ranked: pd.DataFrame, score: Score) -> pd.DataFrame:
     # Clusters of what differs within vehicles are views, which scores that are measured on vehicles say nothing about.
     of_views = score.measured == "vehicles" and "vehicle_part" in ranked
-    asked = ranked[ranked["vehicle_part"] != "within"] if of_views else ranked
-    measured = asked[score.name].notna().sum()
-    return f"By {score.title} it is {_number_of(best, asked, score)} of all {measured:,} models that it ranks."
-
-
-def _number_of(model: pd.Series, peers: pd.DataFrame, score: Score) -> str:
-    column, own = peers[score.name], model[score.name]
-    better = column > own if score.better == "higher" else column < own
-    return f"number {int(better.sum()) + 1:,}"
+    return ranked[ranked["vehicle_part"] != "within"] if of_views else ranked
 
 
 def _agreement_fact(best: pd.Series) -> Fact:
     label, value = "vehicle agreement", best["vehicle_agreement"]
     if is_missing(value):
-        text = (
-            "Not measured for this model: the paths name no vehicles with several photos, or the clusters are made "
-            "from whole vehicles and would agree by construction."
+        text = "Not measured here, so nothing says whether photos of one vehicle stay together: look at some vehicles."
+        note = (
+            "The paths name no vehicles with several photos, or the clusters are made from whole vehicles and would "
+            "agree by construction."
         )
-        return Fact("–", label, text)
+        return Fact("–", label, text, note=note)
+    if value >= _WHOLE:
+        text = "Photos of one vehicle nearly always share a cluster: you can name whole vehicles by their cluster."
+    elif value >= _MOSTLY:
+        text = (
+            "Photos of one vehicle mostly share a cluster: name a vehicle by the cluster of most of its photos, and "
+            "look at those that disagree."
+        )
+    else:
+        text = (
+            "Photos of one vehicle often lie in different clusters: do not name vehicles by these clusters, which may "
+            "show views or light instead."
+        )
     on: Any = best.get("agreement_vehicles")
-    basis = "" if is_missing(on) else f" It was measured on {int(on):,} vehicles with two or more photos."
-    text = f"Whether two photos of one vehicle share a cluster: 0 is chance, 1 always.{basis}"
-    return Fact(number(value), label, text)
+    basis = "" if is_missing(on) else f", on {int(on):,} vehicles with two or more photos"
+    return Fact(number(value, 2), label, text, note=f"0 is chance, 1 is always{basis}.")
 
 
 def _gap_fact(best: pd.Series, ranked: pd.DataFrame) -> Fact:
-    label = "gap to the next model"
+    label = "lead over the next model"
     if len(ranked) < 2:
-        return Fact("–", label, "No other model is ranked, so there is nothing to compare with.")
+        return Fact("–", label, "No other model is ranked, so this one is the only choice.")
     second = ranked.iloc[1]
     gap = float(second["score"]) - float(best["score"])
-    reading = "a close call" if gap < CLOSE else "a clear lead"
-    text = f"In mean rank, {reading} (below {CLOSE} is close). Next is {headline(second)}."
+    rival = headline(second)
+    if gap < CLOSE:
+        text = f"Too small to decide by: look at the photos of {rival} too, and take the clusters that you can name."
+    else:
+        text = f"Large enough to start here: the next one, {rival}, is clearly behind by these scores."
     mine, other = best["vehicle_agreement"], second["vehicle_agreement"]
-    if not is_missing(mine) and not is_missing(other):
-        side = "higher" if other > mine else "lower" if other < mine else "the same"
-        text += f" Its vehicle agreement is {side}: {number(other)}."
-    return Fact(number(gap), label, text)
+    if not is_missing(mine) and not is_missing(other) and other > mine:
+        text += (
+            f" Only if photos of one vehicle must share a cluster, take the next one: its vehicle agreement is "
+            f"{number(other, 2)}, here it is {number(mine, 2)}."
+        )
+    return Fact(number(gap), label, text, note=f"In mean rank, from 0 to 1; below {CLOSE} is close.")
 
 
 def _stability_fact(best: pd.Series, agreement: pd.DataFrame) -> Fact:
@@ -120,15 +138,22 @@ def _stability_fact(best: pd.Series, agreement: pd.DataFrame) -> Fact:
     pairs = pd.concat([a.set_axis(["features", "ari"], axis=1), b.set_axis(["features", "ari"], axis=1)])
     pairs = pairs[(pairs["features"] != best["features"]) & pairs["ari"].notna()]
     if pairs.empty:
-        text = (
-            "Not known: the lake holds no agreement of this model with others. Add a section `consensus` to the config "
-            "and run `motorpool consensus`."
-        )
-        return Fact("–", label, text)
+        text = "Not measured, so nothing says whether other descriptors would find the same clusters."
+        return Fact("–", label, text, note="A section consensus in the config measures it.")
     pairs = pairs.sort_values(["ari", "features"])
-    low, high = pairs.iloc[0], pairs.iloc[-1]
-    text = (
-        f"Median adjusted Rand index with the best models of {len(pairs)} other feature sets: 0 is chance, 1 the same "
-        f"clusters. From {number(low['ari'], 2)} ({low['features']}) to {number(high['ari'], 2)} ({high['features']})."
+    low, high, middle = pairs.iloc[0], pairs.iloc[-1], float(pairs["ari"].median())
+    if middle >= _SAME:
+        text = "Other descriptors find much the same clusters: the choice of the descriptor hardly matters here."
+    elif middle >= _PARTLY:
+        text = "Other descriptors find these clusters in part: look longer at a cluster that only this one has."
+    else:
+        text = (
+            "Other descriptors sort the photos quite otherwise: decide first what you want to tell apart (type, "
+            "colour, view), then take the model whose clusters show it."
+        )
+    note = (
+        f"Median adjusted Rand index with the best models of {len(pairs)} other feature sets, 0 is chance and 1 the "
+        f"same clusters: from {number(low['ari'], 2)} ({low['features']}) to {number(high['ari'], 2)} "
+        f"({high['features']})."
     )
-    return Fact(number(pairs["ari"].median(), 2), label, text)
+    return Fact(number(middle, 2), label, text, note=note)

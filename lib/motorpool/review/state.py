@@ -169,7 +169,7 @@ class Review:
             while len(person.batches) > _AHEAD:
                 self._queue.put_back(person.batches.pop())
             person.began = self._clock()
-            return self._shown(person)
+            return self._shown(person, f"Taken back: {len(rows):,} photo{'s' if len(rows) > 1 else ''}.")
 
     def _forget(self, rows: Sequence[int], who: str) -> None:
         """Answers were taken back: what the person said before, if anything, counts again."""

@@ -205,6 +205,19 @@ class TestTheCase:
         (case / "photos").mkdir()
         assert problems(config) == []
 
+    def test_photos_and_splits_that_stages_need(self, case: Path) -> None:
+        (found,) = problems(config_of(case, photo_quality={}))
+        assert found.startswith("photo_quality: needs photos, but case.images_root names none")
+        asked = config_of(case, duplicates={"split": "part"})
+        (found,) = problems(asked)
+        assert found == "duplicates.split: 'part': the case has no such attribute; it has image_id, path, vehicle_id"
+        # The lake may know it.
+        assert problems(asked, "duplicates") == []
+        write_attributes(case / "attributes.csv", [{"path": p, "part": "a"} for p in image_paths(ROWS)])
+        assert problems(asked) == []
+        away = config_of(case, duplicates={}, photo_quality={}, case_options={"images_root": str(case / "photos")})
+        assert set(problems(away)) == {f"case.images_root {case}/photos: there is no such folder or zip"}
+
 
 class TestFeatureSets:
     def test_a_descriptor_that_nobody_has(self, case: Path) -> None:

@@ -110,12 +110,17 @@ class TestPlan:
             "consensus": {"n_clusters": [2, 3]}, "outliers": {"methods": ["lof"]}, "report": {},
             "projections": {"methods": ["pca"], "dims": [2, 3], "features": ["both"]},
             "labels": {"attributes": {"view": {}}}, "vehicles": {"models_per_features": "all"},
+            "duplicates": {"features": ["both"]}, "neighbours": {"k": 3}, "photo_quality": {},
         }  # fmt: skip
+        (folder / "case" / "raw_data").mkdir()
         told = planned(config_of(folder, **more))
         assert None not in told.stages.values()
         assert told.stages["consensus"] == "2 models"
         assert told.stages["outliers"] == "lof on 2 feature sets"
         assert told.stages["project"] == "pca2, pca3 of 1 feature set"
+        assert told.stages["duplicates"] == "1 feature set and the photo files, similarity 0.99"
+        assert told.stages["neighbours"] == "the 3 nearest in 2 feature sets"
+        assert told.photos == str(folder / "case" / "raw_data")
         assert told.stages["vehicles"] == "votes in all models of each set"
         assert told.algorithms[-1].name == "consensus"
 
@@ -128,7 +133,7 @@ class TestTheCommand:
         done = self.call(folder, "--set", "seed=7", "--set", "spark.driver.memory=2 g")
         assert (done.returncode, done.stderr) == (0, "")
         assert "24 images; photos: none" in done.stdout
-        for part in ("│ osnet-pca2  │", "│ hdbscan   │", "│ ingest    │ the case", "GiB are free where the lake lies"):
+        for part in ("│ osnet-pca2  │", "│ hdbscan   │", "│ ingest     │ the case", "GiB are free where the lake lies"):
             assert part in done.stdout
         command = f"  motorpool run --conf {folder}/run.yaml --set seed=7 --set 'spark.driver.memory=2 g'\n"
         assert done.stdout.endswith(command)

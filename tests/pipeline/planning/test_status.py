@@ -18,6 +18,7 @@ from motorpool.config.load import parse_config
 from motorpool.config.run import Config, LakeConfig
 from motorpool.lake import Lake
 from motorpool.lake.local_tables import LocalTables
+from motorpool.pipeline.lookalikes.duplicates import asked_searches
 from motorpool.pipeline.planning.status import AttributeStatus, SetStatus, left_over, status_of, written_report
 from motorpool.pipeline.stages.project import asked_maps
 from motorpool.pipeline.study import model_ids
@@ -28,6 +29,8 @@ STUDY: dict[str, Any] = {
     "features": [{"descriptor": "osnet", "steps": [{"pca": 2}]}, {"descriptor": "vdc_type"}],
     "cluster": {"models": [{"algorithm": "kmeans", "k": [2, 3, 4]}]},
     "projections": {"methods": ["pca", "umap"], "features": ["vdc_type"]},
+    "duplicates": {"split": "part"},
+    "neighbours": {"k": 3},
 }
 
 
@@ -60,6 +63,12 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Config, Path]:
         {"features": "vdc_type", "method": "umap2", "params": {"seed": "7"}},
     ]
     write(lake, "projection_methods", rows, fmt)
+    searches = [
+        {"features": "vdc_type", "params": asked_searches(config)["vdc_type"] | {"splits": "123"}},
+        {"features": osnet.name, "params": asked_searches(config)[osnet.name] | {"similarity": "0.5"}},
+    ]
+    write(lake, "duplicate_searches", searches, fmt)
+    write(lake, "neighbour_searches", [{"features": osnet.name, "params": {"k": "3", "metric": "euclidean"}}], fmt)
     looks = [("view", 1, "ada"), ("view", 1, "bob"), ("view", 2, "ada"), ("color", 5, "ada")]
     write(lake, "annotations", [{"attribute": a, "image_id": i, "annotator": who} for a, i, who in looks], fmt)
     label_set = {"attribute": "view", "accuracy": 0.97, "n_images": ROWS, "n_accepted": 20}
@@ -75,8 +84,8 @@ class TestStatus:
     def test_of_a_lake(self, made: tuple[Config, Path]) -> None:
         told = status_of(tables(made[0]))
         assert told.tables == {
-            "images": ROWS, "sources": 2, "feature_sets": 2, "models": 5, "projection_methods": 2, "annotations": 4,
-            "label_sets": 1,
+            "images": ROWS, "sources": 2, "feature_sets": 2, "models": 5, "projection_methods": 2,
+            "duplicate_searches": 2, "neighbour_searches": 1, "annotations": 4, "label_sets": 1,
         }  # fmt: skip
         assert told.sets == [SetStatus("osnet-pca2", 2, ROWS, 5), SetStatus("vdc_type", 2, ROWS, 0)]
         assert {name: dict(counts) for name, counts in told.models.items()} == {
@@ -94,9 +103,13 @@ class TestStatus:
             "cluster": (3, 6, "models"),
             # A map of another seed is made again.
             "project": (1, 2, "maps"),
+            # What the column of the split holds does not show here.
+            "duplicates": (1, 2, "searches"),
+            "neighbours": (1, 2, "searches"),
         }
         (folder / "case").rename(folder / "elsewhere")
-        assert "there is no such folder" in left_over(config, tables(config))[0].why
+        told = {s.stage: s.why for s in left_over(config, tables(config))}
+        assert "there is no such folder" in told["ingest"]
         assert left_over(config.model_copy(update={"case": None}), tables(config))[0].why == "the config names no case"
 
     def test_a_report(self, made: tuple[Config, Path]) -> None:
@@ -130,7 +143,7 @@ class TestTheCommand:
     def test_a_config(self, made: tuple[Config, Path]) -> None:
         done = self.call(made[1], "--conf", str(made[1] / "run.yaml"))
         assert (done.returncode, done.stderr) == (0, "")
-        assert "│ cluster  │ 3 of 6 models       │ 3    │" in done.stdout
+        assert "│ cluster    │ 3 of 6 models       │ 3    │" in done.stdout
         assert "`motorpool run` tells" in done.stdout
 
     @pytest.mark.parametrize(
@@ -170,4 +183,4 @@ class TestTheCommand:
             spark.sql("DROP DATABASE of_status CASCADE")
         out = capsys.readouterr().out
         assert "│ models │    1 │" in out
-        assert "│ cluster  │ 0 of 6 models       │ 6" in out
+        assert "│ cluster    │ 0 of 6 models       │ 6" in out

@@ -127,12 +127,12 @@ def nearest_tile(tile: Tile, precision: Precision, a: Points, b: Points, of_a: L
             if gap - band > max(a_limit[i], b_limit[j]):
                 continue
             gap = exact_gap(a_raw[i], b_raw[j], cosine)
-            a_limit[i] = _insert(a_gaps[i], a_found[i], gap, b_ids[j], scale, a_limit[i])
-            b_limit[j] = _insert(b_gaps[j], b_found[j], gap, a_ids[i], scale, b_limit[j])
+            a_limit[i] = insert(a_gaps[i], a_found[i], gap, b_ids[j], scale, a_limit[i])
+            b_limit[j] = insert(b_gaps[j], b_found[j], gap, a_ids[i], scale, b_limit[j])
 
 
 @jit
-def _insert(gaps: np.ndarray, ids: np.ndarray, gap: float, other: int, scale: float, limit: np.float32) -> np.float32:
+def insert(gaps: np.ndarray, ids: np.ndarray, gap: float, other: int, scale: float, limit: np.float32) -> np.float32:
     """Put a row into a list of the nearest, where it is near enough; the new limit."""
     last = gaps.shape[0] - 1
     if gap > gaps[last] or (gap == gaps[last] and other > ids[last]):
@@ -154,4 +154,4 @@ def nearest_pairs(i: np.ndarray, j: np.ndarray, precision: Precision, a: Points,
     for pair in range(len(i)):
         row = i[pair]
         gap = exact_gap(a.raw[row], b.raw[j[pair]], precision.cosine)
-        limit[row] = _insert(gaps[row], ids[row], gap, b.ids[j[pair]], precision.scale, limit[row])
+        limit[row] = insert(gaps[row], ids[row], gap, b.ids[j[pair]], precision.scale, limit[row])

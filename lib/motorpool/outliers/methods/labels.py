@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from motorpool.outliers.method import Labels, ModelRow, OutlierMethod, Scored
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column
+    from pyspark.sql import Column, DataFrame
 
     from motorpool.outliers.reasons import Words
     from motorpool.outliers.resources import Resources
@@ -36,8 +36,12 @@ def _dbscan_noise(resources: Resources) -> Scored:
     return _aggregated(resources, DBSCAN_NOISE.name, F.avg((F.col("cluster") < 0).cast("double")))
 
 
+def _dbscan_noise_of_new(study: Resources, new: Resources) -> DataFrame:
+    return _dbscan_noise(new).scores
+
+
 def _dbscan_noise_reason(words: Words) -> Column:
-    return words.say("The share of DBSCAN models in which it is noise is ", words.percent)
+    return words.say("It is in no cluster in ", words.percent, " of the DBSCAN models")
 
 
 def _all(models: Sequence[ModelRow], _: float) -> Sequence[ModelRow]:
@@ -52,7 +56,7 @@ def _glosh(resources: Resources) -> Scored:
 
 
 def _glosh_reason(words: Words) -> Column:
-    return words.say("It joins HDBSCAN's clusters late or never: its GLOSH score is ", words.level)
+    return words.say("It belongs to no dense group (GLOSH ", words.level, ")")
 
 
 def _lowest_bic(models: Sequence[ModelRow], _: float) -> Sequence[ModelRow]:
@@ -67,11 +71,16 @@ def _mixture_density(resources: Resources) -> Scored:
 
 
 def _mixture_density_reason(words: Words) -> Column:
-    return words.say("The Gaussian mixture finds it improbable: minus the log density is ", words.level)
+    return words.say("No Gaussian of the mixture is near it (minus the log density ", words.level, ")")
 
 
 DBSCAN_NOISE = OutlierMethod(
-    "dbscan_noise", "DBSCAN noise", _dbscan_noise, _dbscan_noise_reason, labels=Labels("dbscan", _not_too_noisy)
+    "dbscan_noise",
+    "DBSCAN noise",
+    _dbscan_noise,
+    _dbscan_noise_reason,
+    labels=Labels("dbscan", _not_too_noisy),
+    score_new=_dbscan_noise_of_new,
 )
 GLOSH = OutlierMethod("glosh", "GLOSH", _glosh, _glosh_reason, labels=Labels("hdbscan", _all))
 MIXTURE_DENSITY = OutlierMethod(

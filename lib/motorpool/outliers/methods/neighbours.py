@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from motorpool.outliers.method import OutlierMethod, Scored
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column
+    from pyspark.sql import Column, DataFrame
 
     from motorpool.outliers.reasons import Words
     from motorpool.outliers.resources import Resources
@@ -19,8 +19,14 @@ def _knn_distance(resources: Resources) -> Scored:
     return Scored(knn_distance(resources.arranged, resources.found, resources.k), resources.nearest)
 
 
+def _knn_distance_of_new(study: Resources, new: Resources) -> DataFrame:
+    from motorpool.outliers.local import distance_to_nearest
+
+    return distance_to_nearest(study.arranged, new.persist(new.block_df), study.k, study.seed, new.persist)
+
+
 def _knn_distance_reason(words: Words) -> Column:
-    return words.say(f"Its {words.k} nearest photos reach as far as ", words.ratio)
+    return words.say(f"Few images are like it: its {words.k} nearest reach as far as ", words.ratio)
 
 
 def _lof(resources: Resources) -> Scored:
@@ -30,7 +36,7 @@ def _lof(resources: Resources) -> Scored:
 
 
 def _lof_reason(words: Words) -> Column:
-    return words.say(f"Its {words.k} nearest photos lie closer together than it to them, by a factor of ", words.level)
+    return words.say(f"It lies apart from its {words.k} nearest, which are closer together (factor ", words.level, ")")
 
 
 KNN_DISTANCE = OutlierMethod(
@@ -40,6 +46,7 @@ KNN_DISTANCE = OutlierMethod(
     _knn_distance_reason,
     needs=frozenset({"neighbours"}),
     settings=("k", "seed"),
+    score_new=_knn_distance_of_new,
 )
 LOF = OutlierMethod(
     "lof",

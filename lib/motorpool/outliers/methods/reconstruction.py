@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from motorpool.outliers.method import OutlierMethod, Scored
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column
+    from pyspark.sql import Column, DataFrame
 
     from motorpool.features.program import Program
     from motorpool.outliers.reasons import Words
@@ -21,8 +21,12 @@ def _score(resources: Resources) -> Scored:
     return Scored(pca_error(resources.read_descriptors(program.descriptors), program))
 
 
+def _score_new(study: Resources, new: Resources) -> DataFrame:
+    return _score(new).scores
+
+
 def _reason(words: Words) -> Column:
-    return words.say("The part of it that the components leave out has a length of ", words.ratio)
+    return words.say("The components leave out much of it: a length of ", words.ratio)
 
 
 def _refusal(program: Program) -> str | None:
@@ -32,4 +36,6 @@ def _refusal(program: Program) -> str | None:
 
 
 # Dark and blank frames leave out less than ordinary ones, so it made the consensus worse on labelled cases.
-PCA_ERROR = OutlierMethod("pca_error", "PCA error", _score, _reason, default=False, refusal=_refusal)
+PCA_ERROR = OutlierMethod(
+    "pca_error", "PCA error", _score, _reason, default=False, refusal=_refusal, score_new=_score_new
+)

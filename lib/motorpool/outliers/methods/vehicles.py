@@ -27,9 +27,7 @@ def _odd_one_out(resources: Resources) -> Scored:
 
 
 def _odd_one_out_reason(words: Words) -> Column:
-    return words.say(
-        "Unlike its vehicle: its distance to ", words.other_photos, ", relative to how photos vary, is ", words.ratio
-    )
+    return words.say("Unlike its vehicle's other photos: its distance to ", words.other_photos, " is ", words.ratio)
 
 
 def _stray_groups(resources: Resources) -> Scored:
@@ -42,12 +40,13 @@ def _stray_groups(resources: Resources) -> Scored:
 
 def _stray_groups_reason(words: Words) -> Column:
     return words.say(
-        "It looks like photos of other vehicles (",
+        "Probably one kind of bad frame: it looks like ",
         words.formatted("%d", words.n_neighbours),
-        " of them within ",
+        " photos of other vehicles (within ",
         words.formatted("%.3g", words.distance),
-        "), and neither it nor they look like their own vehicle: probably one kind of bad frame. Its score is ",
+        "), which are as unlike their own (score ",
         words.ratio,
+        ")",
     )
 
 

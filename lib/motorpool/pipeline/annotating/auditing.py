@@ -14,7 +14,7 @@ from motorpool.errors import LakeError
 from motorpool.kernels.labels.audit import Looks, accuracy_of, verdict
 from motorpool.lake import Lake
 from motorpool.pipeline.annotating.drawing import labels_mark
-from motorpool.pipeline.annotating.population import images_of, looked_at
+from motorpool.pipeline.annotating.population import images_of, looked_at, untaught
 from motorpool.pipeline.context import explained
 
 #: Why a look does not count, and the words for it.
@@ -38,9 +38,9 @@ class Audited:
 def audit(lake: Lake, attribute: str, target: float | None = None, confidence: float = 0.95) -> Audited:
     """Estimate how often the accepted labels of an attribute are right, and each value of them; write it down.
 
-    Where no label is accepted, of all labels. ``target`` is by default what the labels were made for. Looks count once
-    a photo: not where people disagree or cannot tell, nor where labels were learned from the vehicle. LakeError without
-    labels or without audit annotations.
+    Where none is accepted but those of vehicles that labels were learned from, of all labels. ``target`` is by default
+    what the labels were made for. Looks count once a photo: not where people disagree or cannot tell, nor where labels
+    were learned from the vehicle. LakeError without labels or without audit annotations.
     """
     label_set = next(iter(lake.rows("label_sets", ["attribute", "target"], attribute=[attribute])), None)
     if label_set is None:
@@ -52,7 +52,7 @@ def audit(lake: Lake, attribute: str, target: float | None = None, confidence: f
     goal = label_set["target"] if target is None else target
     with explained():
         sizes = _sizes(lake, attribute)
-        accepted = any(n for _, n in sizes.values())
+        accepted = not untaught(lake, attribute).where("accepted").isEmpty()
         cells = [row.asDict() for row in _cells(lake, attribute, accepted).collect()]
     if not cells:
         raise LakeError(
@@ -158,7 +158,9 @@ def _wrong(cells: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, float]]:
 
 
 def _notes(cells: Sequence[Mapping[str, Any]], lake: Lake, attribute: str, accepted: bool) -> list[str]:
-    notes = [] if accepted else ["no label is accepted, so the figures are those of all labels"]
+    notes = []
+    if not accepted:
+        notes.append("accepted are only labels of vehicles that people have looked at, so these figures are of all")
     left_out = {reason: sum(c["n"] for c in cells if c["status"] == reason) for reason in _REASONS}
     reasons = [_REASONS[reason].format(n=f"{n:,}") for reason, n in left_out.items() if n]
     if reasons:

@@ -22,7 +22,7 @@ from motorpool.kernels.labels.audit import allocate
 from motorpool.kernels.labels.typical import typical_rows
 from motorpool.lake import Lake
 from motorpool.pipeline.annotating.attributes import check_name
-from motorpool.pipeline.annotating.population import images_of, looked_at, shuffled, without_outliers
+from motorpool.pipeline.annotating.population import images_of, looked_at, shuffled, untaught, without_outliers
 from motorpool.pipeline.context import explained
 from motorpool.pipeline.labelling.sources import vectors_of
 from motorpool.pipeline.output.files import whole_file
@@ -73,10 +73,10 @@ def draw(lake: Lake, attribute: str, n: int, purpose: str, seed: int, features: 
     ``train``: typical photos of the vehicles that nobody has looked at, one of each; once there are labels, half of the
     photos are those whose labels are least sure. Where vehicles run out, further photos of them follow. Typical is what
     is typical in ``features`` side by side, each of the same weight; by default one feature set of every descriptor:
-    whitened within vehicles, or else that of the best model. ``audit``: a
-    random sample of the accepted labels (of all, where none is accepted; of all images, where there are none), one
-    photo of each vehicle that nobody has looked at, stratified by value. Driver memory: a sample of at most 20,000
-    vectors, and the photos drawn.
+    whitened within vehicles, or else that of the best model. ``audit``: a random sample of the accepted labels (of all,
+    where none is accepted but those of vehicles that labels were learned from; of all images, where there are no
+    labels), one photo of each vehicle that nobody has looked at, stratified by value. Driver memory: a sample of at
+    most 20,000 vectors, and the photos drawn.
 
     LakeError where no photo is left.
     """
@@ -325,13 +325,11 @@ def _for_audit(
 
 def _population(lake: Lake, attribute: str) -> tuple[DataFrame, str]:
     """``image_id, path, vehicle, value`` of the images that an audit is of, and what they are."""
-    labelled = _labels(lake, attribute)
-    images = images_of(lake)
-    if labelled is None:
-        return without_outliers(lake, images).withColumn("value", F.lit("")), "all images, since there are no labels"
-    accepted = labelled.where("accepted AND source <> 'person'")
+    if _labels(lake, attribute) is None:
+        images = without_outliers(lake, images_of(lake))
+        return images.withColumn("value", F.lit("")), "all images, since there are no labels"
+    labels = untaught(lake, attribute)
+    accepted = labels.where("accepted")
     if accepted.isEmpty():
-        of, some = "all labels, since none is accepted", labelled.where("source <> 'person'")
-    else:
-        of, some = "the accepted labels", accepted
-    return images.join(some.select("image_id", "value"), on="image_id", how="inner"), of
+        return labels, "all labels, since accepted are only those of vehicles that people have looked at"
+    return accepted, "the accepted labels"

@@ -23,6 +23,20 @@ def looked_at(lake: Lake, attribute: str) -> DataFrame:
     return images_of(lake).drop("path").join(flags, on="image_id", how="inner")
 
 
+def untaught(lake: Lake, attribute: str) -> DataFrame:
+    """``image_id, path, vehicle, value, accepted`` of the labels that can be audited.
+
+    Those of vehicles that labels were learned from would be compared with themselves.
+    """
+    labels = lake.read("image_labels", attribute=attribute).where("value IS NOT NULL AND source <> 'person'")
+    taught = looked_at(lake, attribute).where("trained").select("vehicle").distinct()
+    return (
+        images_of(lake)
+        .join(labels.select("image_id", "value", "accepted"), on="image_id", how="inner")
+        .join(taught, on="vehicle", how="left_anti")
+    )
+
+
 def without_outliers(lake: Lake, images: DataFrame) -> DataFrame:
     """Images that are no outliers of the consensus: those look like no other."""
     return images.join(lake.consensus_outliers(), on="image_id", how="left_anti")

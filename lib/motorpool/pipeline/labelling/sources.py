@@ -68,8 +68,8 @@ def most_rows(widths: Sequence[int]) -> int:
 
 def sample_vehicles(ctx: Context) -> pd.DataFrame:
     """About _SAMPLE photos of whole vehicles, by a hash of their names: image_id and vehicle_id, by id."""
-    images = ctx.lake.read("images").where("vehicle_id IS NOT NULL").select("image_id", "vehicle_id")
-    share = min(1.0, _SAMPLE / max(1, ctx.lake.count("images")))
+    images = ctx.lake.fitted(ctx.lake.read("images")).where("vehicle_id IS NOT NULL").select("image_id", "vehicle_id")
+    share = min(1.0, _SAMPLE / max(1, ctx.lake.count_fitted("images")))
     return (
         images.where(uniform(F.col("vehicle_id"), _SALT) < share).toPandas().sort_values("image_id").head(4 * _SAMPLE)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from motorpool.config.labels import columns_of
@@ -55,14 +55,18 @@ def stored_labellers(lake: Lake, attributes: Collection[str] | None = None) -> l
     return found
 
 
+def nobody(spark: SparkSession) -> DataFrame:
+    """The answers that there are where nobody has looked, for `label_images`."""
+    return spark.createDataFrame([], "image_id BIGINT, attribute STRING, code BIGINT, own BOOLEAN")
+
+
 def attribute_columns(images: DataFrame, sources: Mapping[str, DataFrame], labellers: Sequence[Labeller]) -> DataFrame:
     """``image_id`` and the columns of each attribute (`columns_of`), one row per image, by `label_images`.
 
     Nobody has looked at new images, and none of them is known as an outlier. One shuffle of the labels more.
     """
     spark = images.sparkSession
-    nobody = spark.createDataFrame([], "image_id BIGINT, attribute STRING, code BIGINT, own BOOLEAN")
-    labels = label_images(images, sources, labellers, nobody, spark.createDataFrame([], "image_id BIGINT"))
+    labels = label_images(images, sources, labellers, nobody(spark), spark.createDataFrame([], "image_id BIGINT"))
     columns = [
         F.max(F.when(F.col("attribute") == who.attribute, F.col(given))).alias(column)
         for who in labellers

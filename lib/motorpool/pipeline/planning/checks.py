@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from motorpool.config.run import Config
 from motorpool.interpret.overrides import load_overrides
 from motorpool.photos.source import find_images
+from motorpool.pipeline.lookalikes.duplicates import asked_searches
 from motorpool.pipeline.planning.held import Held, held_in
-from motorpool.pipeline.planning.opening import Opened, open_case
+from motorpool.pipeline.planning.opening import Opened, known_columns, open_case
 from motorpool.pipeline.planning.packages import check_accelerator, check_packages
 from motorpool.pipeline.planning.problems import Problems
 from motorpool.pipeline.planning.widths import Shape, Width, width_of
 from motorpool.pipeline.stages.features import check_definitions, check_descriptors
 from motorpool.pipeline.stages.ingest import check_sources, dropped_before, other_case
+from motorpool.pipeline.stages.quality import photos_of
 from motorpool.pipeline.stages.report import report_folder
 
 
@@ -57,6 +59,7 @@ def look(config: Config, stages: Collection[str]) -> Findings:
         _look_at_features(config, "ingest" in stages, found)
     if "cluster" in stages and not config.cluster.models:
         problems.append("cluster.models: is empty: list at least one grid, e.g. {algorithm: kmeans, k: 2..15}")
+    _look_at_photos(config, stages, found)
     if config.report is not None:
         if "interpret" in stages and config.report.titles is not None:
             with problems.noted():
@@ -84,6 +87,24 @@ def _look_at_conflicts(config: Config, held: Held, opened: Opened, problems: Pro
         check_sources(held.sources, opened.arrays, lake)
         if config.require_case().on_bad_rows == "refuse" and any(r["n_dropped"] for r in held.sources.values()):
             raise dropped_before(lake)
+
+
+def _look_at_photos(config: Config, stages: Collection[str], found: Findings) -> None:
+    """Whether there are the photos and the column of the splits that stages ask for."""
+    if "quality" in stages and config.photo_quality is not None:
+        with found.problems.noted():
+            found.photos = photos_of(config)
+    if "duplicates" in stages and config.duplicates is not None:
+        with found.problems.noted():
+            asked_searches(config)
+        split = config.duplicates.split
+        if split is not None and found.opened is not None:
+            columns = known_columns(found.opened.case)
+            if columns is not None and split not in columns:
+                found.problems.append(
+                    f"duplicates.split: {split!r}: the case has no such attribute; it has "
+                    f"{', '.join(sorted(columns)) or 'none'}"
+                )
 
 
 def _look_at_features(config: Config, reads_case: bool, found: Findings) -> None:

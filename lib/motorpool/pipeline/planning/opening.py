@@ -133,6 +133,17 @@ def columns_of_attributes(case: Case) -> list[str]:
     return [column for column in attribute_columns(None, case.attributes).values() if column != "path"]
 
 
+def known_columns(case: Case) -> set[str] | None:
+    """The columns that the table ``images`` will have; None where only Spark can tell, or they cannot be read."""
+    if case.attributes is not None and needs_spark(case.attributes):
+        return None
+    try:
+        return {"image_id", "path", "vehicle_id", *columns_of_attributes(case)}
+    except CaseError:
+        # Opening the case has told.
+        return None
+
+
 def known_to_attributes(case: Case, paths: Sequence[str]) -> int | None:
     """How many of some paths the attributes file describes; None without one, and for one that is long."""
     if case.attributes is None or files.file_size(_csv(case.attributes)) > _QUICK_BYTES:

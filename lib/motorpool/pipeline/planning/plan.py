@@ -163,10 +163,27 @@ def _stages(config: Config, n_models: int) -> dict[str, str | None]:
             if maps
             else None
         ),
+        "duplicates": _duplicates(config),
+        "neighbours": (
+            f"the {config.neighbours.k} nearest in {_sets(config, config.neighbours.features)}"
+            if config.neighbours
+            else None
+        ),
+        "quality": "every photo" if config.photo_quality else None,
         "interpret": "titles of the report's models" if config.report else None,
         "label": ", ".join(attributes) or None,
         "report": config.report.out or "beside the lake" if config.report else None,
     }
+
+
+def _duplicates(config: Config) -> str | None:
+    """What is compared; whether there are photos does not show in the config."""
+    asked = config.duplicates
+    if asked is None:
+        return None
+    unmerged = [fs.name for fs in config.feature_sets if not fs.merges_vehicles]
+    sets = counted(len(unmerged if asked.features is None else asked.features), "feature set")
+    return f"{sets}{' and the photo files' if asked.photos else ''}, similarity {asked.similarity:g}"
 
 
 def _sets(config: Config, named: list[str] | None) -> str:

@@ -10,6 +10,8 @@ from motorpool.config.run import Config, LakeConfig
 from motorpool.errors import ConfigError
 from motorpool.lake.local_tables import Tables
 from motorpool.lake.schemas import TABLES
+from motorpool.pipeline.lookalikes.duplicates import asked_searches
+from motorpool.pipeline.lookalikes.neighbours import asked_neighbours
 from motorpool.pipeline.planning.opening import descriptor_names
 from motorpool.pipeline.planning.problems import Problems
 from motorpool.pipeline.stages.project import asked_maps
@@ -103,7 +105,7 @@ class StageStatus:
 
 
 def left_over(config: Config, tables: Tables) -> list[StageStatus]:
-    """The stages whose rest small tables tell: `ingest`, `features`, `cluster` and `project`.
+    """The stages whose rest small tables tell: `ingest`, `features`, `cluster`, `project`, `duplicates`, `neighbours`.
 
     All others follow from the ranking, from the looks, or from the photos.
     """
@@ -124,7 +126,28 @@ def left_over(config: Config, tables: Tables) -> list[StageStatus]:
         there = {(r["features"], r["method"]): dict(r["params"] or {}) for r in rows}
         same = [1 for name in names for method in params if there.get((name, method)) == params[method]]
         found.append(StageStatus("project", "maps", len(names) * len(params), len(same)))
+    return [*found, *_compared(config, tables)]
+
+
+def _compared(config: Config, tables: Tables) -> list[StageStatus]:
+    """The stages that compare all images."""
+    found = []
+    if config.duplicates is not None:
+        problems = Problems()
+        with problems.noted():
+            found.append(_searched("duplicates", asked_searches(config), tables, "duplicate_searches"))
+        if problems:
+            found.append(StageStatus("duplicates", why=problems[0]))
+    if config.neighbours is not None:
+        found.append(_searched("neighbours", asked_neighbours(config), tables, "neighbour_searches"))
     return found
+
+
+def _searched(stage: str, asked: dict[str, dict[str, str]], tables: Tables, table: str) -> StageStatus:
+    there = {r["features"]: dict(r["params"] or {}) for r in tables.rows(table, ["features", "params"])}
+    # What the column of a split holds, only Spark can tell.
+    same = [name for name, params in asked.items() if there.get(name, {}).items() >= params.items()]
+    return StageStatus(stage, "searches", len(asked), len(same))
 
 
 def _ingested(config: Config, tables: Tables) -> StageStatus:

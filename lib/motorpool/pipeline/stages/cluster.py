@@ -85,8 +85,8 @@ def _drawn_curves(ctx: Context) -> set[tuple[str, str, int]]:
 
 def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], missing: set[CurveKey], done: Counted) -> None:
     """Fit the jobs of one feature set; ``missing`` are the curves that the config asks for and the lake lacks."""
-    vectors = ctx.lake.read("features", features=features.name)
-    n = ctx.lake.count("features", features=[features.name])
+    vectors = ctx.lake.fitted(ctx.lake.read("features", features=features.name))
+    n = ctx.lake.count_fitted("features", features=[features.name])
     possible = []
     for job in jobs:
         reasons = {s: job.grid.refusal(dict(s.params), n) for s in job.specs}

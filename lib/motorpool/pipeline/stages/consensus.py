@@ -17,7 +17,7 @@ from motorpool.cluster.models import Facts, ModelSpec
 from motorpool.config.run import CONSENSUS, ConsensusConfig
 from motorpool.features.spec import FeatureSet
 from motorpool.pipeline.context import Context, explained
-from motorpool.pipeline.models import judge, model_row, write_labels, write_models
+from motorpool.pipeline.models import UNTITLED, judge, model_row, write_labels, write_models
 from motorpool.pipeline.pace import timed
 from motorpool.pipeline.study import Node, consensus_features, consensus_specs, forget, log_not_asked, rank
 from motorpool.pipeline.vehicle_agreement import agreement_columns, joint_part, remeasure
@@ -88,7 +88,7 @@ def _make(ctx: Context, config: ConsensusConfig, members: Sequence[Node], specs:
     began = time.monotonic()
     ids = [model_id for _, model_id in members]
     sets = [f for f in ctx.config.feature_sets if f.name in {features for features, _ in members}]
-    labels = blocks.persist(side_by_side(ctx.lake.read("labels", model_id=ids), ids))
+    labels = blocks.persist(side_by_side(ctx.lake.fitted(ctx.lake.read("labels", model_id=ids)), ids))
     try:
         n = labels.count()
         evidence = accumulate(labels, config.linkage, config.max_tuples)
@@ -160,7 +160,7 @@ def _mean_nmi(tables: Sequence[Contingency]) -> float:
 
 def _cluster_rows(model_id: str, size: np.ndarray, n: int) -> list[dict[str, object]]:
     """A consensus has no vectors: no centroids, and no images next to them."""
-    empty: dict[str, object] = {"centroid": [], "exemplars": [], "title": None, "description": None}
+    empty: dict[str, object] = {"centroid": [], "exemplars": [], **UNTITLED}
     return [
         {"model_id": model_id, "cluster": cluster, "size": images, "share": images / n, **empty}
         for cluster, images in enumerate(size.tolist())
@@ -192,7 +192,7 @@ def _forget_agreement(ctx: Context) -> bool:
 def _write_agreement(ctx: Context, nodes: Sequence[Node], pairs: Sequence[tuple[Node, Node]]) -> None:
     ids = [model_id for _, model_id in nodes]
     at = {node: position for position, node in enumerate(nodes)}
-    labels = side_by_side(ctx.lake.read("labels", model_id=ids), ids)
+    labels = side_by_side(ctx.lake.fitted(ctx.lake.read("labels", model_id=ids)), ids)
     found = contingency(labels, [(at[a], at[b]) for a, b in pairs])
     rows = [
         {

@@ -56,8 +56,8 @@ def run_features(ctx: Context) -> None:
 
 
 def wide_descriptors(lake: Lake, names: Sequence[str]) -> DataFrame:
-    """`side_by_side` of some of the lake's descriptors."""
-    return side_by_side({name: lake.read("descriptors", descriptor=name) for name in names})
+    """`side_by_side` of some of the lake's descriptors, without appended images."""
+    return side_by_side({name: lake.fitted(lake.read("descriptors", descriptor=name)) for name in names})
 
 
 def side_by_side(frames: Mapping[str, DataFrame]) -> DataFrame:
@@ -81,8 +81,11 @@ def load_program(lake: Lake, features: str) -> Program:
 
 
 def known_vehicles(lake: Lake, who: str) -> Vehicles:
-    """The vehicles of the lake's images; where no vehicle has two photos, a LakeError that says ``who`` needs them."""
-    vehicles = Vehicles.of(lake.read("images"))
+    """The vehicles of the lake's images but appended ones.
+
+    Where no vehicle has two photos, a LakeError that says ``who`` needs them.
+    """
+    vehicles = Vehicles.of(lake.fitted(lake.read("images")))
     problem = vehicles.problem()
     if problem:
         raise LakeError(

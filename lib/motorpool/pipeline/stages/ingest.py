@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from motorpool.case.descriptors import (
-    Descriptor,
-    check_keys,
-    find_bad_rows,
-    open_array_files,
-    read_vectors,
-    with_columns,
-)
+from motorpool.case.descriptors import Descriptor, check_keys, open_array_files, read_vectors, with_columns
 from motorpool.case.folder import Case, find_case
 from motorpool.case.images import check_paths, check_vehicle_column, describe_images, read_images
 from motorpool.case.sources import shown
 from motorpool.case.tables import read_paths
-from motorpool.case.vector_columns import BAD_ROW
-from motorpool.errors import CaseError, LakeError
+from motorpool.errors import LakeError
+from motorpool.pipeline.bad_rows import listed_bad_rows, refusing_bad_rows, rows_to_drop, without
 from motorpool.pipeline.context import Context, explained
+from motorpool.pipeline.growing.appends import write_late
 from motorpool.pipeline.pace import timed
 from motorpool.spark import blocks
 
@@ -97,7 +90,10 @@ def _advice(lake: str) -> str:
 
 def other_case(lake: str) -> LakeError:
     """What to say of a lake that was made from images with other paths."""
-    return LakeError(f"the lake {lake} holds another case (its image paths differ): {_advice(lake)}")
+    return LakeError(
+        f"the lake {lake} holds another case (its image paths differ): add new images by `motorpool append`, "
+        f"{_advice(lake)}"
+    )
 
 
 def dropped_before(lake: str) -> LakeError:
@@ -132,7 +128,7 @@ def _last(path: str) -> str:
 
 def _check_dropped(ctx: Context, descriptors: Collection[str], advice: str) -> None:
     """LakeError where the lake leaves out images that a first run with this config would keep, or refuse."""
-    for row in ctx.lake.read("bad_rows").select("descriptors").distinct().collect():
+    for row in ctx.lake.fitted(ctx.lake.read("bad_rows")).select("descriptors").distinct().collect():
         if ctx.config.require_case().on_bad_rows == "refuse":
             raise dropped_before(str(ctx.lake))
         if not set(row["descriptors"]) & set(descriptors):
@@ -149,8 +145,9 @@ def _write_attributes(ctx: Context, case: Case, paths: DataFrame) -> bool:
     features, scores and outliers may rest on it.
     """
     config = ctx.config.require_case()
-    in_lake = ctx.lake.read("images")
-    lost = ctx.lake.read("bad_rows").select("image_id")
+    everything = ctx.lake.read("images")
+    in_lake = ctx.lake.fitted(everything)
+    lost = ctx.lake.fitted(ctx.lake.read("bad_rows")).select("image_id")
     described = without(describe_images(paths, case, config.vehicle_pattern, config.vehicle_column), lost)
     others = sorted(set(described.columns) - {"image_id", "path", "vehicle_id"})
     same_columns = set(described.columns) == set(in_lake.columns)
@@ -166,6 +163,12 @@ def _write_attributes(ctx: Context, case: Case, paths: DataFrame) -> bool:
             "case.vehicle_column and the attributes file give now: set them as they were, or use another lake.path, or "
             f"remove {ctx.lake} first"
         )
+    first = ctx.lake.first_appended()
+    if first is not None:
+        # What an appended case says about its images stays, in the columns that there still are.
+        kept = [f"`{c}`" for c in images.columns if c in everything.columns]
+        appended = everything.where(F.col("image_id") >= first).select(*kept)
+        images = images.unionByName(appended, allowMissingColumns=True)
     with timed("ingest: the attributes have changed, writing images"):
         ctx.lake.overwrite("images", images)
     return True
@@ -190,7 +193,7 @@ def _write(
     config = ctx.config.require_case()
     images = read_images(paths, case, config.vehicle_pattern, config.vehicle_column)
     # Images that an earlier descriptor lost are lost to later ones too.
-    lost = lake.read_or_empty("bad_rows").select("image_id") if added else None
+    lost = lake.fitted(lake.read_or_empty("bad_rows")).select("image_id") if added else None
     with rows_to_drop(ctx.spark, descriptors, n_images, config.on_bad_rows, lost) as bad_rows:
         if bad_rows is not None and not added:
             lost = bad_rows.select("image_id").distinct()
@@ -199,16 +202,23 @@ def _write(
         size = f"{total / 2**30:.2f} GiB"
         with timed(f"ingest: converting {len(descriptors)} descriptors of {n_images:,} images ({size})"):
             _write_vectors(ctx, descriptors, lost)
+        if added:
+            write_late(ctx, {name: given.shape[1] for name, given in descriptors.items()})
         if not added:
             with timed("ingest: writing images"):
                 lake.overwrite("images", without(images, lost))
                 if bad_rows is None:
                     lake.overwrite_rows("bad_rows", [])
                 else:
-                    lake.overwrite("bad_rows", _listed(bad_rows, paths))
+                    lake.overwrite("bad_rows", listed_bad_rows(bad_rows, paths))
         elif bad_rows is not None:
-            known = lake.read("bad_rows").select("image_id", F.explode("descriptors").alias("descriptor"))
-            lake.overwrite("bad_rows", _listed(known.unionByName(bad_rows), paths))
+            everything = lake.read("bad_rows")
+            known = lake.fitted(everything).select("image_id", F.explode("descriptors").alias("descriptor"))
+            listed = listed_bad_rows(known.unionByName(bad_rows), paths)
+            first = lake.first_appended()
+            if first is not None:
+                listed = listed.unionByName(everything.where(F.col("image_id") >= first))
+            lake.overwrite("bad_rows", listed)
         n_dropped = lost.count() if lost is not None else 0
     names = lake.schema("sources").names
     now = datetime.now(UTC)
@@ -217,79 +227,9 @@ def _write(
     lake.replace_rows("sources", rows, {"descriptor": list(descriptors)})
 
 
-@contextmanager
-def rows_to_drop(
-    spark: SparkSession,
-    descriptors: Mapping[str, Descriptor],
-    n_images: int,
-    on_bad_rows: Literal["refuse", "drop"],
-    lost: DataFrame | None = None,
-) -> Iterator[DataFrame | None]:
-    """``image_id, descriptor`` of the bad rows, persisted until the end; None for none.
-
-    Always None where bad rows are refused, which happens while vectors are converted (`refusing_bad_rows`). With
-    ``lost``, the images that are left out already, LakeError for bad rows of others.
-    """
-    if on_bad_rows == "refuse":
-        yield None
-        return
-    bad_rows = blocks.persist(find_bad_rows(spark, descriptors))
-    try:
-        with timed("looking for rows with NaN or infinity"):
-            n_bad = bad_rows.select("image_id").distinct().count()
-        n_new = without(bad_rows, lost).select("image_id").distinct().count() if n_bad and lost is not None else 0
-        if n_new:
-            raise LakeError(
-                f"{n_new:,} rows of {', '.join(descriptors)} hold NaN or infinity, but the lake already has "
-                "descriptors with these rows: ingest all descriptors together into a new lake"
-            )
-        if n_bad == n_images:
-            raise CaseError("every row holds NaN or infinity: nothing is left to work with")
-        log.info("dropping %s of %s rows, which hold NaN or infinity", f"{n_bad:,}", f"{n_images:,}")
-        yield bad_rows if n_bad else None
-    finally:
-        bad_rows.unpersist()
-
-
 def _write_vectors(ctx: Context, descriptors: Mapping[str, Descriptor], lost: DataFrame | None) -> None:
     refuse = ctx.config.require_case().on_bad_rows == "refuse"
     vectors = read_vectors(ctx.spark, descriptors, refuse=refuse)
     with refusing_bad_rows(ctx.spark, descriptors):
         values = sum(rows * (width + 2) for rows, width in (a.shape for a in descriptors.values()))
         ctx.lake.replace("descriptors", without(vectors, lost), {"descriptor": list(descriptors)}, values)
-
-
-@contextmanager
-def refusing_bad_rows(spark: SparkSession, descriptors: Mapping[str, Descriptor]) -> Iterator[None]:
-    """Turn the failure of a task that met a bad row (`read_vectors`) into a CaseError that lists all of them."""
-    try:
-        yield
-    except Exception as exc:  # Which class it is depends on what was done with the vectors.
-        if BAD_ROW not in str(exc):
-            raise
-        raise CaseError(_describe_bad_rows(spark, descriptors)) from exc
-
-
-def _listed(bad_rows: DataFrame, paths: DataFrame) -> DataFrame:
-    """The table ``bad_rows``: each image once, with its path and the descriptors it is bad in."""
-    by_image = bad_rows.groupBy("image_id").agg(F.array_sort(F.collect_set("descriptor")).alias("descriptors"))
-    return by_image.join(paths, on="image_id", how="inner")
-
-
-def without(df: DataFrame, ids: DataFrame | None) -> DataFrame:
-    """The rows of other images than those of ``ids`` (few: they are broadcast)."""
-    return df if ids is None else df.join(F.broadcast(ids), on="image_id", how="left_anti")
-
-
-def _describe_bad_rows(spark: SparkSession, descriptors: Mapping[str, Descriptor]) -> str:
-    bad = find_bad_rows(spark, descriptors)
-    parts = []
-    counts = {r["descriptor"]: r["n"] for r in bad.groupBy("descriptor").agg(F.count("*").alias("n")).collect()}
-    for name, count in sorted(counts.items()):
-        first = bad.where(F.col("descriptor") == name).select("image_id").orderBy("image_id").limit(5).collect()
-        listed = ", ".join(str(r["image_id"]) for r in first)
-        parts.append(f"{descriptors[name].name}: {count:,} rows, first {listed}")
-    return (
-        f"rows with NaN or infinity (or beyond float32): {'; '.join(parts)}. Mend the files, or set "
-        "case.on_bad_rows to drop to leave these images out"
-    )

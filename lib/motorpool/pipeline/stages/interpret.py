@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -30,12 +29,13 @@ from motorpool.interpret.counts import (
     summarise_photos,
 )
 from motorpool.interpret.evidence import Evidence, Overlap, evidence_of, overlaps
-from motorpool.interpret.overrides import Override, Overrides, check_overrides, load_overrides
-from motorpool.interpret.wording import describe, titles
+from motorpool.interpret.overrides import Overrides
 from motorpool.photos.source import find_images
 from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.pace import timed
-from motorpool.pipeline.study import Node, fingerprint, forget, log_not_asked, outdate, rank
+from motorpool.pipeline.study import Node, forget, log_not_asked, model_ids, outdate, rank
+from motorpool.pipeline.titling.given import given_titles, titles_fingerprint
+from motorpool.pipeline.titling.words import facts_of, reword, stored_evidence, write_given, write_titles
 from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ MAX_PHOTOS = 20_000
 MAX_PEERS = 12
 #: Photos of one task: some seconds.
 _PHOTOS_A_TASK = 500
-#: Part of what a title depends on: other rules make other words.
-_RULES = "1"
+#: Part of what evidence and titles depend on: other rules count, or word, other things.
+_RULES, _WORDS = "1", "2"
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ def run_interpret(ctx: Context) -> None:
 
     The models are those that ``report.models`` names, or the best of each feature set of the study. What people call
     clusters (``report.titles``) stands over what the evidence says, in every model. The row in ``interpretations`` is
-    written last, so a model without it is done again, and so is one whose ``params`` are others. All other models have
-    no members and no titles but those that people give. ``appearance`` keeps what has been measured of any photo.
+    written last, so a model without it is done again, and so is one whose ``params`` are others; where these differ in
+    what words depend on alone, they are made again from the evidence in ``clusters``. All other models have no members
+    and no titles but those that people give. ``appearance`` keeps what has been measured of any photo.
     Raises ConfigError for models and titles that the lake does not hold, CaseError where the config names photos that
     are not there.
     """
@@ -82,30 +83,36 @@ def run_interpret(ctx: Context) -> None:
             _outdate(ctx, stored)
             _forget_others(ctx, stored, [], {}, _titled(ctx))
         return
-    given = _overrides(ctx, config)
+    given = given_titles(ctx.lake, config.titles, model_ids(ctx.config))
     chosen, peers = _choose(ctx, config)
     root = find_images(ctx.config.case) if ctx.config.case is not None else None
-    images = ctx.lake.read("images")
+    images = ctx.lake.fitted(ctx.lake.read("images"))
     columns, left_out = attribute_columns(images)
     inputs = _Inputs(columns, attributes_fingerprint(images, columns), root, peers, given)
     asked = {m: _params(ctx, config, m, inputs, chosen) for m in chosen}
     titled = _titled(ctx)
     # Clusters that were made again have lost their titles.
-    pending = [m for m in chosen if stored.get(m) != asked[m] or not titled.get(m, False)]
+    changed = [m for m in chosen if stored.get(m) != asked[m] or not titled.get(m, False)]
+    counted = [m for m in changed if titled.get(m, False) and facts_of(stored.get(m, {})) == facts_of(asked[m])]
+    evidence = stored_evidence(ctx.lake, counted)
+    pending = [m for m in changed if m not in evidence]
     outdated = [m for m in stored if stored[m] != asked.get(m) or m in pending]
-    if outdated:
-        _outdate(ctx, outdated)
+    if set(outdated) - set(evidence):
+        _outdate(ctx, sorted(set(outdated) - set(evidence)))
     if ctx.lake.exists("appearance") and any(params.get("photos") != inputs.photos for params in stored.values()):
         log.info("interpret: photos lie elsewhere now, so all are measured again")
         forget(ctx, "appearance")
     renamed = _forget_others(ctx, stored, chosen, given, titled)
+    if evidence:
+        log.info("interpret: %d models get their titles anew, from the evidence that is in the lake", len(evidence))
+        reword(ctx.lake, evidence, given, [*chosen, *(m for _, m in peers)], asked)
     with explained():
         if pending:
             for column in left_out:
                 log.info("interpret: attribute %s is left out: it has too many values to name kinds", column)
             with timed(f"interpret: {len(pending)} models"):
                 _interpret(ctx, config, pending, inputs, asked)
-    if not pending and not renamed:
+    if not changed and not renamed:
         log.info("interpret: all models of the study are in the lake, nothing to do")
 
 
@@ -132,15 +139,6 @@ class _Inputs:
 # -- what is to be done --------------------------------------------------------------------------------
 
 
-def _overrides(ctx: Context, config: ReportConfig) -> Overrides:
-    if config.titles is None:
-        return {}
-    given = load_overrides(config.titles)
-    last = ctx.lake.fetch("clusters", ["model_id", "cluster"]).group_by("model_id").aggregate([("cluster", "max")])
-    check_overrides(given, {r["model_id"]: r["cluster_max"] + 1 for r in last.to_pylist()}, config.titles)
-    return given
-
-
 def _choose(ctx: Context, config: ReportConfig) -> tuple[list[str], list[Node]]:
     """The ids of the models to interpret, and the best model of each feature set: ``features, model_id``."""
     best = [(m.features, m.model_id) for m in rank(ctx).best()]
@@ -164,9 +162,6 @@ def _params(
 ) -> dict[str, str]:
     """What a model's titles, descriptions and members depend on, beside its labels."""
     peers = [peer for _, peer in inputs.peers]
-    # Descriptions name clusters of other models by their titles, where they have some.
-    named = {model_id, *peers}
-    titles = [[m, c, o.title, o.description] for (m, c), o in sorted(inputs.given.items(), key=_key) if m in named]
     return {
         "attributes": json.dumps(inputs.columns),
         "members": str(config.members),
@@ -176,13 +171,11 @@ def _params(
         "sample": str(config.sample),
         "seed": str(ctx.config.seed),
         "titled": json.dumps([peer for peer in peers if peer in chosen]),
-        "titles": fingerprint(titles) if titles else "",
+        # Descriptions name clusters of other models by their titles, where they have some.
+        "titles": titles_fingerprint(inputs.given, {model_id, *peers}),
         "values": inputs.fingerprint,
+        "words": _WORDS,
     }
-
-
-def _key(item: tuple[tuple[str, int], Override]) -> tuple[str, int]:
-    return item[0]
 
 
 def _stored(ctx: Context) -> dict[str, dict[str, str]]:
@@ -217,7 +210,7 @@ def _interpret(
     others = [(features, m) for features, m in peers if m not in pending]
     ids = [*pending, *(m for _, m in others)]
     sets = {**{m: models[m].features for m in pending}, **{m: features for features, m in others}}
-    wide = members.gathered(ctx.lake.read("labels", model_id=ids), ids)
+    wide = members.gathered(ctx.lake.fitted(ctx.lake.read("labels", model_id=ids)), ids)
     own = wide.select(
         "image_id", F.slice("clusters", 1, len(pending)).alias("clusters"),
         F.slice("strengths", 1, len(pending)).alias("strengths"),
@@ -243,7 +236,7 @@ def _interpret(
                 m: evidence_of(m, model.sizes, model.centroids, counts.of_model(m), found[m])
                 for m, model in models.items()
             }
-    _write_titles(ctx, evidence, inputs.given, others)
+    write_titles(ctx.lake, evidence, inputs.given, [m for _, m in others])
     _write_done(ctx, evidence, asked, (time.monotonic() - began) / len(pending))
 
 
@@ -341,27 +334,6 @@ def _counts(
 # -- writing ------------------------------------------------------------------------------------------
 
 
-def _write_titles(
-    ctx: Context, evidence: Mapping[str, list[Evidence]], given: Overrides, others: Sequence[tuple[str, str]]
-) -> None:
-    """Titles first, as descriptions name other clusters by them: as people call them where they do."""
-    known = (
-        ctx.lake.rows("clusters", ["model_id", "cluster", "title"], model_id=[m for _, m in others]) if others else []
-    )
-    named = {(r["model_id"], r["cluster"]): r["title"] for r in known if r["title"] is not None}
-    for model_id, model in evidence.items():
-        named |= {(model_id, cluster): title for cluster, title in titles(model).items()}
-    named |= {key: o.title for key, o in given.items() if o.title is not None}
-    rows = []
-    for model_id, model in evidence.items():
-        by_cluster = {e.cluster: e for e in model}
-        for e in model:
-            override = given.get((model_id, e.cluster), Override())
-            text = override.description or describe(e, by_cluster, named)
-            rows.append((model_id, e.cluster, named[model_id, e.cluster], text))
-    _replace_titles(ctx, rows)
-
-
 def _outdate(ctx: Context, model_ids: Collection[str]) -> None:
     """Were this run killed, rows must not stand for what other values gave, but tell whose photos were measured."""
     outdate(ctx, "interpretations", {"model_id": model_ids}, keep=["photos"])
@@ -381,37 +353,10 @@ def _forget_others(
     gone = sorted(set(stored) - set(chosen))
     if gone:
         forget(ctx, "cluster_members", {"model_id": gone})
-    renamed = _write_overrides(ctx, given, {*titled, *(m for m, _ in given)} - set(chosen))
+    renamed = write_given(ctx.lake, given, {*titled, *(m for m, _ in given)} - set(chosen))
     if gone:
         forget(ctx, "interpretations", {"model_id": gone})
     return renamed or bool(gone)
-
-
-def _write_overrides(ctx: Context, given: Overrides, others: Collection[str]) -> bool:
-    """What people call the clusters of models that are not interpreted; False where the table says so already."""
-    ids = sorted(others)
-    if not ids:
-        return False
-    rows = ctx.lake.rows("clusters", ["model_id", "cluster", "title", "description"], model_id=ids)
-    before = [(r["model_id"], r["cluster"], r["title"], r["description"]) for r in rows]
-    named = [(m, c, given.get((m, c), Override())) for m, c, _, _ in before]
-    new = [(m, c, override.title, override.description) for m, c, override in named]
-    if new == before:
-        return False
-    _replace_titles(ctx, new)
-    return True
-
-
-def _replace_titles(ctx: Context, rows: Sequence[tuple[str, int, str | None, str | None]]) -> None:
-    ids = sorted({r[0] for r in rows})
-    texts = {(model_id, cluster): (title, description) for model_id, cluster, title, description in rows}
-    table = ctx.lake.fetch("clusters", model_id=ids)
-    keys = zip(table.column("model_id").to_pylist(), table.column("cluster").to_pylist(), strict=True)
-    new = [texts.get(key, (None, None)) for key in keys]
-    for at, name in enumerate(("title", "description")):
-        column = pa.array([values[at] for values in new], pa.string())
-        table = table.set_column(table.schema.get_field_index(name), name, column)
-    ctx.lake.replace_rows("clusters", table, {"model_id": ids})
 
 
 def _write_done(

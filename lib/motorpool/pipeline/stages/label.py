@@ -6,11 +6,10 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from motorpool.config.labels import AttributeConfig
 from motorpool.config.run import CONSENSUS
@@ -20,6 +19,7 @@ from motorpool.labelling.compare import Choice, compare
 from motorpool.labelling.program import program_rows
 from motorpool.percentages import percent
 from motorpool.pipeline.context import Context, explained
+from motorpool.pipeline.labelling.counts import LabelCounts, count_labels
 from motorpool.pipeline.labelling.looks import Looks, answers_of_images, read_looks
 from motorpool.pipeline.labelling.sources import (
     Learning,
@@ -215,7 +215,7 @@ def _label(
     names = list(choices)
     with timed(f"label: labelling all images by {', '.join(names)}"):
         ctx.lake.replace("image_labels", labels, {"attribute": names}, ctx.values(len(labels.columns) * len(names)))
-    counts = _counts(ctx.lake.read("image_labels", attribute=names))
+    counts = count_labels(ctx.lake.read("image_labels", attribute=names))
     seconds = (time.monotonic() - began) / len(names)
     rows = [
         _row(who, choices[who.attribute], *asked[who.attribute], counts[who.attribute], readable)
@@ -281,39 +281,15 @@ def _tell(name: str, choice: Choice, config: AttributeConfig) -> None:
     )  # fmt: skip
 
 
-class _Counts(NamedTuple):
-    """Of an attribute's labels: images, accepted ones, and the mean probability of those that follow from no look."""
-
-    n: int
-    accepted: int
-    expected: float | None
-
-
-def _counts(labels: DataFrame) -> dict[str, _Counts]:
-    """By attribute. The mean is null where people gave all labels."""
-    rows = (
-        labels.groupBy("attribute")
-        .agg(
-            F.count("*").alias("n"),
-            F.count_if("accepted").alias("accepted"),
-            # Only what people said, of the photo or its vehicle, is certain.
-            F.avg(F.when(F.col("probability") < 1, F.col("probability"))).alias("expected"),
-        )
-        .collect()
-    )
-    return {r["attribute"]: _Counts(int(r["n"]), int(r["accepted"]), r["expected"]) for r in rows}
-
-
 def _row(
     who: Labeller,
     choice: Choice,
     config: AttributeConfig,
     looks: Looks,
-    counts: _Counts,
+    counts: LabelCounts,
     readable: _Readable,
 ) -> dict[str, Any]:
     """A row of ``label_sets``."""
-    n, accepted = counts.n, counts.accepted
     members = [c for c, _ in choice.members]
     return {
         "attribute": who.attribute,
@@ -328,11 +304,8 @@ def _row(
         "accuracy": choice.accuracy,
         "accuracy_low": choice.low,
         "accuracy_high": choice.high,
-        "expected": counts.expected,
         "threshold": choice.threshold,
-        "n_images": n,
-        "n_accepted": accepted,
-        "share_accepted": accepted / n if n else None,
+        **counts.columns,
         "candidates": [
             {
                 "method": m.candidate.way,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -23,7 +23,7 @@ from motorpool.outliers.registry import OUTLIER_METHODS
 from motorpool.outliers.resources import Resources
 from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.pace import Counted, timed
-from motorpool.pipeline.stages.features import known_vehicles, load_program, wide_descriptors
+from motorpool.pipeline.stages.features import known_vehicles, load_program, side_by_side
 from motorpool.pipeline.study import fingerprint, forget, log_not_asked, model_ids, outdate
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,7 @@ def run_outliers(ctx: Context) -> None:
         _forget_all(ctx, stored)
         return
     config, vehicles = _with_vehicles(ctx, config)
-    plan = _plan(ctx, config)
+    plan = plan_methods(ctx, config)
     wanted = plan.params
     if not wanted:
         log_not_asked("outliers", "no method can be run on any feature set", stored)
@@ -150,7 +150,7 @@ def _keep(ctx: Context, features: str, methods: _Methods) -> None:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """The methods that every feature set has what it takes for, and the models that they read, by (features, method).
 
     Feature sets without any method are left out.
@@ -160,7 +160,7 @@ class _Plan:
     models: dict[tuple[str, str], list[str]]
 
 
-def _plan(ctx: Context, config: OutlierConfig) -> _Plan:
+def plan_methods(ctx: Context, config: OutlierConfig) -> Plan:
     sizes = {r["features"]: int(r["n_images"]) for r in ctx.lake.rows("feature_sets", ["features", "n_images"])}
     models = _models_to_read(ctx, config, sizes)
     params: dict[str, _Methods] = {}
@@ -171,7 +171,7 @@ def _plan(ctx: Context, config: OutlierConfig) -> _Plan:
                 params[features.name] = {
                     m: _params(config, ctx.config.seed, m, models.get((features.name, m))) for m in methods
                 }
-    return _Plan(params, models)
+    return Plan(params, models)
 
 
 def _params(config: OutlierConfig, seed: int, method: str, models: Sequence[str] | None) -> _Params:
@@ -230,11 +230,11 @@ def _possible(
 # -- scores --------------------------------------------------------------------------------------------
 
 
-def _run_methods(ctx: Context, config: OutlierConfig, features: str, plan: _Plan, vehicles: Vehicles | None) -> None:
+def _run_methods(ctx: Context, config: OutlierConfig, features: str, plan: Plan, vehicles: Vehicles | None) -> None:
     """All methods of one feature set, written together: scores, then reasons, then what says that they are there."""
     began = time.monotonic()
     methods = [OUTLIER_METHODS[name] for name in plan.params[features]]
-    resources = _resources(ctx, config, features, plan, vehicles)
+    resources = resources_of(ctx, config, features, plan, vehicles, ctx.lake.fitted)
     images = ctx.lake.read("images")
     try:
         scored = {method.name: method.score(resources) for method in methods}
@@ -254,16 +254,26 @@ def _run_methods(ctx: Context, config: OutlierConfig, features: str, plan: _Plan
     _write_methods(ctx, features, plan.params[features], (time.monotonic() - began) / len(methods), [features])
 
 
-def _resources(ctx: Context, config: OutlierConfig, features: str, plan: _Plan, vehicles: Vehicles | None) -> Resources:
+def resources_of(
+    ctx: Context,
+    config: OutlierConfig,
+    features: str,
+    plan: Plan,
+    vehicles: Vehicles | None,
+    among: Callable[[DataFrame], DataFrame],
+) -> Resources:
+    """What methods score a feature set by; ``among`` gives those of some rows whose images are to be scored."""
     return Resources(
-        vectors=ctx.lake.read("features", features=features),
+        vectors=among(ctx.lake.read("features", features=features)),
         k=config.k,
         seed=ctx.config.seed,
         backend=ctx.backend,
         models={method: ids for (name, method), ids in plan.models.items() if name == features},
         known_vehicles=vehicles,
-        read_labels=lambda ids: ctx.lake.read_or_empty("labels", model_id=list(ids) or ["none"]),
-        read_descriptors=lambda names: wide_descriptors(ctx.lake, names),
+        read_labels=lambda ids: among(ctx.lake.read_or_empty("labels", model_id=list(ids) or ["none"])),
+        read_descriptors=lambda names: side_by_side(
+            {d: among(ctx.lake.read("descriptors", descriptor=d)) for d in names}
+        ),
         read_program=lambda: load_program(ctx.lake, features),
         say=lambda text: log.debug("outliers: %s: %s", features, text),
     )
@@ -283,7 +293,7 @@ def _run_consensus(
     """
     began = time.monotonic()
     replaced = [CONSENSUS, *sorted(gone)]
-    single = ctx.lake.read("outliers", features=asked)
+    single = ctx.lake.fitted(ctx.lake.read("outliers", features=asked))
     weighted = None if vehicles is None else _weighted(config, single, vehicles, params["leading"].split(", "))
     try:
         agreed = flag(weighted.df if weighted else consensus(single), config.share)

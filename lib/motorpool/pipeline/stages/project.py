@@ -159,7 +159,7 @@ def _make_maps(
         for m in maps
         if m.method.lay_out
     }
-    block_df = blocks.persist(blocks.gather(ctx.lake.read("features", features=features)))
+    block_df = blocks.persist(blocks.gather(ctx.lake.fitted(ctx.lake.read("features", features=features))))
     try:
         seen = first_pass(block_df, config.sample, JUDGED, seed)
         n, n_fitted = seen.stats.n, len(seen.sample)

@@ -14,7 +14,7 @@ from motorpool.photos.source import find_images
 from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.output.folder import check_folder, whole_folder
 from motorpool.pipeline.pace import timed
-from motorpool.report import check_packages
+from motorpool.report import check_packages, page
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,21 @@ def check_report(lake: LakeConfig, out: str | None) -> Path:
 
 
 def report_folder(lake: LakeConfig, out: str | None) -> Path:
-    """The folder of `check_report`, whether the packages are there or not; ConfigError as there."""
+    """The folder of `check_report`, whether the packages are there or not; ConfigError as there.
+
+    A folder with the report of another lake, which is still there, is refused too.
+    """
+    folder = _folder_of(lake, out)
+    own, other = page.lake_name(lake), page.lake_of(folder)
+    if other not in ("", own):
+        raise ConfigError(
+            f"report.out: {folder}: holds the report of the lake {other}; name another folder for that of {own} "
+            "(--out DIR, or report.out in the config), or remove the old report"
+        )
+    return folder
+
+
+def _folder_of(lake: LakeConfig, out: str | None) -> Path:
     if out is not None:
         return check_folder(out, "report.out", _MARK, lake.path)
     folder = local_folder(lake.path) if lake.path is not None else None
@@ -88,11 +102,20 @@ def write_report(lake: Lake, settings: ReportConfig, out: Path, images_root: str
     check_packages()
     from motorpool.report.build import build
 
+    if images_root is None:
+        log.warning("report: has no photos: %s", _where_photos_may_lie(lake))
     began = time.monotonic()
     with timed(f"report: {out}"), explained(), whole_folder(out) as folder:
-        built = build(lake, settings, folder, images_root, seed, timed)
+        built = build(lake, settings, folder, out, images_root, seed, timed)
         n_bytes = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     log.info("report: open %s (%.1f MB in all)", out / "index.html", n_bytes / 1e6)
     if built.n_unreadable:
         log.warning("report: %s of %s photos could not be read", f"{built.n_unreadable:,}", f"{built.n_asked:,}")
     return Summary(out, n_bytes, built.n_points, built.n_asked, built.n_unreadable, time.monotonic() - began)
+
+
+def _where_photos_may_lie(lake: Lake) -> str:
+    """What to give for a report with photos."""
+    given = "give --images DIR (a folder or a zip), or name it in the config as case.images_root"
+    seen = sorted({row["params"].get("photos", "") for row in lake.rows("interpretations", ["params"])} - {""})
+    return f"{given}; titles were made from those in {seen[0]}" if seen else given

@@ -36,7 +36,8 @@ def run_vehicles(ctx: Context) -> None:
         _forget_others(ctx, [])
         return
     ranking = rank(ctx)
-    vehicles = ctx.lake.read("images").where(F.col("vehicle_id").isNotNull()).select("image_id", "vehicle_id")
+    images = ctx.lake.fitted(ctx.lake.read("images"))
+    vehicles = images.where(F.col("vehicle_id").isNotNull()).select("image_id", "vehicle_id")
     if vehicles.isEmpty():
         log.info("vehicles: no image of the lake has a vehicle, nothing to do")
         return

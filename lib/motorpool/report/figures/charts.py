@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from motorpool.kernels.scores import Score
+from motorpool.report.palette import Palettes, colours_of
 from motorpool.report.scoring import table_scores
 from motorpool.report.wording import algorithm_name, capital, label_of, records
 
+#: What clusters are called, by model and cluster; None where nobody has named them.
+Titles = Mapping[str, Mapping[int, str | None]]
 #: Small multiples that a person compares on one page.
 MAX_PANELS = 24
 #: Clusters that one bar chart names.
@@ -40,13 +43,16 @@ class Series:
     colour: int = 0
     text: list[str] = field(default_factory=list)
     hollow: list[bool] = field(default_factory=list)
+    #: Of bars that stand for clusters: their numbers, and the colours that these have.
+    clusters: list[int] = field(default_factory=list)
+    fill: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         placed = [math.isfinite(x) and math.isfinite(y) for x, y in zip(self.x, self.y, strict=True)]
         if not all(placed):
-            for name in ("x", "y", "text", "hollow"):
+            for name in ("x", "y", "text", "hollow", "clusters", "fill"):
                 values = getattr(self, name)
-                # The last two may be left out.
+                # All but the first two may be left out.
                 kept = [v for v, ok in zip(values, placed, strict=True) if ok] if values else values
                 object.__setattr__(self, name, kept)
 
@@ -58,6 +64,8 @@ class Panel:
     y_label: str
     series: tuple[Series, ...]
     log_x: bool = False
+    #: The model whose clusters the bars are.
+    model_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,8 +78,33 @@ class Chart:
     share_y: bool = False
     note: str = ""
 
+    @property
+    def heading(self) -> dict[str, str]:
+        """What the page says above it."""
+        return {"name": self.name, "title": self.title, "note": self.note}
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Chart:
+        panels = [
+            Panel(**panel | {"series": tuple(Series(**series) for series in panel["series"])})
+            for panel in data["panels"]
+        ]
+        return cls(**{**data, "panels": tuple(panels)})
+
+    def retitled(self, titles: Titles) -> Chart:
+        """With the bars of clusters called as ``titles`` has them."""
+        panels = [
+            replace(p, series=tuple(s if not s.clusters else _called(s, titles.get(p.model_id, {})) for s in p.series))
+            for p in self.panels
+        ]
+        return replace(self, panels=tuple(panels))
+
+
+def _called(series: Series, titles: Mapping[int, str | None]) -> Series:
+    return replace(series, text=[label_of(titles.get(cluster), cluster) for cluster in series.clusters])
 
 
 def score_charts(models: pd.DataFrame) -> Iterator[Chart]:
@@ -190,7 +223,7 @@ def k_distance_chart(k_distances: pd.DataFrame, order: Sequence[str]) -> Chart |
     return Chart("k_distances", "Distance to the k-th nearest image", tuple(panels), note=note) if panels else None
 
 
-def size_chart(best: pd.DataFrame, clusters: pd.DataFrame) -> Chart | None:
+def size_chart(best: pd.DataFrame, clusters: pd.DataFrame, palettes: Palettes) -> Chart | None:
     """The clusters' shares of the images in the best model of every feature set: largest first, 40 at most."""
     panels = []
     for model in records(best.head(MAX_PANELS)):
@@ -201,9 +234,19 @@ def size_chart(best: pd.DataFrame, clusters: pd.DataFrame) -> Chart | None:
         shown = part.head(MAX_BARS)
         names = [label_of(row["title"], row["cluster"]) for row in records(shown)]
         values = (100 * shown["share"].astype(float)).tolist()
-        series = Series("share", values, list(range(len(values))), "bars", 0, names)
+        numbers = shown["cluster"].astype(int).tolist()
+        fill = colours_of(numbers, palettes.get(model["model_id"]))
+        series = Series("share", values, list(range(len(values))), "bars", 0, names, clusters=numbers, fill=fill)
         more = f", the largest {MAX_BARS}" if len(part) > MAX_BARS else ""
-        panels.append(Panel(f"{model['features']}: {len(part)} clusters{more}", "% of images", "", (series,)))
+        panels.append(
+            Panel(
+                f"{model['features']}: {len(part)} clusters{more}",
+                "% of images",
+                "",
+                (series,),
+                model_id=model["model_id"],
+            )
+        )
     return Chart("cluster_sizes", "Sizes of the clusters", tuple(panels)) if panels else None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from scipy.cluster import hierarchy
@@ -29,6 +31,17 @@ class Branches:
     leaf_clusters: list[int]
     leaf_images: list[int | None]
     cut: float
+
+
+def to_json(drawn: Branches) -> dict[str, Any]:
+    """As plain lists and numbers, for the page."""
+    return {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in vars(drawn).items()}
+
+
+def from_json(data: Mapping[str, Any]) -> Branches:
+    """What `to_json` gave; further entries are left alone."""
+    found = {f.name: data[f.name] for f in fields(Branches)}
+    return Branches(**found | {name: np.array(found[name]) for name in ("across", "height")})
 
 
 def branches(tree: Tree) -> Branches:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from motorpool.report.figures.charts import Chart, Panel, Series
-from motorpool.report.figures.dendrogram import Branches
+from motorpool.report.figures.dendrogram import Branches, from_json
 from motorpool.report.figures.maps import Map
 from motorpool.report.palette import COLOURS, colour_of, colours_of
 from motorpool.report.wording import label_of, records
@@ -25,6 +25,11 @@ _DPI = 150
 _INK = "#30343a"
 #: Degrees above the ground from which maps in three dimensions are seen.
 _ELEVATION = 18
+#: Clusters' numbers on maps: colour alone does not tell clusters apart.
+_NUMBER: dict[str, Any] = {
+    "fontsize": 9, "weight": "bold", "color": _INK, "ha": "center", "va": "center",
+    "path_effects": [withStroke(linewidth=2.2, foreground="white")],
+}  # fmt: skip
 _STYLE: dict[str, Any] = {"color": _INK, "fontsize": 9}
 
 
@@ -105,7 +110,8 @@ def _draw_panel(axes: Any, panel: Panel, slots: int, handles: dict[str, Any]) ->
 
 
 def _draw_bars(axes: Any, series: Series, slots: int) -> None:
-    axes.barh(series.y, series.x, color=COLOURS[0], height=0.7)
+    # Outlined, since a white bar on white paper is none.
+    axes.barh(series.y, series.x, color=series.fill or COLOURS[0], height=0.7, edgecolor=_INK, linewidth=0.5)
     axes.set_yticks(series.y, [_plain(_shortened(t, 30)) for t in series.text])
     # As many slots in every panel: bars are equally thick.
     axes.set_ylim(slots - 0.4, -0.6)
@@ -133,7 +139,9 @@ def draw_agreement(names: Sequence[str], ari: np.ndarray, out: Path) -> None:
     figure.savefig(out)
 
 
-def draw_dendrogram(tree: Branches, title: str, names: dict[int, str], out: Path) -> None:
+def draw_dendrogram(
+    tree: Branches, title: str, names: Mapping[int, str], out: Path, palette: Mapping[int, str] | None = None
+) -> None:
     """The tree lying down, so that the leaves' names can be read; the dashed line is the cut."""
     n = len(tree.leaf_cluster)
     figure = _figure(7.5, 0.17 * n + 1.4)
@@ -141,11 +149,11 @@ def draw_dendrogram(tree: Branches, title: str, names: dict[int, str], out: Path
     _bare(axes)
     axes.grid(False)
     for across, height, cluster in zip(tree.across, tree.height, tree.line_cluster, strict=True):
-        axes.plot(height, across, color=colour_of(cluster), linewidth=1.3)
+        axes.plot(height, across, color=colour_of(cluster, palette), linewidth=1.3)
     axes.axvline(tree.cut, color=_INK, linewidth=0.8, linestyle="--")
     axes.set_yticks([5 + 10 * i for i in range(n)], [_plain(_shortened(t)) for t in leaf_names(tree, names)])
     for tick, cluster in zip(axes.get_yticklabels(), tree.leaf_cluster, strict=True):
-        tick.set_color(colour_of(cluster))
+        tick.set_color(colour_of(cluster, palette))
         tick.set_fontsize(7)
     axes.yaxis.tick_right()
     axes.spines["left"].set_visible(False)
@@ -155,7 +163,19 @@ def draw_dendrogram(tree: Branches, title: str, names: dict[int, str], out: Path
     figure.savefig(out)
 
 
-def leaf_names(tree: Branches, names: dict[int, str]) -> list[str]:
+def draw_tree(tree: Mapping[str, Any], titles: Mapping[int, Any], out: Path, palette: Mapping[int, str]) -> list[str]:
+    """The tree of `dendrogram.to_json`, which has a title, with the clusters' titles; returns the leaves' names."""
+    names = {cluster: label_of(title, cluster) for cluster, title in titles.items()}
+    draw_dendrogram(from_json(tree), tree["title"], names, out, palette)
+    return names_of_leaves(tree, titles)
+
+
+def names_of_leaves(tree: Mapping[str, Any], titles: Mapping[int, Any]) -> list[str]:
+    """`leaf_names` of the tree of `dendrogram.to_json`, with the clusters' titles."""
+    return leaf_names(from_json(tree), {cluster: label_of(title, cluster) for cluster, title in titles.items()})
+
+
+def leaf_names(tree: Branches, names: Mapping[int, str]) -> list[str]:
     """``3  red, by day (1,204)`` for every leaf: its cluster, and the images where their number is known.
 
     ``7 clusters (1,204)`` for a leaf of several.
@@ -174,15 +194,14 @@ def draw_maps(maps: Sequence[Map], out: Path, points: int) -> None:
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes, shown in zip(grid.flat, maps, strict=False):
         xyz, clusters, left_out = _framed(shown, points)
-        axes.scatter(*xyz.T, s=min(6.0, 30_000 / max(1, len(xyz))), c=colours_of(clusters), linewidths=0, alpha=0.75)
+        axes.scatter(*xyz.T, s=min(6.0, 30_000 / max(1, len(xyz))), c=colours_of(clusters, shown.palette),
+                     linewidths=0, alpha=0.75)  # fmt: skip
         if shown.frame.cut:
             axes.set_xlim(shown.frame.low[0], shown.frame.high[0])
             axes.set_ylim(shown.frame.low[1], shown.frame.high[1])
         axes.set_xlabel(left_out, color=_INK, fontsize=8)
         for cluster, at in shown.labels.items():
-            halo = [withStroke(linewidth=2.2, foreground="white")]
-            axes.annotate(str(cluster), at, fontsize=9, weight="bold", color=_INK, ha="center", va="center",
-                          path_effects=halo)  # fmt: skip
+            axes.annotate(str(cluster), at, **_NUMBER)
         axes.set_title(_plain(f"{_shortened(shown.features)}: {shown.name}"), fontsize=9, color=_INK)
         axes.set_xticks([])
         axes.set_yticks([])
@@ -209,21 +228,35 @@ def save_3d(shown: Map, out: Path) -> None:
 
 
 def draw_turning(shown: Map, out: Path, *, frames: int = 36, points: int = 4000, pixels: int = 480) -> None:
-    """A GIF of the 3-D map turning once; at most ``points`` points, ``frames`` pictures, 64 colours.
+    """A GIF of the 3-D map turning once; at most ``points`` points and ``frames`` pictures.
 
-    Some 2 MB. Memory: the frames, pixels² bytes each.
+    Its up to 256 colours are those of the clusters, their tints on white and greys, the same in all frames: a palette
+    of what one frame shows makes one of two clusters that are alike in it. Some 2 MB. Memory: the frames, pixels²
+    bytes each.
     """
     figure = _view_3d(shown, 0.0, points, pixels / 100, 100)
     canvas, axes = FigureCanvasAgg(figure), figure.axes[0]
     pictures: list[Image.Image] = []
+    palette = _gif_palette(sorted(set(colours_of(np.unique(shown.clusters), shown.palette))))
     for frame in range(frames):
         axes.view_init(elev=_ELEVATION, azim=360 * frame / frames)  # type: ignore[attr-defined]
         canvas.draw()  # type: ignore[no-untyped-call]
         rgb = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])  # type: ignore[no-untyped-call]
-        # One palette for all frames: with one each, colours flicker.
-        first = pictures[0] if pictures else rgb.quantize(64)
-        pictures.append(rgb.quantize(palette=first, dither=Image.Dither.NONE))
+        pictures.append(rgb.quantize(palette=palette, dither=Image.Dither.NONE))
     pictures[0].save(out, save_all=True, append_images=pictures[1:], duration=110, loop=0, optimize=False)
+
+
+def _gif_palette(colours: Sequence[str]) -> Image.Image:
+    """Greys, and every colour with as many tints towards white as there is room for."""
+    greys = [round(255 * at / 15) for at in range(16)]
+    rgb = [tuple(int(c[at : at + 2], 16) for at in (1, 3, 5)) for c in colours[:240]]
+    tints = max(1, min(8, (256 - len(greys)) // max(1, len(rgb))))
+    wanted = [(v, v, v) for v in greys]
+    for at in range(tints):
+        wanted += [(*(round(v + (255 - v) * at / tints) for v in own),) for own in rgb]  # type: ignore[misc]
+    picture = Image.new("P", (1, 1))
+    picture.putpalette([v for own in wanted for v in own])
+    return picture
 
 
 def _view_3d(shown: Map, azimuth: float, points: int, inches: float, dpi: int) -> Figure:
@@ -232,7 +265,9 @@ def _view_3d(shown: Map, azimuth: float, points: int, inches: float, dpi: int) -
     with rc_context({"grid.color": "#dfe2e7", "grid.linewidth": 0.6}):
         axes: Any = figure.add_axes((0.0, 0.0, 1.0, 0.94), projection="3d")
     xyz, clusters, left_out = _framed(shown, points)
-    axes.scatter(*xyz.T, s=5, c=colours_of(clusters), linewidths=0, alpha=0.8, depthshade=False)
+    axes.scatter(*xyz.T, s=5, c=colours_of(clusters, shown.palette), linewidths=0, alpha=0.8, depthshade=False)
+    for cluster, at in shown.labels.items():
+        axes.text(*at, str(cluster), zorder=10, **_NUMBER)
     if shown.frame.cut:
         for name, low, high in zip("xyz", shown.frame.low, shown.frame.high, strict=True):
             getattr(axes, f"set_{name}lim")(low, high)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -69,7 +70,8 @@ class Map:
     """One projection of the sampled images.
 
     xyz is float32[n, dims] in the order of the sample, NaN for images that the projection lacks; clusters is int[n] of
-    the model that colours it, -1 for noise; labels are `label_positions`, none where no model does.
+    the model that colours it, -1 for noise; labels are `label_positions`, or in three dimensions `label_medians`, none
+    where no model does; palette is the colours of that model's clusters.
     """
 
     features: str
@@ -77,7 +79,8 @@ class Map:
     name: str
     xyz: np.ndarray
     clusters: np.ndarray
-    labels: dict[int, tuple[float, float]] = field(default_factory=dict)
+    labels: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    palette: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def dims(self) -> int:
@@ -136,7 +139,17 @@ def _base64(values: np.ndarray) -> str:
     return base64.b64encode(values.tobytes()).decode("ascii")
 
 
-def label_positions(xy: np.ndarray, clusters: np.ndarray, gap: float = 0.045) -> dict[int, tuple[float, float]]:
+def label_medians(xyz: np.ndarray, clusters: np.ndarray) -> dict[int, tuple[float, ...]]:
+    """The medians of each cluster's points that are in the frame; none at all for more than MAX_LABELS clusters."""
+    known = np.isfinite(xyz).all(axis=1) & (clusters >= 0)
+    known[known] = ~frame_of(xyz).outside(xyz[known])
+    ids = np.unique(clusters[known])
+    if len(ids) > MAX_LABELS:
+        return {}
+    return {int(c): tuple(np.median(xyz[known & (clusters == c)].astype(np.float64), axis=0).tolist()) for c in ids}
+
+
+def label_positions(xy: np.ndarray, clusters: np.ndarray, gap: float = 0.045) -> dict[int, tuple[float, ...]]:
     """Where each cluster's number stands: at the medians of its points, moved aside where two would overlap.
 
     ``gap`` is the least distance between two numbers as a share of the map's frame. Clusters are placed by falling

@@ -11,7 +11,7 @@ import pandas as pd
 from motorpool.lake import Lake
 from motorpool.percentages import percent
 from motorpool.report import label_queries, page
-from motorpool.report.figures import charts, drawing
+from motorpool.report.figures import charts, data_files, drawing
 from motorpool.report.photos.album import Album, Wanted
 from motorpool.report.verdict import Fact, headline
 from motorpool.report.wording import is_missing, records
@@ -46,6 +46,7 @@ class LabelSection:
         self.charts = [] if chart is None else [chart]
         for made in self.charts:
             drawing.draw_chart(made, folder / "figures" / f"{made.name}.png")
+            data_files.write_chart(made, folder / "figures" / f"{made.name}.csv")
 
     def wanted(self) -> Iterator[Wanted]:
         for row in records(self._photos):
@@ -56,7 +57,7 @@ class LabelSection:
         return {
             "attributes": [self._attribute(number, row, album) for number, row in enumerate(records(self._sets))],
             "label_headline": _headline(records(self._sets)),
-            "label_chart": self.charts[0] if self.charts else None,
+            "label_chart": self.charts[0].heading if self.charts else None,
             "separates": self._separates,
         }
 
@@ -219,8 +220,9 @@ def _separated(best: pd.DataFrame, clusters: pd.DataFrame) -> list[dict[str, Any
             found.append(
                 {
                     "model": headline(model),
+                    "model_id": model["model_id"],
                     "anchor": items[0]["anchor"],
-                    "titles": [item["title"] for item in items],
+                    "clusters": items,
                     "more": f"and {more:,} more" if more else "",
                 }
             )

@@ -12,11 +12,13 @@ import pandas as pd
 from motorpool.config.run import CONSENSUS, ReportConfig
 from motorpool.lake import Lake
 from motorpool.report import page, queries
+from motorpool.report.commands import Commands
 from motorpool.report.figures import drawing, maps
+from motorpool.report.palette import Palettes
 from motorpool.report.photos.album import Album, Wanted
 from motorpool.report.photos.pictures import SHEET
 from motorpool.report.verdict import headline
-from motorpool.report.wording import is_missing, map_method, method_name, number, records, title_of
+from motorpool.report.wording import is_missing, map_method, method_name, number, records
 
 #: Feature sets with maps: those of the best models. Each costs 4 to 6 bytes for each point and method.
 MAX_MAPS = 8
@@ -38,10 +40,11 @@ class MapSection:
         folder: Path,
         feature_sets: Sequence[str],
         best: pd.DataFrame,
-        clusters: pd.DataFrame,
+        palettes: Palettes,
         seed: int,
     ) -> None:
-        self._folder, self._settings, self._best, self._clusters = folder, settings, best, clusters
+        self._folder, self._settings, self._best, self._palettes = folder, settings, best, palettes
+        self._commands = Commands.of(lake)
         #: What the browser chooses from: ``features, file, dims``.
         self.index: list[dict[str, Any]] = []
         self._models: dict[str, np.ndarray] = {}
@@ -93,8 +96,10 @@ class MapSection:
         for row in sorted(named, key=lambda r: (r["dims"], -self._trust(features, r["method"]))):
             method, dims = row["method"], row["dims"]
             xyz = maps.arrange(rows[rows["method"] == method], ids, dims)
-            labels = maps.label_positions(xyz, clusters) if dims == 2 and model_id else {}
-            shown = maps.Map(features, method, method_name(method, dims), xyz, clusters, labels)
+            place = maps.label_positions if dims == 2 else maps.label_medians
+            labels = place(xyz, clusters) if model_id else {}
+            palette = self._palettes.get(model_id or "", {})
+            shown = maps.Map(features, method, method_name(method, dims), xyz, clusters, labels, palette)
             methods.append(
                 {
                     "method": method,
@@ -162,13 +167,10 @@ class MapSection:
         first = ids[: self._settings.thumbnails].tolist() if album.has_any() else []
         self._n_photos = len(first)
         flagged = np.flatnonzero([int(i) in self._outliers for i in ids])
-        titles = self._clusters.groupby("model_id")
         models = {}
         for model_id, found in self._models.items():
             model = self._best[self._best["model_id"] == model_id].iloc[0]
-            rows = records(titles.get_group(model_id)) if model_id in titles.groups else []
-            names = {r["cluster"]: title_of(r["title"], r["cluster"]) for r in rows}
-            models[model_id] = {"headline": headline(model), "clusters": maps.pack_clusters(found), "names": names}
+            models[model_id] = {"headline": headline(model), "clusters": maps.pack_clusters(found)}
         page.write_data(
             self._folder / "data",
             "points",
@@ -189,6 +191,7 @@ class MapSection:
         else:
             pointing = " Point at one to see its photo."
         return {
+            "map_commands": [(item["features"], self._commands.maps(item["features"])) for item in self.index],
             "maps_2d": 2 in dims,
             "maps_3d": 3 in dims,
             "maps_text": f"Each point is one of {self.n_points:,} images, drawn at random and the same on all maps."

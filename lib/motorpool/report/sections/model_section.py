@@ -11,10 +11,11 @@ import pandas as pd
 from motorpool.cluster.registry import ALGORITHMS
 from motorpool.lake import Lake
 from motorpool.report import page, queries
-from motorpool.report.figures import charts, dendrogram, drawing
+from motorpool.report.figures import charts, data_files, dendrogram, drawing
+from motorpool.report.palette import Palettes, palette_of
 from motorpool.report.scoring import ranking_words, table_scores
 from motorpool.report.verdict import headline
-from motorpool.report.wording import capital, label_of, records
+from motorpool.report.wording import capital, records
 
 
 class ModelSection:
@@ -30,6 +31,7 @@ class ModelSection:
         clusters: pd.DataFrame,
         pairs: pd.DataFrame,
         feature_sets: pd.DataFrame,
+        palettes: Palettes,
     ) -> None:
         self._lake, self._models, self._overview = lake, models, overview
         self._figures = folder / "figures"
@@ -38,11 +40,14 @@ class ModelSection:
             *charts.score_charts(models),
             charts.variance_chart(feature_sets),
             charts.k_distance_chart(queries.k_distances(lake), order),
-            charts.size_chart(best, clusters),
+            charts.size_chart(best, clusters, palettes),
         ]
         self.charts = [chart for chart in made if chart is not None]
         for chart in self.charts:
             drawing.draw_chart(chart, self._figures / f"{chart.name}.png")
+            data_files.write_chart(chart, self._figures / f"{chart.name}.csv")
+        #: The colours of the tree's clusters, by its model.
+        self.tree_palette: dict[str, dict[int, str]] = {}
         self.tree = self._draw_tree()
         self._agreement = self._draw_agreement(pairs)
 
@@ -60,9 +65,9 @@ class ModelSection:
                 {"name": c.name, "title": c.title, "note": c.note, "short": s.title, "how": s.reading}
                 for s, c in scores
             ],
-            "variance_chart": drawn.get("explained_variance"),
-            "k_chart": drawn.get("k_distances"),
-            "size_chart": drawn.get("cluster_sizes"),
+            "variance_chart": _heading(drawn.get("explained_variance")),
+            "k_chart": _heading(drawn.get("k_distances")),
+            "size_chart": _heading(drawn.get("cluster_sizes")),
             "agreement": self._agreement,
             "tree": self.tree and {"name": "dendrogram", "title": self.tree["title"], "note": self.tree["note"]},
         }
@@ -75,6 +80,8 @@ class ModelSection:
         counts = dict(zip(known["model_id"], known["n_clusters"].astype(int), strict=True))
         names, ari = drawing.agreement_matrix(pairs, counts)
         drawing.draw_agreement(names, ari, self._figures / "agreement.png")
+        rows = ([name, *("" if np.isnan(v) else v for v in row)] for name, row in zip(names, ari.tolist(), strict=True))
+        data_files.write_rows(self._figures / "agreement.csv", ["model", *names], rows)
         return {"names": names, "rows": [[None if np.isnan(v) else float(v) for v in row] for row in ari]}
 
     def _draw_tree(self) -> dict[str, Any] | None:
@@ -88,20 +95,27 @@ class ModelSection:
         if found is None:
             return None
         named = queries.clusters(self._lake, [model["model_id"]])
-        names = {r["cluster"]: label_of(r["title"], r["cluster"]) for r in records(named)}
         drawn = dendrogram.branches(found)
-        name = headline(model)
-        title = f"{capital(name)}, {model['params'].get('linkage', 'unknown')} linkage"
-        drawing.draw_dendrogram(drawn, title, names, self._figures / "dendrogram.png")
-        return {
-            "title": title,
-            "note": _left_out(drawn),
-            "across": drawn.across.tolist(),
-            "height": drawn.height.tolist(),
-            "line_cluster": drawn.line_cluster,
-            "names": drawing.leaf_names(drawn, names),
-            "cut": drawn.cut,
-        }
+        title = f"{capital(headline(model))}, {model['params'].get('linkage', 'unknown')} linkage"
+        tree = dendrogram.to_json(drawn) | {"model_id": model["model_id"], "title": title, "note": _left_out(drawn)}
+        self.tree_palette = {model["model_id"]: palette_of(queries.colours(named))}
+        data_files.write_rows(
+            self._figures / "dendrogram.csv",
+            ("line", "cluster", *(f"across_{at}" for at in range(1, 5)), *(f"height_{at}" for at in range(1, 5))),
+            (
+                (at, cluster if cluster >= 0 else "", *across, *height)
+                for at, (cluster, across, height) in enumerate(
+                    zip(tree["line_cluster"], tree["across"], tree["height"], strict=True)
+                )
+            ),
+        )
+        titles = {r["cluster"]: r["title"] for r in records(named)}
+        palette = self.tree_palette[model["model_id"]]
+        return tree | {"names": drawing.draw_tree(tree, titles, self._figures / "dendrogram.png", palette)}
+
+
+def _heading(chart: charts.Chart | None) -> dict[str, str] | None:
+    return chart.heading if chart is not None else None
 
 
 def _left_out(tree: dendrogram.Branches) -> str:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from motorpool.config.run import CONSENSUS, ReportConfig
+from motorpool.interpret.overrides import Named, names_of
 from motorpool.lake import Lake
 from motorpool.outliers.consensus import WEIGHTS, weights_from
 from motorpool.outliers.registry import OUTLIER_METHODS
 from motorpool.report import page, queries
+from motorpool.report.commands import Commands
+from motorpool.report.figures import data_files
+from motorpool.report.palette import Palettes
 from motorpool.report.photos.album import Album, Wanted
 from motorpool.report.verdict import headline
-from motorpool.report.wording import number, records, share
+from motorpool.report.wording import is_missing, number, ordinal, records, share
 
 #: Sides in pixels of a montage's tiles and of a single photo.
 TILE, SINGLE = 96, 160
@@ -33,12 +39,23 @@ _KINDS = {
 class PhotoSection:
     """Reads which photos are to be shown as it is made; the photos themselves come with the album."""
 
-    def __init__(self, lake: Lake, settings: ReportConfig, best: pd.DataFrame, clusters: pd.DataFrame) -> None:
-        self._settings, self._best, self._clusters = settings, best, clusters
+    def __init__(
+        self,
+        lake: Lake,
+        settings: ReportConfig,
+        folder: Path,
+        best: pd.DataFrame,
+        clusters: pd.DataFrame,
+        palettes: Palettes,
+    ) -> None:
+        self._settings, self._best, self._clusters, self._palettes = settings, best, clusters, palettes
+        self._commands = Commands.of(lake)
+        self._n_images = lake.count("images")
         self._cards = self._make_cards()
         carded = [(card["model_id"], item["cluster"]) for card in self._cards for item in card["clusters"]]
         self._members = pd.DataFrame(columns=["model_id", "cluster", "kind", "position", "image_id", "path"])
         if carded:
+            self._write_lists(lake, folder, pd.DataFrame(carded, columns=["model_id", "cluster"]))
             self._members = queries.members(lake, pd.DataFrame(carded, columns=["model_id", "cluster"]))
         self._outliers = queries.outliers(lake, settings.outliers, min(PER_METHOD, settings.outliers))
         self._reasons = queries.reasons(lake, set(self._outliers["image_id"]))
@@ -55,16 +72,43 @@ class PhotoSection:
         """The best model of each feature set with its largest clusters, all equally many: ``report.cards`` together."""
         shown = self._best.head(max(1, self._settings.cards))
         each = max(1, self._settings.cards // max(1, len(shown)))
+        rows = records(shown)
+        names = names_of([Named(m["model_id"], m["features"], m["algorithm"], int(m["n_clusters"])) for m in rows])
         return [
             {
                 "model_id": model["model_id"],
+                "name": names[model["model_id"]],
                 "features": model["features"],
                 "headline": headline(model),
                 "n_clusters": int(model["n_clusters"]),
-                "clusters": page.cluster_items(self._clusters, model["model_id"], max(each, FIRST if not at else 1)),
+                "export": self._commands.export(model["model_id"]),
+                "review": self._commands.review(model["model_id"]),
+                "clusters": page.cluster_items(
+                    self._clusters,
+                    model["model_id"],
+                    max(each, FIRST if not at else 1),
+                    self._palettes.get(model["model_id"]),
+                ),
             }
-            for at, model in enumerate(records(shown))
+            for at, model in enumerate(rows)
         ]
+
+    def _write_lists(self, lake: Lake, folder: Path, carded: pd.DataFrame) -> None:
+        """A CSV file of the photos of every cluster that has a card, and which it is."""
+        found = queries.cluster_photos(lake, carded)
+        of_cluster = dict(iter(found.groupby(["model_id", "cluster"])))
+        for at, card in enumerate(self._cards, 1):
+            # Names in a lake are not trusted: no folder is left by them.
+            where = re.sub(r"[^\w.+-]", "_", card["features"])
+            for item in card["clusters"]:
+                rows = of_cluster.get((card["model_id"], item["cluster"]))
+                item["command"] = self._commands.cluster(card["model_id"], item["cluster"])
+                if rows is None:
+                    continue
+                file = f"lists/{at}-{where}-k{card['n_clusters']}-cluster-{item['cluster']}.csv"
+                item |= {"list": file, "listed": len(rows)}
+                columns = ("path", "vehicle_id", "distance")
+                data_files.write_rows(folder / file, columns, _csv_rows(rows, columns))
 
     def wanted(self) -> Iterator[Wanted]:
         for row in records(self._members):
@@ -77,15 +121,15 @@ class PhotoSection:
     def context(self, album: Album) -> dict[str, Any]:
         """Writes the montages and pictures, and returns what the templates show."""
         self._add_montages(album)
-        first = self._cards[0]["clusters"][:FIRST] if self._cards else []
+        n_first = min(FIRST, len(self._cards[0]["clusters"])) if self._cards else 0
         every = [item for card in self._cards for item in card["clusters"]]
         n_all = sum(card["n_clusters"] for card in self._cards)
         return {
-            "strip": first,
-            "more_clusters": self._cards[0]["n_clusters"] - len(first) if self._cards else 0,
+            "n_strip": n_first,
+            "more_clusters": self._cards[0]["n_clusters"] - n_first if self._cards else 0,
             "models_with_cards": self._cards,
             "named_models": bool(self._settings.named_models),
-            "untitled": all(item["title"] == f"cluster {item['cluster']}" for item in every),
+            "untitled": not any(item["titled"] for item in every),
             "cards_cut": len(every) < n_all,
             "cards_shown": len(every),
             "cards_all": n_all,
@@ -105,11 +149,13 @@ class PhotoSection:
                 if rows is None:
                     continue
                 for kind in sorted(set(rows["kind"]), key=lambda k: (list(_KINDS).index(k) if k in _KINDS else 9, k)):
-                    ids = rows[rows["kind"] == kind].sort_values("position")["image_id"].astype(int).tolist()
+                    of_kind = rows[rows["kind"] == kind].sort_values("position")
+                    ids = of_kind["image_id"].astype(int).tolist()
                     name = f"{item['anchor']}-{len(item['montages'])}"
                     made = album.montage(name, ids, TILE, columns=4)
-                    if made:
-                        item["montages"].append({**made, "label": _KINDS.get(kind, kind)})
+                    shot = {"file": None, "n": len(ids)} if made is None else made
+                    label = _KINDS.get(kind, kind)
+                    item["montages"].append({**shot, "label": label, "paths": of_kind["path"].tolist()})
         for item in self._cards[0]["clusters"][:FIRST] if self._cards else ():
             rows = of_cluster.get((self._cards[0]["model_id"], item["cluster"]))
             if rows is not None:
@@ -154,6 +200,7 @@ class PhotoSection:
                 {
                     "path": row["path"],
                     "file": album.single(int(row["image_id"]), SINGLE),
+                    "place": _place_text(row, self._n_images),
                     "reasons": _reasons_of(reasons.get(int(row["image_id"])), method),
                     "score_text": _score_text(row),
                 }
@@ -200,6 +247,18 @@ def _reasons_of(rows: pd.DataFrame | None, method: str) -> list[str]:
     return list(dict.fromkeys(str(r["reason"]) for r in first))[:3]
 
 
+def _place_text(row: dict[str, Any], n_images: int) -> str:
+    """How far in front an image is: a number that means the same for every method."""
+    place = int(row["place"])
+    first = "The most unusual" if place == 1 else f"The {ordinal(place)} most unusual"
+    where = "" if row["features"] == CONSENSUS else f" on {row['features']}"
+    return f"{first} of {n_images:,} images{where}."
+
+
 def _score_text(row: dict[str, Any]) -> str:
-    where = "" if row["features"] == CONSENSUS else f" on {row['features']}, where it comes number {int(row['place'])}"
-    return f"Score {number(row['score'], 2)}{where}."
+    return f"Score {number(row['score'], 2)}."
+
+
+def _csv_rows(rows: pd.DataFrame, columns: Sequence[str]) -> Iterator[list[Any]]:
+    for row in records(rows):
+        yield [None if is_missing(row[name]) else row[name] for name in columns]

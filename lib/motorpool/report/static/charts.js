@@ -26,7 +26,12 @@ function layout(more = {}) {
 
 const DASHES = ["solid", "dash", "dot"];
 const colourAt = (index) => motorpool.data.charts.colours[index % motorpool.data.charts.colours.length];
-const clusterColour = (c) => (c < 0 ? motorpool.data.charts.grey : colourAt(c));
+// The colour of a cluster of a model, on the ground that the page has.
+const onGround = (colour) => (dark.matches ? motorpool.data.charts.on_dark[colour] : undefined) ?? colour;
+function clusterColour(c, model) {
+  const { grey, palettes } = motorpool.data.charts;
+  return c < 0 ? grey : onGround(palettes[model]?.[c] ?? colourAt(c));
+}
 const dashAt = (index) => DASHES[Math.floor(index / motorpool.data.charts.colours.length) % DASHES.length];
 
 function legendMark(series) {
@@ -60,7 +65,7 @@ function traceOf(series) {
   const colour = colourAt(series.colour);
   const x = series.x, y = series.y;
   if (series.kind === "bars") {
-    return { type: "bar", orientation: "h", x, y: series.text.map(short), marker: { color: colourAt(0) }, hovertext: series.text.map(escaped), hovertemplate: "%{hovertext}: %{x:.2f} %<extra></extra>" };
+    return { type: "bar", orientation: "h", x, y: series.text.map(short), marker: { color: series.fill.length ? series.fill.map(onGround) : colourAt(0), line: { color: css("--soft"), width: 0.5 } }, hovertext: series.text.map(escaped), hovertemplate: "%{hovertext}: %{x:.2f} %<extra></extra>" };
   }
   const hollow = series.hollow.length ? series.hollow : x.map(() => false);
   const open = hollow.map((h) => (h ? "circle-open" : "circle"));
@@ -122,7 +127,7 @@ async function drawTree(place, tree) {
   });
   const n = tree.names.length;
   const draw = () => {
-    const traces = [...groups].map(([c, line]) => ({ type: "scatter", mode: "lines", ...line, line: { color: clusterColour(c), width: 2 }, hoverinfo: "x" }));
+    const traces = [...groups].map(([c, line]) => ({ type: "scatter", mode: "lines", ...line, line: { color: clusterColour(c, tree.model_id), width: 2 }, hoverinfo: "x" }));
     const narrow = place.clientWidth < 600;
     const ticks = { tickvals: tree.names.map((_, i) => 5 + 10 * i), ticktext: tree.names.map((t) => (narrow ? short(t.slice(0, 22)) : escaped(t))), side: "right", showgrid: false, zeroline: false, range: [-5, 10 * n + 5], tickfont: { size: 11 } };
     const cut = { type: "line", x0: tree.cut, x1: tree.cut, y0: 0, y1: 1, yref: "paper", line: { color: css("--soft"), width: 1, dash: "dash" } };

@@ -79,14 +79,14 @@ class CloudMap {
   }
 
   colourOf(group) {
-    if (this.colour.value !== "outliers") return clusterColour(group);
+    if (this.colour.value !== "outliers") return clusterColour(group, this.colour.value);
     return group ? motorpool.data.charts.alarm : motorpool.data.charts.grey;
   }
 
   nameOf(group) {
     if (this.colour.value === "outliers") return group ? "outliers" : "all others";
     if (group < 0) return "noise";
-    return this.points.models[this.colour.value]?.names[group] ?? `cluster ${group}`;
+    return motorpool.data.charts.titles[this.colour.value]?.[group] ?? `cluster ${group}`;
   }
 
   async show() {
@@ -125,12 +125,17 @@ class CloudMap {
 
   range(found, d) { return found.frame && !this.whole ? { range: [...found.frame[d]], autorange: false } : { autorange: true }; }
 
+  // The clusters' numbers, where they are known for the colouring that is shown: colour alone tells nobody enough.
+  numbers(found) {
+    const known = this.colour.value === found.labelled ? Object.entries(found.labels) : [];
+    return known.map(([c, [x, y, z]]) => ({
+      x, y, ...(z === undefined ? {} : { z }), text: `<b>${Number(c)}</b>`, showarrow: false, font: { size: 13, color: css("--ink") }, bgcolor: dark.matches ? "rgba(20,23,27,0.72)" : "rgba(255,255,255,0.75)", bordercolor: clusterColour(Number(c), found.labelled), borderwidth: 1.5, borderpad: 2, captureevents: false,
+    }));
+  }
+
   layout2(found) {
     const bare = { showgrid: false, zeroline: false, showline: false, showticklabels: false, ticks: "" };
-    const known = this.colour.value !== "outliers" && this.colour.value === found.labelled ? Object.entries(found.labels) : [];
-    const annotations = known.map(([c, [x, y]]) => ({
-      x, y, text: `<b>${Number(c)}</b>`, showarrow: false, font: { size: 13, color: css("--ink") }, bgcolor: dark.matches ? "rgba(20,23,27,0.72)" : "rgba(255,255,255,0.75)", bordercolor: clusterColour(Number(c)), borderwidth: 1.5, borderpad: 2, captureevents: false,
-    }));
+    const annotations = this.numbers(found);
     const uirevision = this.features.value + this.method.value + this.whole;
     return layout({ xaxis: axis("", { ...bare, ...this.range(found, 0) }), yaxis: axis("", { ...bare, ...this.range(found, 1) }), annotations, hovermode: "closest", hoverdistance: 12, dragmode: coarse.matches ? false : "pan", uirevision });
   }
@@ -140,7 +145,7 @@ class CloudMap {
     const [xaxis, yaxis, zaxis] = [0, 1, 2].map((d) => ({ ...side, ...this.range(found, d) }));
     // From farther off where the place is narrow: the view's angle is that of its height.
     const off = this.plot.clientWidth < this.plot.clientHeight ? 1.6 : 1;
-    return layout({ scene: { xaxis, yaxis, zaxis, aspectmode: "cube", camera: { eye: { x: 1.2 * off, y: 1.2 * off, z: 0.5 * off }, center: { x: 0, y: 0, z: -0.1 } } }, uirevision: this.features.value + this.method.value, margin: { l: 0, r: 0, t: 0, b: 0 } });
+    return layout({ scene: { xaxis, yaxis, zaxis, annotations: this.numbers(found), aspectmode: "cube", camera: { eye: { x: 1.2 * off, y: 1.2 * off, z: 0.5 * off }, center: { x: 0, y: 0, z: -0.1 } } }, uirevision: this.features.value + this.method.value, margin: { l: 0, r: 0, t: 0, b: 0 } });
   }
 
   legend(groups, limit) {

@@ -153,7 +153,40 @@ function whenSeen(node, act) {
   seen.observe(node);
 }
 
+// -- copying ----------------------------------------------------------------------------------------------------------
+
+async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // Pages from disk may not, by this newer way.
+    const field = make("textarea", "", { style: "position: fixed; left: -999rem" });
+    field.value = text;
+    document.body.append(field);
+    field.select();
+    const done = document.execCommand("copy");
+    field.remove();
+    if (!done) throw new Error("this browser does not let a page copy");
+  }
+}
+
+async function copyFrom(button) {
+  const before = (button.dataset.label ??= button.textContent);
+  try {
+    await copyText(button.dataset.copy);
+    button.textContent = "Copied";
+    button.classList.add("done");
+  } catch (error) {
+    button.textContent = `Not copied: ${error.message}`;
+  }
+  setTimeout(() => { button.textContent = before; button.classList.remove("done"); }, 2000);
+}
+
 document.addEventListener("DOMContentLoaded", () => {
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("button.copy");
+    if (button) copyFrom(button);
+  });
   startBoard();
   startTabs();
   for (const figure of $$(".chart")) whenSeen(figure, () => drawChart(figure));

@@ -1,0 +1,64 @@
+"""Append: new images join the lake, with labels by its models and attributes; nothing is fitted again."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from motorpool.config.run import CaseConfig
+from motorpool.pipeline.context import Context
+from motorpool.pipeline.growing.appends import appends_of
+from motorpool.pipeline.growing.catch_up import add_attributes, add_features, add_labels, finish, labelling_models
+from motorpool.pipeline.growing.drift import ALL, add_drift
+from motorpool.pipeline.growing.incoming import Came, bring_in
+from motorpool.pipeline.growing.outliers import add_outliers, unscoring
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Appended:
+    """What an append did.
+
+    ``n_models`` label the new images; ``unlabelling`` counts those that do not, by algorithm. ``unscoring`` are the
+    outlier methods of the lake that do not score them. ``due`` are the rows of ``drift`` over all appended images that
+    ask for a new fit.
+    """
+
+    came: Came
+    n_models: int
+    unlabelling: Mapping[str, int]
+    unscoring: Sequence[str]
+    due: Sequence[Mapping[str, Any]]
+
+
+def run_append(ctx: Context, case: CaseConfig) -> Appended:
+    """Add the images of ``case`` that the lake lacks, and give them all that its stored numbers give.
+
+    They get vectors of every feature set, labels by every model that labels new images (`Algorithm.relabel`), scores
+    by the outlier methods that can score them, and a value of every attribute. Models, their scores and the leaderboard
+    stay as they are, and so do all rows of other images. ``drift`` says how far the new images differ from those that
+    models were fitted on. The row in ``appends`` is finished last: an append that was stopped goes on, and one that is
+    done changes nothing.
+
+    Raises what `bring_in` raises, before anything is written; LakeError where another process appends.
+    """
+    with ctx.lake.growing():
+        came = bring_in(ctx, case)
+        catch_up(ctx)
+    models, others = labelling_models(ctx.lake)
+    due = [r for r in ctx.lake.rows("drift", append_id=[ALL]) if r["refit_due"] and r["model_id"] in models]
+    return Appended(
+        came, len(models), Counter(others), unscoring(ctx.lake), sorted(due, key=lambda r: str(r["model_id"]))
+    )
+
+
+def catch_up(ctx: Context) -> None:
+    """Give appended images what the lake holds of the others and they lack; nothing where nothing was appended."""
+    if not appends_of(ctx.lake):
+        return
+    for step in (add_features, add_labels, add_outliers, add_attributes, add_drift, finish):
+        step(ctx)

@@ -1,0 +1,144 @@
+"""Quality: light, contrast, sharpness, information and frame of every photo, and what is wrong: ``photo_quality``."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from motorpool.case.files import redact
+from motorpool.config.photo_quality import PhotoQualityConfig
+from motorpool.config.run import Config
+from motorpool.errors import ConfigError
+from motorpool.photos.quality import flags_of, measure_all
+from motorpool.photos.source import find_images
+from motorpool.pipeline.context import Context, explained
+from motorpool.pipeline.study import forget, log_not_asked, outdate
+from motorpool.spark import blocks
+
+log = logging.getLogger(__name__)
+
+#: Images whose photos are measured at once: what a run that is stopped does again at most.
+PART_IMAGES = 32_768
+#: Photos of one task: some seconds.
+_PHOTOS_A_TASK = 500
+#: Part of what measurements depend on: other ways to measure give other numbers.
+_RULES = "1"
+#: The entries of ``params`` that measurements depend on; flags depend on all.
+_MEASURED = ("photos", "rules")
+
+
+def run_quality(ctx: Context) -> None:
+    """Measure every photo (light, contrast, sharpness, information, frame), and flag those of poor quality.
+
+    Photos are measured in parts of 32,768 images, and the part's row in ``photo_surveys`` is written last, so a part
+    without it is measured again. Photos that are missing or broken have rows that say so. Where only limits have
+    changed, the flags are made anew and no photo is read. Without the section ``photo_quality`` both tables are
+    emptied. Raises ConfigError where the case has no photos, CaseError where it names some that are not there.
+    """
+    config = ctx.config.photo_quality
+    stored = {row["part"]: row["params"] for row in ctx.lake.rows("photo_surveys", ["part", "params"])}
+    if config is None:
+        log_not_asked("quality", "the config has no section `photo_quality`", stored)
+        if stored:
+            _forget(ctx, sorted(stored))
+        return
+    root = photos_of(ctx.config)
+    params = asked_params(config, root)
+    # Appended photos lie in folders of their own.
+    images = ctx.lake.fitted(ctx.lake.read("images")).withColumn(
+        "part", F.expr(f"CAST(image_id DIV {PART_IMAGES} AS STRING)")
+    )
+    n_images = {row["part"]: row["count"] for row in images.groupBy("part").count().collect()}
+    names = sorted(n_images, key=int)
+    pending = [part for part in names if stored.get(part) != params]
+    if not pending:
+        log.info("quality: all photos are measured, nothing to do")
+        return
+    known = {part for part in pending if _measured(stored.get(part, {})) == _measured(params)}
+    # Were this run killed, flags of other limits must not stand, nor measurements of other photos.
+    for parts, keep in ((known, _MEASURED), (stored.keys() & set(pending) - known, ())):
+        if parts:
+            outdate(ctx, "photo_surveys", {"part": parts}, keep=keep)
+    for part in pending:
+        began = time.monotonic()
+        n = n_images[part]
+        with explained():
+            if part in known:
+                log.info("quality: flagging the %s photos of part %s anew", f"{n:,}", part)
+                found = ctx.lake.read("photo_quality", part=part)
+                _write(ctx, config, part, found.drop("flags"), n)
+            else:
+                _measure(ctx, config, root, part, images.where(F.col("part") == part), n)
+        _write_done(ctx, part, params, time.monotonic() - began)
+    _say_flags(ctx)
+
+
+def photos_of(config: Config) -> str:
+    """Where the photos lie; ConfigError where a config that asks for their quality has none."""
+    root = find_images(config.case) if config.case is not None else None
+    if root is None:
+        raise ConfigError(
+            "photo_quality: needs photos, but case.images_root names none and the case folder holds none: name their "
+            "folder or zip in case.images_root, or leave the section out"
+        )
+    return root
+
+
+def asked_params(config: PhotoQualityConfig, root: str) -> dict[str, str]:
+    """What the measurements and flags of a part depend on."""
+    limits = {name: str(value) for name, value in config.model_dump().items()}
+    return {"photos": redact(root), "rules": _RULES} | limits
+
+
+def _measured(params: dict[str, str]) -> dict[str, str]:
+    """What the measurements alone depend on."""
+    return {name: params[name] for name in _MEASURED if name in params}
+
+
+def _forget(ctx: Context, parts: Sequence[str]) -> None:
+    outdate(ctx, "photo_surveys", {"part": parts})
+    for table in ("photo_quality", "photo_surveys"):
+        forget(ctx, table, {"part": parts})
+
+
+def _measure(ctx: Context, config: PhotoQualityConfig, root: str, part: str, images: DataFrame, n: int) -> None:
+    tasks = max(blocks.parallelism(ctx.spark), -(-n // _PHOTOS_A_TASK))
+    log.info("quality: measuring %s photos of %s (part %s) ...", f"{n:,}", redact(root), part)
+    ctx.doing = f"measuring {n:,} photos"
+    began = time.monotonic()
+    try:
+        # Kept before it is written: writing may put all rows into one task, and photos are to be read in many.
+        with blocks.kept(measure_all(images, root, tasks)) as measured:
+            measured.count()
+            seconds = time.monotonic() - began
+            rate = f"{n / max(seconds, 1e-3):,.0f}"
+            log.info("quality: %s photos in %.1f s, %s images a second", f"{n:,}", seconds, rate)
+            _write(ctx, config, part, measured.withColumn("part", F.lit(part)), n)
+    finally:
+        ctx.doing = ""
+
+
+def _write(ctx: Context, config: PhotoQualityConfig, part: str, measured: DataFrame, n: int) -> None:
+    rows = measured.withColumn("flags", flags_of(config))
+    # No photo has more than six flags.
+    ctx.lake.replace("photo_quality", rows, {"part": [part]}, n * (len(rows.columns) + 6))
+
+
+def _write_done(ctx: Context, part: str, params: dict[str, str], seconds: float) -> None:
+    counts = ctx.lake.read("photo_quality", part=part).agg(
+        F.count("*").alias("n_images"),
+        F.count_if(F.size("flags") > 0).alias("n_flagged"),
+        F.count_if(F.col("status") != "ok").alias("n_unreadable"),
+    )
+    row = counts.collect()[0].asDict() | {"part": part, "params": params, "seconds": seconds}
+    ctx.lake.replace_rows("photo_surveys", [row], {"part": [part]})
+
+
+def _say_flags(ctx: Context) -> None:
+    flags = ctx.lake.read("photo_quality").select(F.explode("flags").alias("flag")).groupBy("flag").count()
+    told = [f"{row['flag']} {row['count']:,}" for row in flags.orderBy(F.desc("count"), "flag").collect()]
+    log.info("quality: %s", ", ".join(told) or "no photo is flagged")

@@ -1,0 +1,1 @@
+"""Titles of clusters: made from the evidence that the lake keeps, and those that people give."""
