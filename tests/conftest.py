@@ -270,7 +270,8 @@ def browser() -> Iterator[Any]:
 
 #: The files that take longest, which start first, so that no worker is left alone with one of them at the end.
 LONGEST = (
-    "standalone_cluster", "submit", "second_run", "outliers_of_vehicles", "report", "assign", "small_cases", "study",
+    "standalone_cluster", "stopping", "submit", "exit_status", "second_run", "outliers_of_vehicles", "report", "assign",
+    "small_cases", "study",
     "extreme_values", "pipeline", "model_identity", "notebooks", "wide_grids", "interpret", "lake", "maps", "serve",
     "vehicle_features", "consensus", "explained", "ingest", "vehicle_agreement", "label_stage", "ends", "cli",
     "backend", "extension_score", "sql_cookbook", "annotating",

@@ -59,12 +59,15 @@ def give_back(before: dict[int, Any]) -> None:
         signal.signal(number, handler)
 
 
-def end_all_from_now_on() -> None:
-    """From now on there is more to end than this process: to be called before Spark's JVM is started."""
-    global _at_work
-    # At the moment of the stop is no time to find that it is missing.
-    import psutil  # noqa: F401
+def end_all_from_now_on(*, own_jvm: bool) -> None:
+    """From now on a signal ends the process at once: to be called before Spark's JVM is started, or joined.
 
+    With ``own_jvm`` this process has processes below it that end with it.
+    """
+    global _at_work
+    if own_jvm:
+        # At the moment of the stop is no time to find that it is missing.
+        import psutil  # noqa: F401
     _at_work = True
 
 
@@ -83,9 +86,7 @@ def finish(status: int) -> None:
     """The work is done and told: from now on a signal cuts short how Python ends, whose status this is."""
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
-        with suppress(Exception):
-            _end_children(0)
-        os._exit(status)
+        _leave(0, status)
 
     for number in listen():
         signal.signal(number, leave)
@@ -130,15 +131,7 @@ def end() -> NoReturn:
     # What loses its JVM tells so at length.
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    with suppress(Exception):
-        _end_children(_PATIENCE)
-    for path in list(_temporary):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-    os._exit(STATUS)
+    _leave(_PATIENCE, STATUS)
 
 
 def end_if_at_work() -> None:
@@ -169,9 +162,20 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _kill(number: int, frame: FrameType | None) -> NoReturn:
     _say(SENTENCE)
+    _leave(0, STATUS)
+
+
+def _leave(patience: float, status: int) -> NoReturn:
+    """End all processes below this one, remove what is temporary, and end."""
     with suppress(Exception):
-        _end_children(0)
-    os._exit(STATUS)
+        _end_children(patience)
+    for path in list(_temporary):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+    os._exit(status)
 
 
 def _end_children(patience: float) -> None:

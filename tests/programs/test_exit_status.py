@@ -85,6 +85,21 @@ CASES: dict[str, Cases] = {
         (*LAKE, "--case", "{tmp}/none", *OUT),
         (*PIPE, "--case", "{case}", *OUT),
     ),
+    "append": Cases(
+        (*CONF, "--case", "{case}"),
+        (*CONF, "--case", "{case}"),
+        (*CONF, "--case", "{case}", "--once"),
+        (*PIPE, "--case", "{case}"),
+    ),
+    "match": Cases(
+        (*LAKE, "--earlier", "{earlier}"),
+        (*LAKE, "--earlier", "{tmp}/none"),
+        ("--earlier", "{lake}"),
+        (*PIPE, "--earlier", "{lake}"),
+    ),
+    "titles": Cases(
+        (*LAKE, "--titles", "{titles}"), (*NONE, "--titles", "{titles}"), (*LAKE, "--titles", "{tmp}/none.yaml"), PIPE
+    ),
     "serve": Cases(
         "test_serve starts servers and stops them",
         (*NONE, "--port", "{port}"),
@@ -149,10 +164,13 @@ def places(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> dic
     run_pipeline(run_of(spark, case, folder / "lake", "parquet", **STUDY))
     (folder / "answers.csv").write_text(f"path,colour\n{ATTRIBUTES[0]['path']},red\n")
     (folder / "looks.csv").write_text(f"path,attribute,value\n{ATTRIBUTES[0]['path']},colour,\n")
+    (folder / "titles.yaml").write_text("{}\n")
+    shutil.copytree(folder / "lake", folder / "earlier")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     named = {"case": "case", "lake": "lake", "conf": "run.yaml", "answers": "answers.csv", "looks": "looks.csv"}
+    named |= {"titles": "titles.yaml", "earlier": "earlier"}
     return {key: str(folder / name) for key, name in named.items()} | {"port": str(port)}
 
 

@@ -90,7 +90,8 @@ def started(*args: object) -> Program:
     if pid == 0:
         # Whoever started the tests may ignore it: background jobs of a shell do.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.execv(command[0], command)
+        # The live line is cut where the terminal ends.
+        os.execve(command[0], command, os.environ | {"COLUMNS": "200"})
     return Program(pid, terminal)
 
 

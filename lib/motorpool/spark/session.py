@@ -107,7 +107,12 @@ def build_session(
     else:
         for key, value in settings.items():
             builder = builder.config(key, value)
+        listening = stopping.is_listening()
+        stopping.end_all_from_now_on(own_jvm=False)
         spark = builder.getOrCreate()
+        if listening:
+            # As below.
+            stopping.listen()
         _set_runtime(spark, {k: v for k, v in defaults.items() if k not in settings})
     _check_delta(spark, delta)
     return spark
@@ -149,7 +154,7 @@ def _set_runtime(spark: SparkSession, settings: Mapping[str, str]) -> None:
 def _start(builder: SparkSession.Builder, settings: Mapping[str, str], verbose: bool) -> SparkSession:
     """A session in a JVM of its own, which ends with this process wherever that is stopped."""
     global _jvm_log
-    stopping.end_all_from_now_on()
+    stopping.end_all_from_now_on(own_jvm=True)
     conf = SparkConf()
     for key, value in settings.items():
         conf.set(key, value)

@@ -40,9 +40,10 @@ class Held:
         """Whether the lake's images are those of these paths, image i being row i; so where the lake has none yet."""
         if not self.sources or not self._tables.exists("images"):
             return True
-        images = self._tables.fetch("images", ["image_id", "path"])
         n_kept = next(iter(self.descriptors.values()))[0]
         n_rows = next(iter(self.sources.values()))["n_rows"]
+        # Images behind them were added to the case's own.
+        images = self._tables.fetch("images", ["image_id", "path"]).filter(pc.field("image_id") < n_rows)
         if n_rows != len(paths) or images.num_rows != n_kept:
             # What a killed write has left is for the ingest to judge.
             return int(n_rows) == len(paths)
