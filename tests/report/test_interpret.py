@@ -20,6 +20,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import confusion_matrix
 
 from cases import run_of
+from motorpool.case.photo_files import reader
 from motorpool.cluster.ensemble.agreement import contingency
 from motorpool.config.load import parse_config
 from motorpool.config.run import CaseConfig
@@ -30,7 +31,7 @@ from motorpool.interpret.evidence import Evidence, Overlap, Photos, Share
 from motorpool.interpret.overrides import Override, check_overrides, load_overrides
 from motorpool.interpret.wording import describe, titles
 from motorpool.kernels.sampling import uniform_hash
-from motorpool.photos import montage, source
+from motorpool.photos import montage
 from motorpool.photos.source import Photo, find_images, open_images
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.run import STAGES, check_config
@@ -152,7 +153,7 @@ def test_links_that_lead_out_are_refused_and_others_followed(folder: Path) -> No
 
 
 def test_files_that_are_too_large_are_not_read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "MAX_BYTES", 100)
+    monkeypatch.setattr(reader, "MAX_BYTES", 100)
     for root in (folder, zipped(folder, tmp_path / "case.zip")):
         photo = open_images(str(root)).photo(PATH.format("good"))
         assert photo.problem == "broken"

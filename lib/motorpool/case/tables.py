@@ -17,6 +17,7 @@ from motorpool.case import csv_files
 from motorpool.case.parquet_tables import ParquetTable
 from motorpool.case.sources import Source, needs_spark, open_source, shown
 from motorpool.errors import CaseError
+from motorpool.texts import plain_path
 
 log = logging.getLogger(__name__)
 
@@ -194,12 +195,7 @@ def _refuse_twice(names: Sequence[str], wanted: Sequence[str], source: Source) -
             raise CaseError(f"{shown(source)}: column {name!r} appears more than once, but for its case perhaps")
 
 
-def plain_path(path: str) -> str:
-    """`normal_path` of one path."""
-    return re.sub(r"^(\./)+", "", path.strip(" ").replace("\\", "/"))
-
-
 def normal_path(column: str) -> Column:
-    """A path with forward slashes and without a leading ``./``."""
+    """`plain_path` of a column: with forward slashes and without a leading ``./``."""
     slashes = F.translate(F.trim(F.col(column)), "\\", "/")
     return F.regexp_replace(slashes, r"^(\./)+", "")
