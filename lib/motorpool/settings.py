@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from motorpool.texts import NAME_PATTERN, as_number
+from motorpool.texts import NAME_PATTERN, as_number, expand_home
+
+#: Every file and folder that a config names: `~` stands for the home folder.
+Location = Annotated[str, AfterValidator(expand_home)]
 
 
 class Section(BaseModel):

@@ -277,7 +277,7 @@ def test_rows_without_bytes_are_missing_photos(tmp_path: Path) -> None:
     assert [(p.problem, p.reason[:21]) for p in found] == [
         ("missing", "its row holds no byte"),
         ("missing", "its row holds no byte"),
-        ("broken", "cannot be decoded: ca"),
+        ("broken", "cannot be decoded: it"),
     ]
 
 

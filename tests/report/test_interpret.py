@@ -32,6 +32,7 @@ from motorpool.interpret.overrides import Override, check_overrides, load_overri
 from motorpool.interpret.wording import describe, titles
 from motorpool.kernels.sampling import uniform_hash
 from motorpool.photos import montage
+from motorpool.photos.cielab import to_lab
 from motorpool.photos.source import Photo, find_images, open_images
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.run import STAGES, check_config
@@ -208,7 +209,7 @@ def test_cielab_of_known_colours() -> None:
         (0, 255, 0): (87.82, -79.29, 80.99), (0, 0, 255): (29.57, 68.30, -112.03), (119, 119, 119): (50.03, 0, 0),
     }  # fmt: skip
     for rgb, lab in known.items():
-        assert appearance.to_lab(Image.new("RGB", (2, 2), rgb))[1, 1] == pytest.approx(lab, abs=1.2)
+        assert to_lab(Image.new("RGB", (2, 2), rgb))[1, 1] == pytest.approx(lab, abs=1.2)
 
 
 def framed(color: tuple[int, int, int], road: int = 112) -> Photo:

@@ -8,6 +8,7 @@ import getpass
 import json
 import logging
 import re
+import shlex
 import signal
 import sys
 import tempfile
@@ -82,6 +83,7 @@ from motorpool.pipeline.handover.run import check_hand_over, hand_over
 from motorpool.pipeline.lookalikes.similar import COLUMNS as SIMILAR_COLUMNS
 from motorpool.pipeline.lookalikes.similar import find_similar
 from motorpool.pipeline.output.files import whole_file
+from motorpool.pipeline.planning.starter import study_of_photos
 from motorpool.pipeline.run import STAGES, check_config, run_pipeline
 from motorpool.pipeline.stages.report import check_report, images_root_of, write_report
 from motorpool.progress import SparkProgress
@@ -142,11 +144,23 @@ def _work(
 
 
 @cli.command()
-@run_options
+@click.option("--conf", type=expand_home, metavar="FILE", help="The YAML file that describes the run.")
+@click.option(
+    "--images", type=expand_home, metavar="DIR|ZIP|TABLE",
+    help="Instead of --conf: photos alone. Their first study is written as `motorpool init` does, into a file here.",
+)  # fmt: skip
+@click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="Override any key.")
 @click.pass_context
-def run(ctx: click.Context, conf: str, overrides: tuple[str, ...]) -> None:
+def run(ctx: click.Context, conf: str | None, images: str | None, overrides: tuple[str, ...]) -> None:
     """The whole pipeline, picking up where an earlier run was stopped."""
     began = time.monotonic()
+    if (conf is None) == (images is None):
+        raise ConfigError(
+            "give either --conf FILE, the YAML file that describes the run, or --images DIR, photos alone"
+        )
+    if conf is None:
+        conf = str(study_of_photos(str(images)))
+        click.echo(f"{conf}: the study of these photos; from now on also `motorpool run --conf {shlex.quote(conf)}`")
     context = _work(ctx, conf, overrides, run_pipeline, STAGES)
     config = context.config
     folder = check_report(config.lake, config.report.out) if config.report is not None else None
@@ -210,7 +224,11 @@ def sample_answers(case: Path, looks: Path) -> None:
 
 
 _IMAGES_OPTION = click.option(
-    "--images", "images_root", type=expand_home, metavar="DIR|ZIP", help="Where the photos lie, unless the config says."
+    "--images",
+    "images_root",
+    type=expand_home,
+    metavar="DIR|ZIP|TABLE",
+    help="Where the photos lie, unless the config says.",
 )
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageCms
+from PIL import Image
 from pyspark.sql import DataFrame
 
+from motorpool.photos.cielab import to_lab
 from motorpool.photos.source import Photo, open_images
 from motorpool.spark.blocks import Batches
 
@@ -120,13 +121,6 @@ def measure(photo: Photo) -> Appearance:
     )
 
 
-def to_lab(image: Image.Image) -> np.ndarray:
-    """CIELAB float32[h, w, 3] of an RGB picture taken as sRGB: lightness 0 to 100, a and b in whole steps."""
-    bytes_ = np.asarray(ImageCms.applyTransform(image, _transform()))
-    lightness = bytes_[..., :1].astype(np.float32) * np.float32(100 / 255)
-    return np.concatenate([lightness, bytes_[..., 1:].view(np.int8).astype(np.float32)], axis=-1)
-
-
 def name_light(lab: np.ndarray) -> str:
     """The light, one of LIGHTS, of float32[64, 64, 3] CIELAB."""
     lightness = lab[..., 0]
@@ -190,11 +184,6 @@ def _in_plain_light(small: Image.Image) -> Image.Image:
     gain = np.clip(_MID_GREY / edge.mean(), _LEAST_GAIN, _MOST_GAIN)
     tint = np.clip(edge.mean() / edge, 1 / _MOST_TINT, _MOST_TINT)
     return Image.fromarray(np.clip(x * (gain * tint), 0, 255).astype(np.uint8))
-
-
-@cache
-def _transform() -> ImageCms.ImageCmsTransform:
-    return ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
 
 
 @cache

@@ -10,7 +10,7 @@ import io
 import warnings
 from dataclasses import dataclass
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from motorpool.case import files
 from motorpool.case.folder import IMAGE_FOLDERS
@@ -105,6 +105,9 @@ def _decode(path: str, data: bytes, side: int | None) -> Photo:
             image = ImageOps.exif_transpose(file).convert("RGB")
     except NoPhotoError:
         raise
+    except UnidentifiedImageError as exc:
+        # Its message has an address in memory.
+        raise NoPhotoError("broken", f"cannot be decoded: it is none of {', '.join(_FORMATS)}, or cut off") from exc
     except Exception as exc:  # Decoders raise nearly anything on broken data.
         raise NoPhotoError("broken", f"cannot be decoded: {exc}") from exc
     if side is not None and max(image.size) > side:

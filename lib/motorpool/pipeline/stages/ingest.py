@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Literal
 
+import numpy as np
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -23,10 +24,16 @@ from motorpool.case.folder import Case, find_case
 from motorpool.case.images import check_paths, check_vehicle_column, describe_images, read_images
 from motorpool.case.sources import shown
 from motorpool.case.tables import read_paths
-from motorpool.case.vector_columns import BAD_ROW
+from motorpool.case.vector_columns import BAD_ROW, ColumnHeader
+from motorpool.describe.described import PhotoDescriptor, open_describers, photos_of
+from motorpool.describe.describer import Describer
 from motorpool.errors import CaseError, LakeError
 from motorpool.pipeline.context import Context, explained, timed
+from motorpool.pipeline.describing import clear, compute
 from motorpool.spark import blocks
+
+#: What is known of a descriptor before its rows are read or computed.
+_Header = Descriptor | ColumnHeader
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +41,17 @@ log = logging.getLogger(__name__)
 def run_ingest(ctx: Context) -> None:
     """Read the case and write its tables. Does nothing where the lake already holds them.
 
-    Everything is checked before the first table changes, and vectors while they are converted, before
-    their transaction commits. Attributes that have changed since are written anew. Descriptors that the config no
-    longer names stay in the lake. Raises CaseError for a case that cannot be used, LakeError when the lake holds
-    another one: with other paths or files, other vehicles, or without images that this config would keep.
+    Everything is checked before the first table changes, and vectors while they are converted, before their transaction
+    commits. Those that are computed from photos go to the table ``described`` first. Attributes that have changed since
+    are written anew. Descriptors that the config no longer names stay in the lake. Raises CaseError for a case that
+    cannot be used, LakeError when the lake holds another one: with other paths or files, other vehicles, or without
+    images that this config would keep.
     """
     config = ctx.config.require_case()
     case = find_case(config)
     arrays = open_array_files(case)
+    describers = open_describers(case)
+    root = photos_of(config, describers) if describers else ""
     with explained():
         check_vehicle_column(ctx.spark, case, config.vehicle_column)
         paths = blocks.persist(read_paths(ctx.spark, case.images_paths))
@@ -49,20 +59,36 @@ def run_ingest(ctx: Context) -> None:
             with timed(f"ingest: checking {shown(case.images_paths)}"):
                 n_images, fingerprint = check_paths(paths, case.images_paths)
             descriptors = with_columns(ctx.spark, arrays, case, paths, n_images)
-            new = _not_yet_in_lake(ctx, descriptors, fingerprint)
+            headers = {name: _header(name, descriptors, describers, n_images) for name in case.descriptors}
+            new = _not_yet_in_lake(ctx, headers, describers, fingerprint)
             written = ctx.lake.exists("sources") and _write_attributes(ctx, case, paths)
             if not new:
+                clear(ctx)
                 if not written:
                     log.info("ingest: the lake already holds these %s images, nothing to do", f"{n_images:,}")
                 return
-            added = {name: descriptors[name] for name in new}
-            check_keys(added)
-            _write(ctx, case, added, paths, n_images, fingerprint)
+            check_keys({name: descriptors[name] for name in new if name in descriptors})
+            computed = {name: describers[name] for name in new if name in describers}
+            if computed:
+                descriptors |= compute(ctx, computed, paths, n_images, fingerprint, root)
+            _write(ctx, case, {name: descriptors[name] for name in new}, paths, n_images, fingerprint)
+            clear(ctx)
         finally:
             paths.unpersist()
 
 
-def _not_yet_in_lake(ctx: Context, descriptors: Mapping[str, Descriptor], fingerprint: str) -> list[str]:
+def _header(
+    name: str, descriptors: Mapping[str, Descriptor], describers: Mapping[str, Describer], n_images: int
+) -> _Header:
+    if name in descriptors:
+        return descriptors[name]
+    describer = describers[name]
+    return ColumnHeader(describer.name, (n_images, describer.width), np.dtype(np.float32))
+
+
+def _not_yet_in_lake(
+    ctx: Context, descriptors: Mapping[str, _Header], describers: Mapping[str, Describer], fingerprint: str
+) -> list[str]:
     """Descriptors still to be ingested; LakeError when the lake was made from another case."""
     if not ctx.lake.exists("sources"):
         return list(descriptors)
@@ -73,17 +99,27 @@ def _not_yet_in_lake(ctx: Context, descriptors: Mapping[str, Descriptor], finger
             raise LakeError(f"the lake {ctx.lake} holds another case (its image paths differ): {advice}")
     for name, given in descriptors.items():
         row = known.get(name)
-        if row and (row["n_rows"], row["n_columns"]) != given.shape:
+        if row is None:
+            continue
+        computed_by = describers[name].fingerprint if name in describers else None
+        if row["computed_by"] != computed_by:
+            raise LakeError(
+                f"the lake {ctx.lake} holds {name} from {row['file']}, but case.descriptors now gives {given.name}: "
+                "another network, or photos that are prepared in another way, or vectors that are read and not "
+                f"computed. Give it another name, or {advice}"
+            )
+        if (row["n_rows"], row["n_columns"]) != given.shape:
             raise LakeError(
                 f"the lake {ctx.lake} holds {name} as {row['n_rows']:,} x {row['n_columns']}, but {given.name} is "
                 f"{given.shape[0]:,} x {given.shape[1]}: {advice}"
             )
-        if row and (_last(row["file"]), row["dtype"]) != (_last(given.name), str(given.dtype)):
+        if computed_by is None and (_last(row["file"]), row["dtype"]) != (_last(given.name), str(given.dtype)):
             raise LakeError(
                 f"the lake {ctx.lake} holds {name} from {row['file']} ({row['dtype']}), but case.descriptors now gives "
                 f"{given.name} ({given.dtype}): name the former file, give the new one another name, or {advice}"
             )
-    _check_dropped(ctx, descriptors, advice)
+    computed = {name for name, row in known.items() if row["computed_by"] is not None}
+    _check_dropped(ctx, descriptors, computed, advice)
     return [name for name in descriptors if name not in known]
 
 
@@ -92,10 +128,13 @@ def _last(path: str) -> str:
     return path.replace("\\", "/").rsplit("/", 1)[-1]
 
 
-def _check_dropped(ctx: Context, descriptors: Collection[str], advice: str) -> None:
-    """LakeError where the lake leaves out images that a first run with this config would keep, or refuse."""
+def _check_dropped(ctx: Context, descriptors: Collection[str], computed: Collection[str], advice: str) -> None:
+    """LakeError where the lake leaves out images that a first run with this config would keep, or refuse.
+
+    Images that have no vector of a ``computed`` descriptor are always left out.
+    """
     for row in ctx.lake.read("bad_rows").select("descriptors").distinct().collect():
-        if ctx.config.require_case().on_bad_rows == "refuse":
+        if ctx.config.require_case().on_bad_rows == "refuse" and set(row["descriptors"]) - set(computed):
             raise LakeError(
                 f"the lake {ctx.lake} leaves out images with NaN or infinity (see its table bad_rows), and "
                 f"case.on_bad_rows is now refuse: set it to drop, or mend the files and {advice}"
@@ -164,6 +203,8 @@ def _write(
         size = f"{total / 2**30:.2f} GiB"
         with timed(f"ingest: converting {len(descriptors)} descriptors of {n_images:,} images ({size})"):
             _write_vectors(ctx, descriptors, lost)
+        n_dropped = lost.count() if lost is not None else 0
+        _check_computed(ctx, descriptors, n_images - n_dropped)
         if not added:
             with timed("ingest: writing images"):
                 lake.overwrite("images", without(images, lost))
@@ -172,14 +213,33 @@ def _write(
                 else:
                     lake.overwrite("bad_rows", _listed(bad_rows, paths))
         elif bad_rows is not None:
-            known = lake.read("bad_rows").select("image_id", F.explode("descriptors").alias("descriptor"))
+            known = lake.read("bad_rows").select("image_id", F.explode("descriptors").alias("descriptor"), "reason")
             lake.overwrite("bad_rows", _listed(known.unionByName(bad_rows), paths))
-        n_dropped = lost.count() if lost is not None else 0
     names = lake.schema("sources").names
     now = datetime.now(UTC)
-    values = [(n, d.name, *d.shape, str(d.dtype), n_dropped, fingerprint, now) for n, d in descriptors.items()]
+    values = [
+        (n, d.name, *d.shape, str(d.dtype), n_dropped, fingerprint, now, _computed_by(d))
+        for n, d in descriptors.items()
+    ]
     rows = [dict(zip(names, row, strict=True)) for row in values]
     lake.replace_rows("sources", rows, {"descriptor": list(descriptors)})
+
+
+def _check_computed(ctx: Context, descriptors: Mapping[str, Descriptor], n_kept: int) -> None:
+    """LakeError where a table lacks vectors that were computed: another run may have cleared them away meanwhile."""
+    lost = [name for name in _computed(descriptors) if ctx.lake.count("descriptors", descriptor=[name]) != n_kept]
+    if lost:
+        if ctx.lake.exists("sources"):
+            ctx.lake.replace_rows("sources", [], {"descriptor": lost})
+        clear(ctx)
+        raise LakeError(
+            f"the lake {ctx.lake} lacks vectors of {', '.join(lost)} that were computed: another run has changed the "
+            "table described meanwhile. Start this run again when no other computes the same descriptors"
+        )
+
+
+def _computed_by(descriptor: Descriptor) -> str | None:
+    return descriptor.fingerprint if isinstance(descriptor, PhotoDescriptor) else None
 
 
 @contextmanager
@@ -190,30 +250,45 @@ def rows_to_drop(
     on_bad_rows: Literal["refuse", "drop"],
     lost: DataFrame | None = None,
 ) -> Iterator[DataFrame | None]:
-    """``image_id, descriptor`` of the bad rows, persisted until the end; None for none.
+    """``image_id, descriptor, reason`` of the bad rows, persisted until the end; None for none.
 
-    Always None where bad rows are refused, which happens while vectors are converted (`refusing_bad_rows`). With
-    ``lost``, the images that are left out already, LakeError for bad rows of others.
+    Where bad rows are refused, which happens while vectors are converted (`refusing_bad_rows`), these are the images
+    without a vector of a descriptor that is computed from photos. With ``lost``, the images that are left out already,
+    LakeError for bad rows of others.
     """
-    if on_bad_rows == "refuse":
+    checked = dict(descriptors) if on_bad_rows == "drop" else _computed(descriptors)
+    if not checked:
         yield None
         return
-    bad_rows = blocks.persist(find_bad_rows(spark, descriptors))
+    bad_rows = blocks.persist(find_bad_rows(spark, checked))
     try:
-        with timed("looking for rows with NaN or infinity"):
+        with timed(f"looking for {_BAD}"):
             n_bad = bad_rows.select("image_id").distinct().count()
         n_new = without(bad_rows, lost).select("image_id").distinct().count() if n_bad and lost is not None else 0
         if n_new:
             raise LakeError(
-                f"{n_new:,} rows of {', '.join(descriptors)} hold NaN or infinity, but the lake already has "
-                "descriptors with these rows: ingest all descriptors together into a new lake"
+                f"{n_new:,} rows of {', '.join(checked)} hold NaN or infinity, or their photos cannot be read, but the "
+                "lake already has descriptors with these rows: ingest all descriptors together into a new lake"
             )
         if n_bad == n_images:
-            raise CaseError("every row holds NaN or infinity: nothing is left to work with")
-        log.info("dropping %s of %s rows, which hold NaN or infinity", f"{n_bad:,}", f"{n_images:,}")
+            first = bad_rows.orderBy("image_id").first()
+            raise CaseError(
+                f"every row holds NaN or infinity, or its photo cannot be read (the first: "
+                f"{first['reason'] if first else '?'}): nothing is left to work with"
+            )
+        if n_bad or on_bad_rows == "drop":
+            log.info("leaving out %s of %s images: %s", f"{n_bad:,}", f"{n_images:,}", _BAD)
         yield bad_rows if n_bad else None
     finally:
         bad_rows.unpersist()
+
+
+#: What an image is left out for.
+_BAD = "rows with NaN or infinity, photos that cannot be read"
+
+
+def _computed(descriptors: Mapping[str, Descriptor]) -> dict[str, Descriptor]:
+    return {name: d for name, d in descriptors.items() if isinstance(d, PhotoDescriptor)}
 
 
 def _write_vectors(ctx: Context, descriptors: Mapping[str, Descriptor], lost: DataFrame | None) -> None:
@@ -236,8 +311,11 @@ def refusing_bad_rows(spark: SparkSession, descriptors: Mapping[str, Descriptor]
 
 
 def _listed(bad_rows: DataFrame, paths: DataFrame) -> DataFrame:
-    """The table ``bad_rows``: each image once, with its path and the descriptors it is bad in."""
-    by_image = bad_rows.groupBy("image_id").agg(F.array_sort(F.collect_set("descriptor")).alias("descriptors"))
+    """The table ``bad_rows``: each image once, with its path, the descriptors it is bad in, and why."""
+    by_image = bad_rows.groupBy("image_id").agg(
+        F.array_sort(F.collect_set("descriptor")).alias("descriptors"),
+        F.array_join(F.array_sort(F.collect_set("reason")), "; ").alias("reason"),
+    )
     return by_image.join(paths, on="image_id", how="inner")
 
 
@@ -247,7 +325,8 @@ def without(df: DataFrame, ids: DataFrame | None) -> DataFrame:
 
 
 def _describe_bad_rows(spark: SparkSession, descriptors: Mapping[str, Descriptor]) -> str:
-    bad = find_bad_rows(spark, descriptors)
+    computed = _computed(descriptors)
+    bad = find_bad_rows(spark, {name: d for name, d in descriptors.items() if name not in computed})
     parts = []
     counts = {r["descriptor"]: r["n"] for r in bad.groupBy("descriptor").agg(F.count("*").alias("n")).collect()}
     for name, count in sorted(counts.items()):
