@@ -1,5 +1,6 @@
 """The command line: ``motorpool run``, each stage alone, ``sample``, ``sql``, ``similar``, ``export``, ``assign``,
-``review`` and ``serve``; those of who starts, ``init``, ``check``, ``doctor`` and ``status``, are in `starting`."""
+``review`` and ``serve``; those of who starts, ``init``, ``check``, ``doctor`` and ``status``, are in `starting`, and
+``describe`` is in `describing`."""
 
 from __future__ import annotations
 
@@ -60,6 +61,7 @@ from motorpool.cli.common import (
     show,
     stop_at_ctrl_c,
 )
+from motorpool.cli.describing import describe
 from motorpool.cli.starting import check, doctor, init, status
 from motorpool.config.labels import AttributeConfig
 from motorpool.config.load import load_config
@@ -856,7 +858,7 @@ def _next_commands(lake: Lake, best: Row | None) -> list[str]:
     ]
 
 
-for _command in (init, check, doctor, status):
+for _command in (init, check, doctor, status, describe):
     cli.add_command(_command)
 
 
