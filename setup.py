@@ -46,6 +46,9 @@ setup(
         "report": ["jinja2>=3.1", "matplotlib>=3.9", "openTSNE>=1.0.2", "plotly>=6.0", "umap-learn>=0.5.7"],
         # Descriptors in HDF5 files.
         "hdf5": ["h5py>=3.11"],
+        # Descriptors that are computed from photos: networks (onnxruntime-gpu in its place on GPUs), and gradients.
+        "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
+        "hog": ["scikit-image>=0.24"],
         # The page on which people look at photos.
         "review": ["starlette>=0.40", "uvicorn>=0.30"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"],
@@ -57,11 +60,14 @@ setup(
             "ipykernel>=6.29",
             "kaleido>=1.3",
             "nbclient>=0.10",
+            "onnx>=1.17",
+            "onnxruntime>=1.20",
             "playwright>=1.50",
             "pre-commit>=4",
             "pytest>=8",
             "pytest-xdist>=3.7",
             "ruff>=0.6",
+            "scikit-image>=0.24",
             "mypy>=1.11",
             "pandas-stubs",
             "types-PyYAML",

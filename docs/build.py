@@ -56,9 +56,13 @@ def config() -> str:
 
 def _models(annotation: Any, key: str) -> Iterator[tuple[str, type[BaseModel]]]:
     """The sections below a key, with their headings: those of a list have one for each kind of item."""
-    for model in _classes(annotation):
+    models = list(_classes(annotation))
+    for model in models:
         kind = model.model_fields.get("algorithm")
         label = f"`{key}`: `{get_args(kind.annotation)[0]}`" if kind else f"`{key}`"
+        if kind is None and len(models) > 1:
+            # Forms that one key takes go by the key of their own that must be there.
+            label += f": `{next(name for name, field in model.model_fields.items() if field.is_required())}`"
         yield label, model
         for name, field in model.model_fields.items():
             yield from _models(field.annotation, f"{key}.{field.alias or name}")

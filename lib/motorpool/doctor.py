@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Literal
 
 from motorpool.backend.needs import CUML, CUPY, INSTALL
+from motorpool.describe.built_in import HOG
+from motorpool.describe.network import PACKAGES as NETWORKS
 from motorpool.errors import EnvironmentMissingError, not_installed
 from motorpool.maps.registry import MAP_METHODS
 from motorpool.report import PACKAGES as REPORT
@@ -51,6 +53,8 @@ def extras() -> dict[str, tuple[str, dict[str, str]]]:
         "report": ("maps and the report", {name: name for name in REPORT} | maps),
         "review": ("the page on which people look at photos", {name: name for name in REVIEW}),
         "hdf5": ("descriptors in HDF5 files", {"h5py": "h5py"}),
+        "onnx": ("descriptors that networks compute from photos", dict(NETWORKS)),
+        "hog": ("the built-in descriptor hog", dict([HOG])),
         "gpu": ("accelerator: gpu", {name: name for name in (CUPY, CUML)}),
     }
 

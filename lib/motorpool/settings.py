@@ -7,10 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from motorpool.texts import NAME_PATTERN, as_number
+from motorpool.texts import NAME_PATTERN, as_number, expand_home
+
+
+def _location(value: str) -> str:
+    if not value.strip():
+        raise ValueError(f"{value!r}: is empty: name a file or folder")
+    return expand_home(value)
+
+
+#: Every file and folder that a config names: `~` stands for the home folder.
+Location = Annotated[str, AfterValidator(_location)]
 
 
 class Section(BaseModel):

@@ -66,6 +66,11 @@ def expand_home(path: str) -> str:
     return os.path.expanduser(path)
 
 
+def plain_path(path: str) -> str:
+    """A path of an image with forward slashes and without a leading ``./``."""
+    return re.sub(r"^(\./)+", "", path.strip(" ").replace("\\", "/"))
+
+
 def by_number(name: str) -> list[tuple[int, str]]:
     """A key that sorts names by the numbers in them: ``part-9`` comes before ``part-10``."""
     return [(int(digits), "") if digits else (-1, other) for digits, other in re.findall(r"(\d+)|(\D+)", name)]

@@ -16,13 +16,14 @@ from cases import image_paths, write_case, write_paths
 from motorpool.case.csv_files import csv_rows, read_header
 from motorpool.case.folder import Case, find_case
 from motorpool.case.images import read_images
+from motorpool.case.photo_files.reader import heads_of
 from motorpool.case.tables import path_column, read_attributes, read_paths
 from motorpool.cluster.algorithms.dbscan import DbscanGrid
 from motorpool.config.load import load_config, parse_config
 from motorpool.config.run import CaseConfig
 from motorpool.errors import CaseError, ConfigError
 from motorpool.interpret.overrides import load_overrides
-from motorpool.photos.source import heads_of, open_images
+from motorpool.photos.source import open_images
 from motorpool.pipeline.context import explained
 from motorpool.report.figures.charts import Series
 from motorpool.texts import as_number, decode, encoding_of, expand_home

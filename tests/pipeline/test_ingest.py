@@ -160,7 +160,10 @@ class TestBadRows:
             np.testing.assert_array_equal(found, SMALL[name][kept])
         listed = ctx.lake.read("bad_rows").orderBy("image_id").collect()
         paths = [p.replace("\\", "/") for p in image_paths(ROWS)]
-        assert [tuple(r) for r in listed] == [(3, paths[3], ["osnet"]), (20, paths[20], ["osnet", "vdc_type"])]
+        assert [tuple(r) for r in listed] == [
+            (3, paths[3], ["osnet"], "NaN or infinity"),
+            (20, paths[20], ["osnet", "vdc_type"], "NaN or infinity"),
+        ]
         assert {r["n_dropped"] for r in ctx.lake.read("sources").collect()} == {2}
         # A descriptor that comes later loses the same rows, whether they are finite in it or not.
         later = blobs(ROWS, 2)

@@ -86,7 +86,7 @@ def labels(ctx: Context, model: Any) -> np.ndarray:
 
 WRITTEN = [
     t for t in TABLES.values()
-    if t.name not in ("bad_rows", "agreement")
+    if t.name not in ("bad_rows", "described", "agreement")
     and t.written_by in ("ingest", "features", "cluster", "consensus", "outliers")
 ]  # fmt: skip
 

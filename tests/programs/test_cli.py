@@ -124,7 +124,9 @@ class TestMistakes:
         ("args", "expected"),
         [
             (["fly"], "No such command 'fly'"),
-            (["run"], "Missing option '--conf'"),
+            (["run"], "give either --conf FILE"),
+            (["run", "--conf", "a.yaml", "--images", "b"], "give either --conf FILE"),
+            (["ingest"], "Missing option '--conf'"),
             (["run", "--conf", "none.yaml"], "none.yaml: cannot read the config: No such file"),
             (["run", "--conf", "{conf}", "--set", "sed=1"], "sed: unknown key"),
             (["run", "--conf", "{conf}", "--set", "seed=-1"], "seed: -1:"),

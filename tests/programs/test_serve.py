@@ -182,7 +182,7 @@ class TestClients:
         assert served.ask("SELECT count(*) FROM images") == [(24,)]
 
     def test_new_rows_are_seen(self, served: Served, lake: Context) -> None:
-        rows = lake.spark.createDataFrame([(7, "x.jpg", ["osnet"])], lake.lake.schema("bad_rows"))
+        rows = lake.spark.createDataFrame([(7, "x.jpg", ["osnet"], "NaN or infinity")], lake.lake.schema("bad_rows"))
         before = served.ask("SELECT count(*) FROM bad_rows")
         lake.lake.overwrite("bad_rows", rows)
         assert (before, served.ask("SELECT image_id, path FROM bad_rows")) == ([(0,)], [(7, "x.jpg")])

@@ -20,6 +20,7 @@ from scipy.spatial.distance import cdist
 from sklearn.metrics import confusion_matrix
 
 from cases import run_of
+from motorpool.case.photo_files import reader
 from motorpool.cluster.ensemble.agreement import contingency
 from motorpool.config.load import parse_config
 from motorpool.config.run import CaseConfig
@@ -31,7 +32,8 @@ from motorpool.interpret.overrides import Named, Override, load_overrides, names
 from motorpool.interpret.stored import from_text, to_text
 from motorpool.interpret.wording import Basis, basis_of, describe, named_colour, parts_of, titles
 from motorpool.kernels.sampling import uniform_hash
-from motorpool.photos import montage, source
+from motorpool.photos import montage
+from motorpool.photos.measures import to_lab
 from motorpool.photos.source import Photo, find_images, open_images
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.run import STAGES, check_config
@@ -155,7 +157,7 @@ def test_links_that_lead_out_are_refused_and_others_followed(folder: Path) -> No
 
 
 def test_files_that_are_too_large_are_not_read(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "MAX_BYTES", 100)
+    monkeypatch.setattr(reader, "MAX_BYTES", 100)
     for root in (folder, zipped(folder, tmp_path / "case.zip")):
         photo = open_images(str(root)).photo(PATH.format("good"))
         assert photo.problem == "broken"
@@ -210,7 +212,7 @@ def test_cielab_of_known_colours() -> None:
         (0, 255, 0): (87.82, -79.29, 80.99), (0, 0, 255): (29.57, 68.30, -112.03), (119, 119, 119): (50.03, 0, 0),
     }  # fmt: skip
     for rgb, lab in known.items():
-        assert appearance.to_lab(Image.new("RGB", (2, 2), rgb))[1, 1] == pytest.approx(lab, abs=1.2)
+        assert to_lab(Image.new("RGB", (2, 2), rgb))[1, 1] == pytest.approx(lab, abs=1.2)
 
 
 def framed(color: tuple[int, int, int], road: int = 112) -> Photo:

@@ -294,7 +294,7 @@ def test_photos_that_cannot_be_shown_say_why(
 def test_beginners_mistakes_are_told_before_anything_starts(made: Made) -> None:
     for options, message in (
         (["--lake", made.lake], "--images: is missing: the folder or zip in which the photos lie"),
-        (["--lake", made.lake, "--images", "/nowhere"], "/nowhere: there is no such folder of photos"),
+        (["--lake", made.lake, "--images", "/nowhere"], "/nowhere: there is no such folder or file of photos"),
         (["--lake", made.lake, "--images", str(made.photos), "--all", "--model", "x"], "give one of them"),
         (["--lake", made.lake, "--images", str(made.photos), "--attribute", "../x"], "expected a name of letters"),
     ):

@@ -1,12 +1,14 @@
 """The descriptors of a case: opened, compared with its images, and read as rows of vectors.
 
-A descriptor is an array file, whose row i is that of image i, or a column of a table (`vector_columns`).
+A descriptor is an array file, whose row i is that of image i, or gives the rows of images by itself: a column of a
+table (`vector_columns`), or what is computed from photos.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from functools import reduce
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +18,40 @@ from pyspark.sql import functions as F
 from motorpool.case.arrays import ArrayFile, Split, open_array
 from motorpool.case.folder import Case
 from motorpool.case.sources import needs_spark, open_source, shown
-from motorpool.case.vector_columns import BAD_ROW, VectorColumn, finite_rows, open_vector_column
+from motorpool.case.vector_columns import BAD_ROW, NOT_FINITE, finite_rows, open_vector_column
+from motorpool.config.run import VectorColumnConfig
 from motorpool.errors import CaseError
 from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
 from motorpool.spark.tasks import one_each
 
-Descriptor = ArrayFile | VectorColumn
+
+class RowsByImage(Protocol):
+    """A descriptor that gives rows by ``image_id``; ``shape`` is (images, numbers of a vector)."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def vectors(self, *, refuse: bool) -> DataFrame:
+        """``image_id, vector``, unordered; with ``refuse`` a bad row of a file fails its task (`BAD_ROW`)."""
+        ...
+
+    def bad_rows(self) -> DataFrame:
+        """``image_id, reason`` of the images that have no vector to work with."""
+        ...
+
+    def check_keys(self) -> None:
+        """CaseError where images have no row, or several."""
+        ...
+
+
+Descriptor = ArrayFile | RowsByImage
 _Task = tuple[str, ArrayFile, Split]
 
 #: Bytes of float32 that one task converts: the size of the Parquet files it writes.
@@ -56,7 +85,7 @@ def with_columns(
     n_images: int,
     names: Collection[str] | None = None,
 ) -> dict[str, Descriptor]:
-    """All descriptors of a case, or some: the ``arrays``, and those in columns of tables.
+    """All descriptors of a case that are read, or some: the ``arrays``, and those in columns of tables.
 
     ``paths`` (``image_id, path``) has ``n_images`` rows. CaseError where an array has more or fewer rows, and for a
     column that cannot be read.
@@ -66,7 +95,7 @@ def with_columns(
     columns = {
         name: source
         for name, source in case.descriptors.items()
-        if not isinstance(source, str) and (names is None or name in names)
+        if isinstance(source, VectorColumnConfig) and (names is None or name in names)
     }
     if columns:
         # Once for all of them: a folder of many files has as many footers.
@@ -89,7 +118,7 @@ def check_lengths(arrays: Mapping[str, ArrayFile], n_images: int, case: Case) ->
 def check_keys(descriptors: Mapping[str, Descriptor]) -> None:
     """CaseError where images have no row in a table of vectors, or several."""
     for descriptor in descriptors.values():
-        if isinstance(descriptor, VectorColumn):
+        if not isinstance(descriptor, ArrayFile):
             descriptor.check_keys()
 
 
@@ -97,7 +126,7 @@ def read_vectors(spark: SparkSession, descriptors: Mapping[str, Descriptor], *, 
     """All rows of all descriptors, ``image_id, descriptor, vector``; with ``refuse`` a bad row fails its task."""
     frames = [
         column.vectors(refuse=refuse).select("image_id", F.lit(name).alias("descriptor"), "vector")
-        for name, column in _columns(descriptors).items()
+        for name, column in _by_image(descriptors).items()
     ]
     tasks = _tasks(descriptors)
 
@@ -117,10 +146,10 @@ def read_vectors(spark: SparkSession, descriptors: Mapping[str, Descriptor], *, 
 
 
 def find_bad_rows(spark: SparkSession, descriptors: Mapping[str, Descriptor]) -> DataFrame:
-    """``image_id, descriptor`` of every row with NaN or infinity (or beyond float32)."""
+    """``image_id, descriptor, reason`` of every row with NaN or infinity (or beyond float32), and of broken photos."""
     frames = [
-        column.bad_rows().select("image_id", F.lit(name).alias("descriptor"))
-        for name, column in _columns(descriptors).items()
+        column.bad_rows().select("image_id", F.lit(name).alias("descriptor"), "reason")
+        for name, column in _by_image(descriptors).items()
     ]
     tasks = _tasks(descriptors)
 
@@ -128,16 +157,17 @@ def find_bad_rows(spark: SparkSession, descriptors: Mapping[str, Descriptor]) ->
         for name, ids, _, good in _chunks(task):
             bad = ids[~good]
             yield pa.RecordBatch.from_arrays(
-                [pa.array(bad), pa.repeat(name, len(bad))], names=["image_id", "descriptor"]
+                [pa.array(bad), pa.repeat(name, len(bad)), pa.repeat(NOT_FINITE, len(bad))],
+                names=["image_id", "descriptor", "reason"],
             )
 
     if tasks or not frames:
-        frames.insert(0, one_each(spark, tasks, bad_rows, "image_id BIGINT, descriptor STRING"))
+        frames.insert(0, one_each(spark, tasks, bad_rows, "image_id BIGINT, descriptor STRING, reason STRING"))
     return reduce(DataFrame.unionByName, frames)
 
 
-def _columns(descriptors: Mapping[str, Descriptor]) -> dict[str, VectorColumn]:
-    return {name: d for name, d in descriptors.items() if isinstance(d, VectorColumn)}
+def _by_image(descriptors: Mapping[str, Descriptor]) -> dict[str, RowsByImage]:
+    return {name: d for name, d in descriptors.items() if not isinstance(d, ArrayFile)}
 
 
 def _tasks(descriptors: Mapping[str, Descriptor]) -> list[_Task]:

@@ -92,6 +92,21 @@ def list_dir(path: str) -> list[str]:
     return sorted(entry.base_name for entry in entries)
 
 
+def list_files(path: str) -> list[str]:
+    """Paths below the folder `path`, with slashes, of all files in it and its folders; unordered, all in memory.
+
+    Raises `CaseError` where it is missing or not a folder.
+    """
+    system, inner = _resolve(path)
+    _require(path, fs.FileType.Directory)
+    try:
+        entries = system.get_file_info(fs.FileSelector(inner, recursive=True))
+    except (OSError, pa.ArrowException) as error:
+        raise _failure(path, "could not be listed", error) from safe_cause(error)
+    head = inner.rstrip("/") + "/"
+    return [entry.path.removeprefix(head) for entry in entries if entry.type == fs.FileType.File]
+
+
 def join(root: str, *parts: str) -> str:
     """`root` with `parts` below it, for local paths and URIs alike; a URI's query stays at its end.
 

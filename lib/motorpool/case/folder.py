@@ -1,4 +1,4 @@
-"""Finding the files of a case: a folder in the published layout, or its parts named one by one."""
+"""Finding the files of a case: a folder in the published layout, its parts named one by one, or photos alone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from motorpool.case import files
-from motorpool.case.sources import Source, shown
-from motorpool.config.run import CaseConfig, ColumnConfig, VectorColumnConfig
+from motorpool.case.sources import DescriptorSource, PhotoList, Source, shown
+from motorpool.config.describing import BuiltInConfig
+from motorpool.config.run import CaseConfig, ColumnConfig
 from motorpool.errors import CaseError
 from motorpool.texts import NAME_PATTERN
 
@@ -20,13 +21,18 @@ PATHS_FILE = "images_paths.csv"
 ATTRIBUTES_FILE = "attributes.csv"
 #: Copies of the published case spell the images' folder in two ways.
 IMAGE_FOLDERS = ("raw_data", "row_data")
+#: What is computed from photos where a case has nothing else.
+BUILT_IN: Mapping[str, DescriptorSource] = {
+    "color_histogram": BuiltInConfig(builtin="color_histogram"),
+    "hog": BuiltInConfig(builtin="hog"),
+}
 
 
 @dataclass(frozen=True)
 class Case:
-    """Where everything lies. ``descriptors`` maps names to array files or columns; ``attributes`` may be missing."""
+    """Where everything lies. ``descriptors`` maps names to what they come from; ``attributes`` may be missing."""
 
-    descriptors: Mapping[str, str | VectorColumnConfig]
+    descriptors: Mapping[str, DescriptorSource]
     images_paths: Source
     attributes: Source | None
 
@@ -43,12 +49,17 @@ def find_case(config: CaseConfig) -> Case:
         return next((p for p in (files.join(root, n) for n in names) if files.exists(p)), None)
 
     images_paths = found(config.images_paths, PATHS_FILE)
+    if images_paths is None and root is None and config.images_root is not None:
+        images_paths = PhotoList(config.images_root)
     if images_paths is None:
         raise CaseError(
             f"case.path {files.redact(str(root))}: holds no {PATHS_FILE}; name the file as case.images_paths"
         )
-    descriptors = dict(config.descriptors) if config.descriptors else dict(_list_descriptors(str(root)))
+    descriptors: dict[str, DescriptorSource] = dict(config.descriptors or {})
+    if not descriptors:
+        descriptors = dict(BUILT_IN) if root is None else dict(_list_descriptors(root))
     _check_names(descriptors)
+    _check_order(descriptors, images_paths)
     attributes = found(config.attributes, ATTRIBUTES_FILE)
     if attributes is None and isinstance(images_paths, ColumnConfig):
         # What stands beside the paths is known of the images.
@@ -56,7 +67,17 @@ def find_case(config: CaseConfig) -> Case:
     return Case(descriptors, images_paths, attributes)
 
 
-def _check_names(descriptors: Mapping[str, str | VectorColumnConfig]) -> None:
+def _check_order(descriptors: Mapping[str, DescriptorSource], images_paths: Source) -> None:
+    """The order in which photos lie is nothing that the rows of an array could have been in."""
+    arrays = [name for name, source in descriptors.items() if isinstance(source, str)]
+    if arrays and isinstance(images_paths, PhotoList):
+        raise CaseError(
+            f"case.descriptors.{arrays[0]}: is an array, whose row i is that of image i, but the case names no list of "
+            "its images: give it as case.images_paths"
+        )
+
+
+def _check_names(descriptors: Mapping[str, DescriptorSource]) -> None:
     """Descriptors become columns beside ``image_id``, and names of columns that differ by case alone are one."""
     seen = {"image_id": "the images' own number"}
     for name, source in descriptors.items():

@@ -13,7 +13,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from motorpool.case.folder import Case
-from motorpool.case.sources import Source, shown
+from motorpool.case.sources import PhotoList, Source, shown
 from motorpool.case.tables import named_columns, read_attributes
 from motorpool.config.run import DEFAULT_VEHICLE_PATTERN
 from motorpool.errors import CaseError, ConfigError
@@ -37,7 +37,8 @@ def check_paths(paths: DataFrame, images_paths: Source) -> tuple[int, str]:
         F.sum((F.col("path") == "").cast("int")).alias("blank"),
     ).first()
     if row is None or row["n"] == 0:
-        raise CaseError(f"{name}: holds no paths: an empty case cannot be ingested")
+        what = "photos" if isinstance(images_paths, PhotoList) else "paths"
+        raise CaseError(f"{name}: holds no {what}: an empty case cannot be ingested")
     if row["blank"]:
         first = paths.where(F.col("path") == "").agg(F.min("image_id")).first()
         raise _blank(name, row["blank"], first[0] if first else 0)

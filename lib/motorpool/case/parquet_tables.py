@@ -65,7 +65,7 @@ def open_parquet_table(path: str) -> ParquetTable:
     CaseError where there is none, or one is no Parquet file, is damaged or claims what is beyond all bounds.
     """
     name = files.redact(path)
-    found = list(_part_files(path, (), 0)) if files.is_folder(path) else [(path, ())]
+    found = list(part_files(path)) if files.is_folder(path) else [(path, ())]
     if not found:
         raise CaseError(f"{name}: the folder holds no Parquet file: its files must end in .parquet")
     if len(found) > _MAX_PARTS:
@@ -85,8 +85,8 @@ def open_parquet_table(path: str) -> ParquetTable:
     return ParquetTable(name, parts, schema, differing)
 
 
-def _part_files(
-    folder: str, values: tuple[tuple[str, str | None], ...], depth: int
+def part_files(
+    folder: str, values: tuple[tuple[str, str | None], ...] = (), depth: int = 0
 ) -> Iterator[tuple[str, tuple[tuple[str, str | None], ...]]]:
     """The Parquet files of a folder and those below it, as Spark and Hive lay them: hidden names are left out."""
     if depth > _MAX_DEPTH:
@@ -100,7 +100,7 @@ def _part_files(
         elif files.is_folder(path):
             column, equals, value = name.partition("=")
             own = ((unquote(column), None if value == _NULL else unquote(value)),) if equals else ()
-            yield from _part_files(path, values + own, depth + 1)
+            yield from part_files(path, values + own, depth + 1)
 
 
 #: How Spark and Hive write a missing value in a folder's name.

@@ -1,7 +1,7 @@
 """What the tables of a case tell in text: the paths of its images, and what is known about each of them.
 
 A table is a CSV file, named by its path, or holds a column of paths: a Parquet file, a folder of them, a Delta table,
-or a table of a catalog.
+or a table of a catalog. Where there is none, the photos themselves are listed.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from motorpool.case import csv_files
+from motorpool.case import csv_files, files
 from motorpool.case.parquet_tables import ParquetTable
-from motorpool.case.sources import Source, needs_spark, open_source, shown
+from motorpool.case.sources import PhotoList, Source, needs_spark, open_source, shown
 from motorpool.errors import CaseError
+from motorpool.texts import plain_path
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +52,12 @@ def _checked_path_column(source: Source, names: Sequence[str]) -> str:
 
 
 def count_rows(source: Source) -> int | None:
-    """How many rows a table has, by its header; None where that takes a look at all of it, or at Spark.
+    """How many rows a table has, by its header, or photos where they lie on this machine; else None.
 
     CaseError where it has no column of paths.
     """
+    if isinstance(source, PhotoList):
+        return sum(map(len, source.batches())) if files.local_path(source.root) is not None else None
     if needs_spark(source):
         return None
     table = open_source(None, source)
@@ -62,11 +65,14 @@ def count_rows(source: Source) -> int | None:
     return table.n_rows if isinstance(table, ParquetTable) else None
 
 
-def paths_here(path: str) -> Iterator[list[str]]:
-    """The paths of a CSV file as `read_paths` gives them, in order, read by this process alone; CaseError as there.
+def paths_here(path: str | PhotoList) -> Iterator[list[str]]:
+    """The paths of a CSV file, or of photos, as `read_paths` gives them, in order, read by this process alone.
 
-    Memory: a batch of about a MiB. For files of moderate size: one process reads all of it.
+    CaseError as there. Memory: a batch of about a MiB. For files of moderate size: one process reads all of it.
     """
+    if isinstance(path, PhotoList):
+        yield from path.batches()
+        return
     yield from _paths_in(path, _checked_path_column(path, csv_files.read_header(path)))
 
 
@@ -194,12 +200,7 @@ def _refuse_twice(names: Sequence[str], wanted: Sequence[str], source: Source) -
             raise CaseError(f"{shown(source)}: column {name!r} appears more than once, but for its case perhaps")
 
 
-def plain_path(path: str) -> str:
-    """`normal_path` of one path."""
-    return re.sub(r"^(\./)+", "", path.strip(" ").replace("\\", "/"))
-
-
 def normal_path(column: str) -> Column:
-    """A path with forward slashes and without a leading ``./``."""
+    """`plain_path` of a column: with forward slashes and without a leading ``./``."""
     slashes = F.translate(F.trim(F.col(column)), "\\", "/")
     return F.regexp_replace(slashes, r"^(\./)+", "")

@@ -26,6 +26,8 @@ from motorpool.spark.blocks import to_list_array
 _NAMED = 3
 #: What a task says that met a row with NaN or infinity, where these are refused.
 BAD_ROW = "motorpool: a row holds NaN or infinity"
+#: Why an image with such a row is left out.
+NOT_FINITE = "NaN or infinity"
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ class VectorColumn:
         return rows.select("image_id", vector.alias("vector"))
 
     def bad_rows(self) -> DataFrame:
-        """``image_id`` of every image whose vector holds NaN or infinity, or a number beyond float32."""
-        return self._rows(vectors=False).where(~F.col("good")).select("image_id")
+        """``image_id, reason`` of every image whose vector holds NaN or infinity, or a number beyond float32."""
+        bad = self._rows(vectors=False).where(~F.col("good"))
+        return bad.select("image_id", F.lit(NOT_FINITE).alias("reason"))
 
     def check_keys(self) -> None:
         """CaseError where images have no row, or several, which names some of them.

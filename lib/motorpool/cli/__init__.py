@@ -1,6 +1,6 @@
 """The command line: ``motorpool run``, each stage alone, ``sample``, ``sql``, ``similar``, ``export``, ``assign``,
 ``review`` and ``serve``; those of who starts, ``init``, ``check``, ``doctor`` and ``status``, are in `starting`,
-``titles`` in `titling`."""
+``titles`` in `titling`, ``describe`` in `describing`."""
 
 from __future__ import annotations
 
@@ -58,6 +58,7 @@ from motorpool.cli.common import (
     show,
     start_spark,
 )
+from motorpool.cli.describing import describe
 from motorpool.cli.starting import check, doctor, init, status
 from motorpool.cli.titling import titles
 from motorpool.config.labels import AttributeConfig
@@ -88,6 +89,7 @@ from motorpool.pipeline.output.files import whole_file
 from motorpool.pipeline.pace import Pace
 from motorpool.pipeline.planning.assigning import check_assign
 from motorpool.pipeline.planning.packages import check_catalog
+from motorpool.pipeline.planning.starter import study_of_photos
 from motorpool.pipeline.planning.times import expected_seconds
 from motorpool.pipeline.run import STAGES, check_config, run_pipeline
 from motorpool.pipeline.stages.report import check_report, images_root_of, write_report
@@ -148,11 +150,23 @@ def _work(
 
 
 @cli.command()
-@run_options
+@click.option("--conf", type=expand_home, metavar="FILE", help="The YAML file that describes the run.")
+@click.option(
+    "--images", type=expand_home, metavar="DIR|ZIP|TABLE",
+    help="Instead of --conf: photos alone. Their first study is written as `motorpool init` does, into a file here.",
+)  # fmt: skip
+@click.option("--set", "overrides", multiple=True, metavar="KEY.SUB=VALUE", help="Override any key.")
 @click.pass_context
-def run(ctx: click.Context, conf: str, overrides: tuple[str, ...]) -> None:
+def run(ctx: click.Context, conf: str | None, images: str | None, overrides: tuple[str, ...]) -> None:
     """The whole pipeline, picking up where an earlier run was stopped."""
     began = time.monotonic()
+    if (conf is None) == (images is None):
+        raise ConfigError(
+            "give either --conf FILE, the YAML file that describes the run, or --images DIR, photos alone"
+        )
+    if conf is None:
+        conf = str(study_of_photos(str(images)))
+        click.echo(f"{conf}: the study of these photos; from now on also `motorpool run --conf {shlex.quote(conf)}`")
     context = _work(ctx, conf, overrides, run_pipeline, STAGES)
     config = context.config
     folder = check_report(config.lake, config.report.out) if config.report is not None else None
@@ -223,7 +237,11 @@ _CASE_HELP = "The new images' case folder, or a YAML file whose section `case` n
 #: Models that `append` names whose new fit is due.
 _MOST_DUE = 5
 _IMAGES_OPTION = click.option(
-    "--images", "images_root", type=expand_home, metavar="DIR|ZIP", help="Where the photos lie, unless the config says."
+    "--images",
+    "images_root",
+    type=expand_home,
+    metavar="DIR|ZIP|TABLE",
+    help="Where the photos lie, unless the config says.",
 )
 
 
@@ -925,7 +943,7 @@ def _next_commands(lake: Lake, conf: str, best: Row | None) -> list[str]:
     ]
 
 
-for _command in (init, check, doctor, status, titles):
+for _command in (init, check, doctor, status, titles, describe):
     cli.add_command(_command)
 
 

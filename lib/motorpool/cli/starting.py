@@ -43,7 +43,8 @@ _GIB = 2**30
     "--out", type=local_path, default="run.yaml", show_default=True, metavar="FILE", help="The file to write."
 )
 def init(case: str, out: Path) -> None:
-    """Write a config to start with from what lies in the folder CASE: its descriptors, paths, attributes and photos."""
+    """Write a config to start with from what lies in the folder CASE: its descriptors, paths, attributes and photos; or
+    from photos alone: CASE may be a folder, zip or table of them."""
     made = write_starter(case, out)
     for line in made.seen:
         say(f"{case}: {line}")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from motorpool.config.describing import BuiltInConfig, NetworkConfig
 from motorpool.config.duplicates import PHOTOS, DuplicatesConfig, NeighboursConfig
 from motorpool.config.grids import Grid
 from motorpool.config.labels import LabelsConfig
@@ -29,8 +30,8 @@ from motorpool.features.spec import (
 )
 from motorpool.maps.registry import MAP_METHODS
 from motorpool.outliers.registry import OUTLIER_METHODS
-from motorpool.settings import Counts, Name, NameIn, Section, check_name
-from motorpool.texts import NAME_PATTERN, as_number, expand_home
+from motorpool.settings import Counts, Location, Name, NameIn, Section, check_name
+from motorpool.texts import NAME_PATTERN, as_number
 
 OutlierMethodName = Annotated[str, BeforeValidator(NameIn(OUTLIER_METHODS))]
 MapMethodName = Annotated[str, BeforeValidator(NameIn(MAP_METHODS))]
@@ -63,16 +64,6 @@ def _parse_steps(value: Any) -> Any:
 
 
 Steps = Annotated[tuple[Step, ...], BeforeValidator(_parse_steps)]
-
-
-def _location(value: str) -> str:
-    if not value.strip():
-        raise ValueError(f"{value!r}: is empty: name a file or folder")
-    return expand_home(value)
-
-
-#: Every file and folder that a config names: `~` stands for the home folder.
-Location = Annotated[str, AfterValidator(_location)]
 
 
 def _count_or_all(value: Any) -> Any:
@@ -119,42 +110,51 @@ class VectorColumnConfig(ColumnConfig):
     )
 
 
-#: How pydantic calls the two forms below in the place of a mistake; no key that a person wrote.
-FORMS = ("<file>", "<column>")
+#: How pydantic calls the forms below in the place of a mistake; no key that a person wrote.
+FORMS = ("<file>", "<column>", "<network>", "<built in>")
 
 
 def _form(value: Any) -> str:
-    return FORMS[isinstance(value, (dict, ColumnConfig))]
+    if not isinstance(value, (dict, Section)):
+        return FORMS[0]
+    keys = value if isinstance(value, dict) else type(value).model_fields
+    return FORMS[2] if "model" in keys else FORMS[3] if "builtin" in keys else FORMS[1]
 
 
+_File = Annotated[Location, Tag(FORMS[0])]
 #: A file, named by its path, or a column of a table.
-FileOrColumn = Annotated[
-    Annotated[Location, Tag(FORMS[0])] | Annotated[ColumnConfig, Tag(FORMS[1])], Discriminator(_form)
-]
-FileOrVectors = Annotated[
-    Annotated[Location, Tag(FORMS[0])] | Annotated[VectorColumnConfig, Tag(FORMS[1])], Discriminator(_form)
+FileOrColumn = Annotated[_File | Annotated[ColumnConfig, Tag(FORMS[1])], Discriminator(_form)]
+#: A file, a column of a table, or how the vectors are computed from the photos.
+DescriptorConfig = Annotated[
+    _File
+    | Annotated[VectorColumnConfig, Tag(FORMS[1])]
+    | Annotated[NetworkConfig, Tag(FORMS[2])]
+    | Annotated[BuiltInConfig, Tag(FORMS[3])],
+    Discriminator(_form),
 ]
 
 
 class CaseConfig(Section):
-    """Where the images and descriptors lie: a case folder, or its parts one by one."""
+    """Where the images and descriptors lie: a case folder, its parts one by one, or photos alone."""
 
     path: Location | None = Field(
         default=None, description="The case folder. Its parts are found by name; the keys below name them one by one."
     )
-    descriptors: dict[Name, FileOrVectors] | None = Field(
+    descriptors: dict[Name, DescriptorConfig] | None = Field(
         default=None,
         description="Descriptor name to array file (.pickle, .joblib, .npy, .npz, .parquet, .safetensors, .pt, .h5), "
-        "to a folder of .npy shards, or to a column of a table. Default: all files in `descriptors/`.",
+        "to a folder of .npy shards, to a column of a table, or to what computes it from the photos: a network or a "
+        "built-in method. Default: all files in `descriptors/`; for photos alone the built-in methods.",
     )
     images_paths: FileOrColumn | None = Field(
         default=None,
         description="CSV file with the column `paths`, or a column of a table. Row i belongs to row i of every array. "
-        "Default: `images_paths.csv`.",
+        "Default: `images_paths.csv`; for photos alone all photos of `images_root`.",
     )
     images_root: Location | None = Field(
         default=None,
-        description="Folder or zip file of the photos, for interpretation and report only. Default: `raw_data`.",
+        description="Where the photos lie: a folder, a zip or tar file, a folder of tars, or a table of photos "
+        "(Parquet or Delta). For interpretation, report and descriptors that are computed. Default: `raw_data`.",
     )
     attributes: FileOrColumn | None = Field(
         default=None,
@@ -190,8 +190,10 @@ class CaseConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> CaseConfig:
-        if self.path is None and not (self.descriptors and self.images_paths):
-            raise ValueError("give `path` (a case folder), or both `descriptors` and `images_paths`")
+        if self.path is None and self.images_root is None and not (self.descriptors and self.images_paths):
+            raise ValueError(
+                "give `path` (a case folder), `images_root` (photos), or both `descriptors` and `images_paths`"
+            )
         if self.vehicle_pattern is not None:
             try:
                 groups = re.compile(self.vehicle_pattern).groups

@@ -85,29 +85,49 @@ _INPUTS = (
     Table(
         "sources",
         "descriptor STRING, file STRING, n_rows BIGINT, n_columns INT, dtype STRING, n_dropped BIGINT, "
-        "paths_fingerprint STRING, ingested_at TIMESTAMP",
+        "paths_fingerprint STRING, ingested_at TIMESTAMP, computed_by STRING",
         "ingest",
-        rows="One row per array file, written last: a descriptor without a row here is not in the lake.",
+        rows="One row per descriptor, written last: a descriptor without a row here is not in the lake.",
         comments={
             "descriptor": "Name of the descriptor.",
-            "file": "The array file.",
-            "n_rows": "Rows of the file.",
-            "n_columns": "Columns of the file.",
+            "file": "The array file; the network's file or the built-in method for one that was computed from photos.",
+            "n_rows": "Rows of the file, or photos.",
+            "n_columns": "Numbers of a row.",
             "dtype": "Type of its numbers, such as float32.",
-            "n_dropped": "Rows left out because of NaN or infinity (`on_bad_rows: drop`).",
+            "n_dropped": "Rows left out because of NaN or infinity (`on_bad_rows: drop`), or of photos that cannot be "
+            "read.",
             "paths_fingerprint": "Hash of all paths: descriptors that are added later must belong to the same images.",
             "ingested_at": _CREATED_AT,
+            "computed_by": "What computed it from photos: a hash of the network and of how photos are prepared for it, "
+            "so that no other takes its place under the same name. Null for what was read.",
         },
     ),
     Table(
-        "bad_rows",
-        "image_id BIGINT, path STRING, descriptors ARRAY<STRING>",
+        "described",
+        "descriptor STRING, image_id BIGINT, vector ARRAY<FLOAT>, problem STRING, source STRING, part STRING",
         "ingest",
-        rows="One row per image that `on_bad_rows: drop` has left out.",
+        rows="One row per image and descriptor that is being computed from photos; empty when all are in "
+        "`descriptors`. A run that is stopped goes on behind the last part.",
+        comments={
+            "descriptor": "Name of the descriptor.",
+            "image_id": _IMAGE_ID,
+            "vector": "The vector; null where there is a problem.",
+            "problem": "Why there is no vector: what is wrong with the photo, or with the vector.",
+            "source": "Hash of the images, of the place of the photos and of `computed_by`.",
+            "part": "Images whose vectors were written together.",
+        },
+        partition_by=("part",),
+    ),
+    Table(
+        "bad_rows",
+        "image_id BIGINT, path STRING, descriptors ARRAY<STRING>, reason STRING",
+        "ingest",
+        rows="One row per image that is left out: by `on_bad_rows: drop`, or because its photo cannot be read.",
         comments={
             "image_id": _IMAGE_ID,
             "path": _PATH,
-            "descriptors": "Descriptors in which its row has NaN or infinity.",
+            "descriptors": "Descriptors that have no row for it that could be used.",
+            "reason": "Why: NaN or infinity, or what is wrong with the photo.",
         },
     ),
     Table(

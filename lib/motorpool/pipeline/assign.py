@@ -24,6 +24,9 @@ from motorpool.case.tables import read_paths
 from motorpool.cluster.stored import StoredModel
 from motorpool.config.labels import columns_of
 from motorpool.config.run import CaseConfig
+from motorpool.describe.described import described, open_describers, photos_of
+from motorpool.describe.describer import Describer
+from motorpool.describe.photo_vectors import photo_vectors
 from motorpool.errors import CaseError, ConfigError
 from motorpool.features.fit import transform
 from motorpool.features.program import Program
@@ -95,7 +98,8 @@ def run_assign(
     The leaderboard's best model of the algorithms that can (`Algorithm.relabel`), unless one is named. New images get
     the vectors of the model's feature set by the program that the lake keeps, and labels by what it keeps of the model;
     the table ``labels`` says what distance and strength are. -1 is noise, and what the algorithm does not know is
-    empty. Images with NaN or infinity follow ``case.on_bad_rows``: refused, or left out of the file.
+    empty. Images with NaN or infinity follow ``case.on_bad_rows``: refused, or left out of the file; those whose photos
+    cannot be read, where vectors are computed from these, are left out.
 
     ``attributes`` are those of ``label_sets``, all by default, with the columns of the view ``labelled_images``. They
     are labelled as the lake's own images that nobody has looked at; photos of a vehicle vote where the new case says
@@ -115,6 +119,9 @@ def run_assign(
     model = needed.models[chosen]
     found = find_case(case)
     arrays = _open_arrays(lake, found, needed)
+    describers = open_describers(found, needed.descriptors)
+    _check_describers(lake, needed, describers)
+    root = photos_of(case, describers) if describers else ""
     descriptors: dict[str, Descriptor] = dict(arrays)
     spark = lake.spark
     with ExitStack() as stack:
@@ -128,6 +135,10 @@ def run_assign(
         descriptors |= with_columns(spark, arrays, found, paths, n_images, needed.descriptors)
         check_widths(_widths(lake), _asking(needed), descriptors)
         check_keys(descriptors)
+        if describers:
+            # Computed once, though several passes read it.
+            rows = photo_vectors(paths, root, describers, min(n_images, 4 * blocks.parallelism(spark)))
+            descriptors |= described(describers, n_images, stack.enter_context(blocks.kept(rows)))
         bad_rows = stack.enter_context(rows_to_drop(spark, descriptors, n_images, case.on_bad_rows))
         lost = None if bad_rows is None else bad_rows.select("image_id").distinct()
         frames = {
@@ -235,6 +246,22 @@ def check_widths(widths: Mapping[str, int], asking: Mapping[str, str], given: Ma
             raise CaseError(
                 f"{descriptor.name}: {name} has {descriptor.shape[1]:,} columns, but {asking[name]} was fitted on "
                 f"{widths[name]:,}: take the descriptors from the same network"
+            )
+
+
+def _check_describers(lake: Lake, needed: _Needed, describers: Mapping[str, Describer]) -> None:
+    """CaseError for a descriptor that is computed in another way than the lake's."""
+    rows = lake.rows("sources", ["descriptor", "file", "n_columns", "computed_by"])
+    known = {row["descriptor"]: row for row in rows}
+    for name, describer in describers.items():
+        computed_by, file = known[name]["computed_by"], known[name]["file"]
+        if (
+            describer.width != known[name]["n_columns"]
+            or (computed_by or describer.fingerprint) != describer.fingerprint
+        ):
+            raise CaseError(
+                f"{describer.name}: {name} is computed in another way than that of {_asking(needed)[name]}, which "
+                f"comes from {file}: take the same network, with the same settings"
             )
 
 

@@ -15,7 +15,7 @@ def lake_of(folder: Path, fmt: str, n_rows: int = 24, n_dropped: int = 0, **desc
     """The table `sources` alone, with descriptors of so many columns."""
     rows = [
         {"descriptor": name, "file": f"{name}.pickle", "n_rows": n_rows, "n_columns": width, "dtype": "float32",
-         "n_dropped": n_dropped, "paths_fingerprint": "1", "ingested_at": datetime.now(UTC)}
+         "n_dropped": n_dropped, "paths_fingerprint": "1", "ingested_at": datetime.now(UTC), "computed_by": None}
         for name, width in descriptors.items()
     ]  # fmt: skip
     write(folder, "sources", rows, fmt)

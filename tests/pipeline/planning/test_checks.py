@@ -200,7 +200,7 @@ class TestTheCase:
         config = config_of(case, report={}, case_options={"images_root": str(case / "photos")})
         for stages in (("interpret",), ("report",), tuple(STAGES)):
             (found,) = problems(config, *stages)
-            assert found == f"case.images_root {case}/photos: there is no such folder or zip"
+            assert found == f"case.images_root {case}/photos: there is no such folder or file"
         assert problems(config, "ingest", "features", "cluster") == []
         (case / "photos").mkdir()
         assert problems(config) == []

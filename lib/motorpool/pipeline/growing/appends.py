@@ -16,6 +16,7 @@ from motorpool.case.descriptors import Descriptor, check_keys, open_array_files,
 from motorpool.case.folder import Case, find_case
 from motorpool.case.sources import shown
 from motorpool.case.tables import read_paths
+from motorpool.config.describing import BuiltInConfig, NetworkConfig
 from motorpool.config.run import CaseConfig, has_scheme
 from motorpool.errors import CaseError
 from motorpool.lake import Lake
@@ -97,6 +98,12 @@ def check_descriptors_of(case: Case, widths: Mapping[str, int], who: str) -> Non
             f"{who}: lacks the descriptor{'s' if len(missing) > 1 else ''} {', '.join(missing)}, which the lake has of "
             f"its images; it has {', '.join(sorted(case.descriptors))}: add the file{'s' if len(missing) > 1 else ''}, "
             "or name them as case.descriptors"
+        )
+    computed = [n for n in sorted(widths) if isinstance(case.descriptors[n], NetworkConfig | BuiltInConfig)]
+    if computed:
+        raise CaseError(
+            f"{who}: {', '.join(computed)} would be computed from its photos, which an append does not do: write them "
+            "into a case folder first, by `motorpool describe`"
         )
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from pyspark.sql import functions as F
 
-from motorpool.case.tables import plain_path
 from motorpool.errors import ConfigError, LakeError
 from motorpool.kernels.pairs.geometry import Metric
 from motorpool.lake import Lake
 from motorpool.neighbours.nearest_to import nearest_to
 from motorpool.pipeline.export import best_model
 from motorpool.pipeline.pace import timed
+from motorpool.texts import plain_path
 
 #: Images that one question may be about: each takes a pass of its own over every batch.
 MOST_IMAGES = 1000

@@ -84,8 +84,11 @@ def _look_at_conflicts(config: Config, held: Held, opened: Opened, problems: Pro
         if opened.paths is not None and not held.is_of(opened.paths):
             raise other_case(lake)
         # A table of vectors may have rows of other images, which only the ingest can count.
-        check_sources(held.sources, opened.arrays, lake)
-        if config.require_case().on_bad_rows == "refuse" and any(r["n_dropped"] for r in held.sources.values()):
+        check_sources(held.sources, opened.arrays, lake, {})
+        # Where vectors are computed, images without a photo are left out in any case.
+        computed = any(r["computed_by"] is not None for r in held.sources.values())
+        refused = config.require_case().on_bad_rows == "refuse" and not computed
+        if refused and any(r["n_dropped"] for r in held.sources.values()):
             raise dropped_before(lake)
 
 

@@ -24,7 +24,9 @@ class Held:
 
     def __init__(self, tables: LocalTables) -> None:
         self._tables = tables
-        sources = tables.rows("sources", ["descriptor", "file", "dtype", "n_rows", "n_columns", "n_dropped"])
+        sources = tables.rows(
+            "sources", ["descriptor", "file", "dtype", "n_rows", "n_columns", "n_dropped", "computed_by"]
+        )
         sets = tables.rows("feature_sets", ["features", "definition", "n_features"])
         #: The rows of ``sources``, by descriptor.
         self.sources: dict[str, dict[str, Any]] = {r["descriptor"]: r for r in sources}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 
 from motorpool.case import files
@@ -15,10 +16,12 @@ from motorpool.case.arrays import ArrayFile, open_array
 from motorpool.case.descriptors import check_lengths
 from motorpool.case.folder import PATHS_FILE, Case, find_case
 from motorpool.case.images import check_paths_here, check_vehicle_column, check_vehicle_pattern
-from motorpool.case.sources import Source, needs_spark, shown
+from motorpool.case.sources import PhotoList, Source, needs_spark, shown
 from motorpool.case.tables import attribute_columns, count_rows, described_here, last_two, paths_here
 from motorpool.case.vector_columns import ColumnHeader, header_of
-from motorpool.config.run import CaseConfig
+from motorpool.config.describing import BuiltInConfig, NetworkConfig
+from motorpool.config.run import CaseConfig, ColumnConfig
+from motorpool.describe.described import open_describer, photos_of
 from motorpool.errors import CaseError
 from motorpool.photos.source import open_images
 from motorpool.pipeline.planning.problems import Problems
@@ -31,8 +34,8 @@ _QUICK_BYTES = 64 * 2**20
 class Opened:
     """What is known of a case; ``arrays`` and ``columns`` are the descriptors that could be opened, by name.
 
-    Columns of Delta tables and catalogs are opened by Spark alone. ``n_images`` is the number of paths, or None where
-    they are too many to be counted here.
+    ``columns`` has those that are computed from photos, too. Columns of Delta tables and catalogs are opened by Spark
+    alone. ``n_images`` is the number of paths, or None where they are too many to be counted here.
     """
 
     case: Case
@@ -74,7 +77,7 @@ def open_case(config: CaseConfig, problems: Problems) -> Opened | None:
         with problems.noted():
             if isinstance(source, str):
                 arrays[name] = open_array(source)
-            elif not needs_spark(source):
+            elif isinstance(source, ColumnConfig) and not needs_spark(source):
                 columns[name] = header_of(source)
     n_images, paths = None, None
     if has_paths:
@@ -87,7 +90,9 @@ def open_case(config: CaseConfig, problems: Problems) -> Opened | None:
                 # Arrays of as many rows are right, whatever is wrong with the paths.
                 check_paths_here(paths, case.images_paths)
             elif n_images == 0:
-                raise CaseError(f"{shown(case.images_paths)}: holds no paths: an empty case cannot be ingested")
+                what = "photos" if isinstance(case.images_paths, PhotoList) else "paths"
+                raise CaseError(f"{shown(case.images_paths)}: holds no {what}: an empty case cannot be ingested")
+    columns |= _computed(config, case, n_images, problems)
     with problems.noted():
         check_vehicle_pattern(config.vehicle_pattern)
     with problems.noted():
@@ -98,6 +103,20 @@ def open_case(config: CaseConfig, problems: Problems) -> Opened | None:
     with problems.noted():
         _check_rows(arrays, n_images, case)
     return Opened(case, arrays, columns, n_images, paths)
+
+
+def _computed(config: CaseConfig, case: Case, n_images: int | None, problems: Problems) -> dict[str, ColumnHeader]:
+    """The descriptors that are computed from photos, whose place is looked at as well."""
+    sources = {n: s for n, s in case.descriptors.items() if isinstance(s, NetworkConfig | BuiltInConfig)}
+    found = {}
+    for name, source in sources.items():
+        with problems.noted():
+            describer = open_describer(source)
+            found[name] = ColumnHeader(describer.name, (n_images or 0, describer.width), np.dtype(np.float32))
+    if sources:
+        with problems.noted():
+            photos_of(config, sources)
+    return found
 
 
 def _find(config: CaseConfig, problems: Problems) -> tuple[Case | None, bool]:
@@ -119,7 +138,8 @@ def descriptor_names(config: CaseConfig) -> list[str]:
 def first_paths(case: Case, n: int) -> list[str]:
     """The first ``n`` paths of a case, or as many as it has; CaseError where they cannot be read."""
     found: list[str] = []
-    for some in paths_here(_csv(case.images_paths)):
+    images = case.images_paths
+    for some in paths_here(images if isinstance(images, PhotoList) else _csv(images)):
         found += some
         if len(found) >= n:
             break

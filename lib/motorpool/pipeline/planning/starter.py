@@ -1,17 +1,23 @@
-"""A config to start with, written from what lies in a case folder."""
+"""A config to start with, written from what lies in a case folder, or from photos alone."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from motorpool.case import files
 from motorpool.case.arrays import ArrayFile
-from motorpool.config.load import parse_config
+from motorpool.case.folder import BUILT_IN, PATHS_FILE
+from motorpool.case.sources import DescriptorSource
+from motorpool.case.vector_columns import ColumnHeader
+from motorpool.config.load import load_config, parse_config
 from motorpool.config.run import DEFAULT_VEHICLE_PATTERN, CaseConfig
+from motorpool.describe.built_in import METHODS
 from motorpool.errors import ConfigError, not_installed
 from motorpool.maps.registry import missing_packages
 from motorpool.photos.source import find_images
@@ -48,13 +54,16 @@ class Starter:
 
 
 def starter(case_path: str, out: Path) -> Starter:
-    """The config of a first study of the case folder, to be written to ``out``; its tables go into a folder beside.
+    """The config of a first study, to be written to ``out``; its tables go into a folder beside.
+
+    ``case_path`` is a case folder, or a place of photos, for which descriptors are computed that need no network.
 
     ConfigError, with every problem, for a case that could not be ingested. Reads what `open_case` reads, and looks for
     the photos of the first thousand paths where they lie on this machine.
     """
     problems = Problems()
-    config = CaseConfig(path=case_path)
+    computed = _computed(case_path)
+    config = CaseConfig(images_root=case_path, descriptors=computed) if computed else CaseConfig(path=case_path)
     opened = open_case(config, problems)
     if problems or opened is None:
         raise ConfigError("\n".join(problems))
@@ -63,7 +72,9 @@ def starter(case_path: str, out: Path) -> Starter:
         f"# A first study of {counted(opened.n_rows, 'image')}. Every key is explained in docs/config.md.",
         f"#   motorpool check --conf {shlex.quote(str(out))}     looks for mistakes, and says what would run",
         f"#   motorpool run --conf {shlex.quote(str(out))}       runs it; after a stop it goes on where it was",
-        *_case_lines(case_path, opened, seen),
+        *(_photo_lines(case_path, computed) if computed else ["case:", f"  path: {_scalar(case_path)}"]),
+        *_vehicle_lines(opened, seen),
+        *([] if computed else _photos_seen(seen)),
         "lake:",
         "  # The folder of the tables; the report comes beside it.",
         f"  path: {_scalar(str(_folder_of(out) / 'lake'))}",
@@ -74,7 +85,7 @@ def starter(case_path: str, out: Path) -> Starter:
     # A file that cannot be loaded is not written.
     parse_config(yaml.safe_load(text), str(out))
     return Starter(
-        text, [f"{counted(opened.n_rows, 'image')}, {counted(len(opened.arrays), 'descriptor')}", *seen.told]
+        text, [f"{counted(opened.n_rows, 'image')}, {counted(len(opened.descriptors), 'descriptor')}", *seen.told]
     )
 
 
@@ -90,6 +101,40 @@ def write_starter(case_path: str, out: Path) -> Starter:
     except OSError as exc:
         raise ConfigError(f"--out {out}: cannot be written: {exc.strerror or exc}") from exc
     return made
+
+
+def study_of_photos(root: str) -> Path:
+    """The config of a first study of the photos in a place, in this folder and named after it: written if need be.
+
+    ConfigError where a file of this name is there, but is no study of these photos.
+    """
+    out = Path(Path(root.rstrip("/") or "/").absolute().stem + ".yaml")
+    if not out.exists():
+        write_starter(root, out)
+        return out
+    case = load_config(out).case
+    if case is None or case.images_root != root:
+        raise ConfigError(
+            f"{out}: is there already, and is no study of the photos in {files.redact(root)}: run it by --conf, or "
+            "write another by `motorpool init`"
+        )
+    return out
+
+
+def _computed(path: str) -> dict[str, DescriptorSource]:
+    """What is computed from photos, where ``path`` is a place of photos; nothing for a case folder."""
+    if not files.exists(path):
+        return {}
+    parts = (PATHS_FILE, "descriptors")
+    if files.is_folder(path) and any(files.exists(files.join(path, part)) for part in parts):
+        return {}
+    return {name: source for name, source in BUILT_IN.items() if name not in _lacking()}
+
+
+def _lacking() -> dict[str, str]:
+    """The built-in methods whose package is not installed here, with what to install."""
+    packages = {name: m.package for name, m in METHODS.items() if m.package is not None}
+    return {name: package for name, (module, package) in packages.items() if not_installed([module])}
 
 
 def _folder_of(out: Path) -> Path:
@@ -139,8 +184,19 @@ class _Seen:
         ]
 
 
-def _case_lines(case_path: str, opened: Opened, seen: _Seen) -> list[str]:
-    lines = ["case:", f"  path: {_scalar(case_path)}"]
+def _photo_lines(root: str, computed: Mapping[str, DescriptorSource]) -> list[str]:
+    lines = ["case:", f"  images_root: {_scalar(root)}", "  # Descriptors are computed from the photos."]
+    lines += ["  descriptors:", *(f"    {name}: {{builtin: {name}}}" for name in computed)]
+    lines += [f"    # {name} too: pip install {package}" for name, package in _lacking().items()]
+    return [
+        *lines,
+        "    # A network knows more: any ONNX file that gives a vector for each photo (docs/describe.md).",
+        "    # clip: {model: clip.onnx, size: 224, mean: [0.48, 0.46, 0.41], std: [0.27, 0.26, 0.28]}",
+    ]
+
+
+def _vehicle_lines(opened: Opened, seen: _Seen) -> list[str]:
+    lines = []
     if seen.vehicles:
         lines.append(f"  # Vehicles are named in the paths: in {seen.counted(seen.vehicles)}, by the default pattern.")
     elif _VEHICLES in seen.columns:
@@ -160,6 +216,11 @@ def _case_lines(case_path: str, opened: Opened, seen: _Seen) -> list[str]:
             f"  # {_last(str(opened.case.attributes))} describes {described}. Its columns go into the",
             f"  # table images: {', '.join(seen.columns)[:_LINE]}",
         ]
+    return lines
+
+
+def _photos_seen(seen: _Seen) -> list[str]:
+    lines = []
     if seen.photos:
         pictured = f"{seen.counted(seen.pictured)} have one in " if seen.pictured is not None else ""
         lines.append(f"  # Photos: {pictured}{_last(seen.photos)}.")
@@ -171,14 +232,14 @@ def _case_lines(case_path: str, opened: Opened, seen: _Seen) -> list[str]:
 
 def _feature_lines(opened: Opened) -> list[str]:
     lines = ["features:", f"  # One vector per image and feature set: the {_COLUMNS} directions that differ most."]
-    for name, array in opened.arrays.items():
+    for name, array in opened.descriptors.items():
         kept = _kept(array, opened)
         steps = f", steps: [{{pca: {kept}}}]" if kept > 1 else ""
         lines.append(f"  - {{descriptor: {_scalar(name)}{steps}}}    # of {array.shape[1]:,} columns")
     return lines
 
 
-def _kept(array: ArrayFile, opened: Opened) -> int:
+def _kept(array: ArrayFile | ColumnHeader, opened: Opened) -> int:
     return min(_COLUMNS, array.shape[1], opened.n_rows)
 
 
@@ -194,7 +255,7 @@ def _study_lines(opened: Opened) -> list[str]:
         "outliers: {methods: [isolation_forest, lof]}",
     ]
     # A map has two dimensions.
-    if all(_kept(array, opened) > 1 for array in opened.arrays.values()):
+    if all(_kept(array, opened) > 1 for array in opened.descriptors.values()):
         lacking = missing_packages(["umap"])
         note = f"    # umap too: pip install {' '.join(lacking.values())}" if lacking else ""
         lines += ["# Maps of the images.", f"projections: {{methods: [pca{'' if lacking else ', umap'}]}}{note}"]

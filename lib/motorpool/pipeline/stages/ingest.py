@@ -16,9 +16,13 @@ from motorpool.case.folder import Case, find_case
 from motorpool.case.images import check_paths, check_vehicle_column, describe_images, read_images
 from motorpool.case.sources import shown
 from motorpool.case.tables import read_paths
+from motorpool.case.vector_columns import ColumnHeader
+from motorpool.describe.described import PhotoDescriptor, open_describers, photos_of
+from motorpool.describe.describer import Describer
 from motorpool.errors import LakeError
-from motorpool.pipeline.bad_rows import listed_bad_rows, refusing_bad_rows, rows_to_drop, without
+from motorpool.pipeline.bad_rows import computed_of, listed_bad_rows, refusing_bad_rows, rows_to_drop, without
 from motorpool.pipeline.context import Context, explained
+from motorpool.pipeline.describing import clear, compute
 from motorpool.pipeline.growing.appends import write_late
 from motorpool.pipeline.pace import timed
 from motorpool.spark import blocks
@@ -27,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 class Header(Protocol):
-    """What is known of a descriptor before it is read: where it is, its rows and columns, and the type of numbers."""
+    """What is known of a descriptor before it is read or computed: where it is, its shape, and the type of numbers."""
 
     @property
     def name(self) -> str: ...
@@ -42,14 +46,17 @@ class Header(Protocol):
 def run_ingest(ctx: Context) -> None:
     """Read the case and write its tables. Does nothing where the lake already holds them.
 
-    Everything is checked before the first table changes, and vectors while they are converted, before
-    their transaction commits. Attributes that have changed since are written anew. Descriptors that the config no
-    longer names stay in the lake. Raises CaseError for a case that cannot be used, LakeError when the lake holds
-    another one: with other paths or files, other vehicles, or without images that this config would keep.
+    Everything is checked before the first table changes, and vectors while they are converted, before their transaction
+    commits. Those that are computed from photos go to the table ``described`` first. Attributes that have changed since
+    are written anew. Descriptors that the config no longer names stay in the lake. Raises CaseError for a case that
+    cannot be used, LakeError when the lake holds another one: with other paths or files, other vehicles, or without
+    images that this config would keep.
     """
     config = ctx.config.require_case()
     case = find_case(config)
     arrays = open_array_files(case)
+    describers = open_describers(case)
+    root = photos_of(config, describers) if describers else ""
     with explained():
         check_vehicle_column(ctx.spark, case, config.vehicle_column)
         paths = blocks.persist(read_paths(ctx.spark, case.images_paths))
@@ -57,20 +64,36 @@ def run_ingest(ctx: Context) -> None:
             with timed(f"ingest: checking {shown(case.images_paths)}"):
                 n_images, fingerprint = check_paths(paths, case.images_paths)
             descriptors = with_columns(ctx.spark, arrays, case, paths, n_images)
-            new = _not_yet_in_lake(ctx, descriptors, fingerprint)
+            headers = {name: _header(name, descriptors, describers, n_images) for name in case.descriptors}
+            new = _not_yet_in_lake(ctx, headers, describers, fingerprint)
             written = ctx.lake.exists("sources") and _write_attributes(ctx, case, paths)
             if not new:
+                clear(ctx)
                 if not written:
                     log.info("ingest: the lake already holds these %s images, nothing to do", f"{n_images:,}")
                 return
-            added = {name: descriptors[name] for name in new}
-            check_keys(added)
-            _write(ctx, case, added, paths, n_images, fingerprint)
+            check_keys({name: descriptors[name] for name in new if name in descriptors})
+            computed = {name: describers[name] for name in new if name in describers}
+            if computed:
+                descriptors |= compute(ctx, computed, paths, n_images, fingerprint, root)
+            _write(ctx, case, {name: descriptors[name] for name in new}, paths, n_images, fingerprint)
+            clear(ctx)
         finally:
             paths.unpersist()
 
 
-def _not_yet_in_lake(ctx: Context, descriptors: Mapping[str, Descriptor], fingerprint: str) -> list[str]:
+def _header(
+    name: str, descriptors: Mapping[str, Descriptor], describers: Mapping[str, Describer], n_images: int
+) -> Header:
+    if name in descriptors:
+        return descriptors[name]
+    describer = describers[name]
+    return ColumnHeader(describer.name, (n_images, describer.width), np.dtype(np.float32))
+
+
+def _not_yet_in_lake(
+    ctx: Context, descriptors: Mapping[str, Header], describers: Mapping[str, Describer], fingerprint: str
+) -> list[str]:
     """Descriptors still to be ingested; LakeError when the lake was made from another case."""
     if not ctx.lake.exists("sources"):
         return list(descriptors)
@@ -78,9 +101,9 @@ def _not_yet_in_lake(ctx: Context, descriptors: Mapping[str, Descriptor], finger
     for source in known.values():
         if source["paths_fingerprint"] != fingerprint:
             raise other_case(str(ctx.lake))
-    check_sources(known, descriptors, str(ctx.lake))
-    advice = _advice(str(ctx.lake))
-    _check_dropped(ctx, descriptors, advice)
+    check_sources(known, descriptors, str(ctx.lake), {name: d.fingerprint for name, d in describers.items()})
+    computed = {name for name, row in known.items() if row["computed_by"] is not None}
+    _check_dropped(ctx, descriptors, computed, _advice(str(ctx.lake)))
     return [name for name in descriptors if name not in known]
 
 
@@ -104,17 +127,34 @@ def dropped_before(lake: str) -> LakeError:
     )
 
 
-def check_sources(known: Mapping[str, Mapping[str, Any]], descriptors: Mapping[str, Header], lake: str) -> None:
-    """LakeError where the rows of ``sources``, by descriptor, tell of other files than are given now."""
+def check_sources(
+    known: Mapping[str, Mapping[str, Any]],
+    descriptors: Mapping[str, Header],
+    lake: str,
+    fingerprints: Mapping[str, str],
+) -> None:
+    """LakeError where the rows of ``sources``, by descriptor, tell of other files than are given now.
+
+    ``fingerprints``: of what computes those descriptors that are computed from photos.
+    """
     advice = _advice(lake)
     for name, given in descriptors.items():
         row = known.get(name)
-        if row and (row["n_rows"], row["n_columns"]) != given.shape:
+        if row is None:
+            continue
+        computed_by = fingerprints.get(name)
+        if row["computed_by"] != computed_by:
+            raise LakeError(
+                f"the lake {lake} holds {name} from {row['file']}, but case.descriptors now gives {given.name}: "
+                "another network, or photos that are prepared in another way, or vectors that are read and not "
+                f"computed. Give it another name, or {advice}"
+            )
+        if (row["n_rows"], row["n_columns"]) != given.shape:
             raise LakeError(
                 f"the lake {lake} holds {name} as {row['n_rows']:,} x {row['n_columns']}, but {given.name} is "
                 f"{given.shape[0]:,} x {given.shape[1]}: {advice}"
             )
-        if row and (_last(row["file"]), row["dtype"]) != (_last(given.name), str(given.dtype)):
+        if computed_by is None and (_last(row["file"]), row["dtype"]) != (_last(given.name), str(given.dtype)):
             raise LakeError(
                 f"the lake {lake} holds {name} from {row['file']} ({row['dtype']}), but case.descriptors now gives "
                 f"{given.name} ({given.dtype}): name the former file, give the new one another name, or {advice}"
@@ -126,10 +166,13 @@ def _last(path: str) -> str:
     return path.replace("\\", "/").rsplit("/", 1)[-1]
 
 
-def _check_dropped(ctx: Context, descriptors: Collection[str], advice: str) -> None:
-    """LakeError where the lake leaves out images that a first run with this config would keep, or refuse."""
+def _check_dropped(ctx: Context, descriptors: Collection[str], computed: Collection[str], advice: str) -> None:
+    """LakeError where the lake leaves out images that a first run with this config would keep, or refuse.
+
+    Images that have no vector of a ``computed`` descriptor are always left out.
+    """
     for row in ctx.lake.fitted(ctx.lake.read("bad_rows")).select("descriptors").distinct().collect():
-        if ctx.config.require_case().on_bad_rows == "refuse":
+        if ctx.config.require_case().on_bad_rows == "refuse" and set(row["descriptors"]) - set(computed):
             raise dropped_before(str(ctx.lake))
         if not set(row["descriptors"]) & set(descriptors):
             raise LakeError(
@@ -202,6 +245,8 @@ def _write(
         size = f"{total / 2**30:.2f} GiB"
         with timed(f"ingest: converting {len(descriptors)} descriptors of {n_images:,} images ({size})"):
             _write_vectors(ctx, descriptors, lost)
+        n_dropped = lost.count() if lost is not None else 0
+        _check_computed(ctx, descriptors, n_images - n_dropped)
         if added:
             write_late(ctx, {name: given.shape[1] for name, given in descriptors.items()})
         if not added:
@@ -213,18 +258,41 @@ def _write(
                     lake.overwrite("bad_rows", listed_bad_rows(bad_rows, paths))
         elif bad_rows is not None:
             everything = lake.read("bad_rows")
-            known = lake.fitted(everything).select("image_id", F.explode("descriptors").alias("descriptor"))
+            known = lake.fitted(everything).select("image_id", F.explode("descriptors").alias("descriptor"), "reason")
             listed = listed_bad_rows(known.unionByName(bad_rows), paths)
             first = lake.first_appended()
             if first is not None:
                 listed = listed.unionByName(everything.where(F.col("image_id") >= first))
             lake.overwrite("bad_rows", listed)
-        n_dropped = lost.count() if lost is not None else 0
     names = lake.schema("sources").names
     now = datetime.now(UTC)
-    values = [(n, d.name, *d.shape, str(d.dtype), n_dropped, fingerprint, now) for n, d in descriptors.items()]
+    values = [
+        (n, d.name, *d.shape, str(d.dtype), n_dropped, fingerprint, now, _computed_by(d))
+        for n, d in descriptors.items()
+    ]
     rows = [dict(zip(names, row, strict=True)) for row in values]
     lake.replace_rows("sources", rows, {"descriptor": list(descriptors)})
+
+
+def _check_computed(ctx: Context, descriptors: Mapping[str, Descriptor], n_kept: int) -> None:
+    """LakeError where a table lacks vectors that were computed: another run may have cleared them away meanwhile."""
+    held = {
+        name: ctx.lake.fitted(ctx.lake.read("descriptors", descriptor=name)).count()
+        for name in computed_of(descriptors)
+    }
+    lost = [name for name, n in held.items() if n != n_kept]
+    if lost:
+        if ctx.lake.exists("sources"):
+            ctx.lake.replace_rows("sources", [], {"descriptor": lost})
+        clear(ctx)
+        raise LakeError(
+            f"the lake {ctx.lake} lacks vectors of {', '.join(lost)} that were computed: another run has changed the "
+            "table described meanwhile. Start this run again when no other computes the same descriptors"
+        )
+
+
+def _computed_by(descriptor: Descriptor) -> str | None:
+    return descriptor.fingerprint if isinstance(descriptor, PhotoDescriptor) else None
 
 
 def _write_vectors(ctx: Context, descriptors: Mapping[str, Descriptor], lost: DataFrame | None) -> None:

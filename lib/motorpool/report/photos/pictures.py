@@ -14,8 +14,9 @@ import pyarrow as pa
 from PIL import Image
 from pyspark.sql import SparkSession
 
+from motorpool.case.photo_files import Problem
 from motorpool.photos.montage import jpeg, tile
-from motorpool.photos.source import Photo, Problem, open_images
+from motorpool.photos.source import Photo, open_images
 from motorpool.spark.blocks import Batches
 
 #: Tiles of a sheet each way: a sheet of 96 pixels takes 15 MB in a browser, and only those looked at are loaded.
