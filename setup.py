@@ -22,6 +22,7 @@ setup(
     install_requires=[
         "click>=8.1",
         "deltalake>=1.1",
+        "duckdb>=2.0,<3",
         "numba>=0.61",
         "numpy>=2.0",
         "pandas>=2.2,<3",
@@ -31,6 +32,7 @@ setup(
         "rich>=13.7",
         "scikit-learn>=1.5",
         "scipy>=1.13",
+        "sqlglot>=30,<31",
         "threadpoolctl>=3.5",
         "Pillow>=10.3",
     ],
@@ -44,6 +46,8 @@ setup(
         "report": ["jinja2>=3.1", "matplotlib>=3.9", "openTSNE>=1.0.2", "plotly>=6.0", "umap-learn>=0.5.7"],
         # Descriptors in HDF5 files.
         "hdf5": ["h5py>=3.11"],
+        # The notebooks: JupyterLab, and the library that they draw with.
+        "notebooks": ["jupyterlab>=4.2", "plotly>=6.0"],
         # The page on which people look at photos.
         "review": ["starlette>=0.40", "uvicorn>=0.30"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"],
