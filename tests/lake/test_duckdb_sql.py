@@ -18,9 +18,8 @@ from motorpool.lake import Lake
 from motorpool.lake.local_tables import LocalTables
 from motorpool.lake.reading import LakeReader, ask_spark
 from motorpool.lake.schemas import TABLES, VIEW_COMMENTS
-from motorpool.lake.sql import session
+from motorpool.lake.sql import NotUnderstoodError, session
 from motorpool.lake.sql.session import DuckLake
-from motorpool.lake.sql.translation import NotUnderstoodError
 from motorpool.pipeline.context import Context
 
 

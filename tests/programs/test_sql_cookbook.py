@@ -20,8 +20,8 @@ from motorpool.config.run import LakeConfig
 from motorpool.lake import Lake
 from motorpool.lake.local_tables import LocalTables
 from motorpool.lake.reading import ask_spark
+from motorpool.lake.sql import NotUnderstoodError
 from motorpool.lake.sql.session import DuckLake
-from motorpool.lake.sql.translation import NotUnderstoodError
 from motorpool.pipeline.context import Context
 
 ROOT = Path(__file__).resolve().parents[2]

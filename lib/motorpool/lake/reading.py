@@ -15,13 +15,13 @@ from motorpool.config.run import LakeConfig, has_scheme
 from motorpool.errors import ConfigError, LakeError
 from motorpool.lake.local_tables import LocalTables, tables_in_folder
 from motorpool.lake.schemas import TABLES
-from motorpool.lake.sql.session import DuckLake
-from motorpool.lake.sql.translation import NotUnderstoodError
+from motorpool.lake.sql import NotUnderstoodError
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
     from motorpool.lake import Lake
+    from motorpool.lake.sql.session import DuckLake
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +79,9 @@ class LakeReader:
             raise ConfigError(f"--engine duckdb: {self._why}: use --engine spark")
 
     def _opened(self, tables: LocalTables) -> DuckLake | None:
+        # Here, so that runs on clusters do not need its packages.
+        from motorpool.lake.sql.session import DuckLake
+
         try:
             return DuckLake(tables)
         except LakeError as exc:

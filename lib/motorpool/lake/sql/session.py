@@ -17,8 +17,9 @@ from motorpool.errors import ConfigError, LakeError
 from motorpool.lake.arrow_types import arrow_columns, sql_type
 from motorpool.lake.local_tables import LocalTables
 from motorpool.lake.schemas import TABLES, VIEWS
+from motorpool.lake.sql import NotUnderstoodError, UnknownTableError
 from motorpool.lake.sql.macros import MACROS, REFUSED
-from motorpool.lake.sql.translation import Names, NotUnderstoodError, Translated, UnknownTableError, translate
+from motorpool.lake.sql.translation import Names, Translated, translate
 from motorpool.lake.views import attribute_columns, comments, needed
 
 #: Memory of DuckDB itself; what needs more is written to a temporary folder. Arrow reads row groups ahead beside it.

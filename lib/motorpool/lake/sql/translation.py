@@ -14,16 +14,10 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
+from motorpool.lake.sql import NotUnderstoodError, UnknownTableError
+
 #: How deep a query may be nested: parser and writer call themselves.
 _DEPTH = 100
-
-
-class NotUnderstoodError(Exception):
-    """A query that this engine does not answer, or not as Spark does; the text says why."""
-
-
-class UnknownTableError(Exception):
-    """A query names a table that is not there; the text is its name."""
 
 
 #: Nodes that mean the same in both, as they are written.
