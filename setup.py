@@ -22,6 +22,7 @@ setup(
     install_requires=[
         "click>=8.1",
         "deltalake>=1.1",
+        "duckdb>=2.0,<3",
         "numba>=0.61",
         "numpy>=2.0",
         "pandas>=2.2,<3",
@@ -31,6 +32,7 @@ setup(
         "rich>=13.7",
         "scikit-learn>=1.5",
         "scipy>=1.13",
+        "sqlglot>=30,<31",
         "threadpoolctl>=3.5",
         "Pillow>=10.3",
         # Finds the processes that end with a command.
@@ -49,6 +51,8 @@ setup(
         # Descriptors that are computed from photos: networks (onnxruntime-gpu in its place on GPUs), and gradients.
         "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
         "hog": ["scikit-image>=0.24"],
+        # The notebooks: JupyterLab, and the library that they draw with.
+        "notebooks": ["jupyterlab>=4.2", "plotly>=6.0"],
         # The page on which people look at photos.
         "review": ["starlette>=0.40", "uvicorn>=0.30"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"],

@@ -223,6 +223,9 @@ def commands() -> str:
 
 def all_commands(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
     """Every command with its name as people type it; in place of a group the commands in it."""
+    from motorpool.cli import load_all
+
+    load_all()
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from all_commands(command, f"{before}{name} ")

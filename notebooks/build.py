@@ -15,13 +15,15 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
-from pyspark.sql import SparkSession
+
+from motorpool import Lake, open_lake
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs" / "sql.md"
@@ -80,7 +82,7 @@ def _sections(text: str, mark: str) -> list[str]:
     return f"\n{text}".split(f"\n{mark}")[1:]
 
 
-def with_answers(text: str, spark: SparkSession, lake: str) -> str:
+def with_answers(text: str, lake: Lake) -> str:
     """docs/sql.md with the answers of this lake, as Markdown tables behind the queries."""
     done = []
     for i, piece in enumerate(text.split("```sql\n")):
@@ -88,8 +90,8 @@ def with_answers(text: str, spark: SparkSession, lake: str) -> str:
             done.append(piece)
             continue
         query, _, rest = piece.partition("\n```\n")
-        frame = spark.sql(query.replace(PLACE, lake))
-        table = _markdown(frame.columns, [list(row) for row in frame.limit(20).collect()])
+        answer = lake.reader.sql(query.replace(PLACE, str(lake.path)))
+        table = _markdown(answer.columns, list(islice(answer.rows(), 20)))
         lines = rest.lstrip("\n").splitlines(keepends=True)
         while lines and (lines[0].startswith("|") or not lines[0].strip()):
             lines.pop(0)
@@ -129,23 +131,30 @@ def cookbook_notebook(recipes: Sequence[Recipe], metadata: dict[str, Any]) -> No
     for recipe in recipes:
         head = f"## {recipe.chapter}\n\n{recipe.opening}\n\n".replace("\n\n\n\n", "\n\n") if recipe.chapter else ""
         cells.append(v4.new_markdown_cell(f"{head}### {recipe.title}\n\n{recipe.reading}"))
-        query = f'sql("""\n{recipe.query}\n""")'
+        query = f'ask("""\n{recipe.query}\n""")'
         if STORED in recipe.query:
             # A lake in a catalog has names to put in, and no path.
-            query = f'sql("""\n{recipe.query}\n""".replace("{STORED}", STORED))'
+            query = f'ask("""\n{recipe.query}\n""".replace("{STORED}", STORED))'
         cells.append(v4.new_code_cell(query))
     for i, cell in enumerate(cells):
         cell["id"] = f"cell-{i}"
     return v4.new_notebook(cells=cells, metadata=metadata)
 
 
-PARAMETERS = """# The lake: a folder, a config, or catalog.schema. Set MOTORPOOL_LAKE, or a widget on Databricks.
-from motorpool.notebook import open_lake, parameter
+PARAMETERS = """import motorpool
+from motorpool.errors import LakeError
 
-lake = open_lake(parameter("lake", "demo/lake"))
-sql = lake.spark.sql
+lake = motorpool.open_lake()
 # How tables are named where versions are asked for: by path, or in a catalog by their names.
-STORED = f"delta.`{lake.root}/" if lake.root else "`\""""
+STORED = f"delta.`{lake.path}/" if lake.path else "`"
+
+
+def ask(query):
+    \"\"\"The answer, or which stage fills the table that it needs.\"\"\"
+    try:
+        return lake.sql(query)
+    except LakeError as exc:
+        print(exc)"""
 
 
 def execute(notebooks: Sequence[NotebookNode], folder: Path, renderers: str = RENDERERS) -> None:
@@ -176,14 +185,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--only", nargs="*", metavar="N", help="numbers of the notebooks to run; none after it: none")
     args = parser.parse_args(argv)
-    from motorpool.notebook import open_lake, parameter
-
-    lake = open_lake(parameter("lake", "demo/lake"))
-    if lake.root is None:
-        parser.error("the answers of docs/sql.md name tables by path: build it over a lake that has one")
-    text = with_answers(DOCS.read_text(), lake.spark, lake.root)
+    with open_lake() as lake:
+        if lake.path is None:
+            parser.error("the answers of docs/sql.md name tables by path: build it over a lake that has one")
+        text = with_answers(DOCS.read_text(), lake)
     DOCS.write_text(text)
-    lake.spark.stop()
     notebooks = {path: nbformat.read(path, as_version=4) for path in NOTEBOOKS}
     notebooks[COOKBOOK] = cookbook_notebook(read_cookbook(text), dict(next(iter(notebooks.values())).metadata))
     chosen = [path for path in notebooks if args.only is None or path.name.partition("_")[0] in args.only]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import pickle
 import shutil
 import zipfile
@@ -15,6 +16,7 @@ from pyspark.sql import SparkSession
 
 from motorpool.config.load import parse_config
 from motorpool.lake import Lake
+from motorpool.lake.reading import Answer
 from motorpool.lake.schemas import TABLES
 from motorpool.pipeline.context import Context
 
@@ -131,3 +133,25 @@ def inertia(x: np.ndarray, centroids: np.ndarray) -> float:
     """Sum of squared distances to the nearest centroid, by their definition, in float64."""
     gaps = x[:, None, :].astype(np.float64) - centroids[None].astype(np.float64)
     return float(np.square(gaps).sum(axis=2).min(axis=1).sum())
+
+
+def same(value: Any, other: Any) -> bool:
+    """Equal; doubles may differ in how sums of theirs were rounded."""
+    if isinstance(value, float) and isinstance(other, float):
+        return (math.isnan(value) and math.isnan(other)) or math.isclose(value, other, rel_tol=1e-12, abs_tol=1e-15)
+    if isinstance(value, dict) and isinstance(other, dict):
+        return set(value) == set(other) and all(same(v, other[k]) for k, v in value.items())
+    if isinstance(value, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(value) == len(other) and all(map(same, value, other))
+    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
+
+
+def assert_same(found: Answer, wanted: Answer, ordered: bool = True) -> list[tuple[Any, ...]]:
+    assert found.columns == wanted.columns
+    rows, others = list(found.rows()), list(wanted.rows())
+    if not ordered:
+        rows, others = sorted(rows, key=repr), sorted(others, key=repr)
+    assert len(rows) == len(others)
+    for row, other in zip(rows, others, strict=True):
+        assert same(row, other), f"{row} is not Spark's {other}"
+    return rows

@@ -36,6 +36,7 @@ from motorpool.config.run import LakeConfig
 from motorpool.errors import ConfigError, LakeError
 from motorpool.kernels.trees.linkage import cut, linkage, linkage_of
 from motorpool.lake import Lake
+from motorpool.lake.reading import LakeReader
 from motorpool.lake.schemas import TABLES
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.export import run_export
@@ -512,7 +513,8 @@ def test_consensus_models_are_ranked_and_exported(done: Context, tmp_path: Path)
     done.lake.register()
     board = done.spark.table("leaderboard").where("features = 'consensus'").collect()
     assert sorted(r["rank_in_features"] for r in board) == [1, 2]
-    _, n_lines = run_export(done.lake, tmp_path / "best.csv", board[0]["model_id"])
+    reader = LakeReader(done.config.lake, lambda: done.lake)
+    _, n_lines = run_export(reader, tmp_path / "best.csv", board[0]["model_id"])
     assert n_lines == ROWS
 
 

@@ -13,6 +13,7 @@ from pyspark.sql import SparkSession
 
 from cases import blobs, run_of, write_case
 from motorpool import cli
+from motorpool.config.run import ReportConfig
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.run import run_pipeline
 
@@ -78,7 +79,7 @@ def test_models_that_are_named_are_shown(spark: SparkSession, tmp_path: Path) ->
     run_pipeline(ctx)
     board = ctx.lake.leaderboard().orderBy("rank").select("model_id", "n_clusters").collect()
     (last, k) = board[-1]
-    named = ctx.config.model_copy(update={"report": cli.ReportConfig(models=(last,))})
+    named = ctx.config.model_copy(update={"report": ReportConfig(models=(last,))})
     run_pipeline(Context(named, spark, ctx.lake))
     page = (tmp_path / "report" / "index.html").read_text()
     for model_id in (board[0]["model_id"], last):

@@ -66,7 +66,7 @@ def refused(capsys: pytest.CaptureFixture[str], status: int, *args: object) -> s
 
 
 def test_no_command_pays_for_libraries_that_it_does_not_use() -> None:
-    heavy = ("sklearn", "scipy.stats", "matplotlib", "plotly", "umap", "openTSNE", "cupy", "cuml")
+    heavy = ("numba", "sklearn", "scipy", "pyspark.ml", "matplotlib", "plotly", "umap", "openTSNE", "cupy", "cuml")
     code = f"import sys, motorpool.cli; print([name for name in {heavy} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "[]"
@@ -117,6 +117,7 @@ class TestMistakes:
         def fail(*args: object, **kwargs: object) -> None:
             raise AssertionError("Spark was started")
 
+        monkeypatch.setattr("motorpool.spark.session.build_session", fail)
         monkeypatch.setattr("motorpool.cli.common.build_session", fail)
         monkeypatch.setattr("motorpool.pipeline.context.build_session", fail)
 
@@ -203,7 +204,7 @@ class TestRun:
         def broken(ctx: Context) -> None:
             raise RuntimeError("a wheel came off")
 
-        monkeypatch.setattr(cli, "run_pipeline", broken)
+        monkeypatch.setattr("motorpool.pipeline.run.run_pipeline", broken)
         err = refused(capsys, 1, "run", "--conf", folder / "run.yaml")
         assert "motorpool: RuntimeError: a wheel came off" in err
         assert "motorpool --debug" in err
@@ -239,6 +240,7 @@ class TestSql:
         self, capsys: pytest.CaptureFixture[str], lake: Context
     ) -> None:
         out = self.ask(capsys, lake, "SELECT * FROM leaderboard")
+        lake.lake.register()
         for column in lake.lake.spark.table("leaderboard").columns:
             assert f" {column} " in out
 
@@ -264,6 +266,17 @@ class TestSql:
         assert [r["rank"] for r in rows] == [1, 2]
         assert isinstance(rows[0]["score"], float)
         assert rows[0]["params"]["k"] in ("2", "3")
+
+    def test_engines(self, capsys: pytest.CaptureFixture[str], lake: Context) -> None:
+        query = "SELECT count(*) AS n FROM images"
+        for engine in ("auto", "duckdb", "spark"):
+            assert self.ask(capsys, lake, query, "--output", "csv", "--engine", engine) == f"n\n{ROWS}\n"
+        path = lake.config.lake.path
+        status, out, err = call(capsys, "sql", "--lake", path, "SELECT first(1) AS f FROM images", "--output", "csv")
+        assert (status, out) == (0, "f\n1\n")
+        assert "Spark answers, which takes longer to start: DuckDB is not known to answer alike: First()" in err
+        err = refused(capsys, 2, "sql", "--lake", path, "SELECT first(1) AS f FROM images", "--engine", "duckdb")
+        assert "use --engine spark" in err
 
     @pytest.mark.parametrize(
         ("query", "expected"),
@@ -302,11 +315,31 @@ class TestExport:
         assert b"\r" not in content
         lines = content.decode().splitlines()
         expected = lake.spark.sql(
-            f"SELECT path, cluster FROM assignments WHERE model_id = '{best['model_id']}' ORDER BY image_id"
+            "SELECT a.path, a.cluster, a.title, a.distance, v.cluster AS vote, v.agreement FROM assignments AS a "
+            "LEFT JOIN vehicles AS v ON v.model_id = a.model_id AND v.vehicle_id = a.vehicle_id "
+            f"WHERE a.model_id = '{best['model_id']}' ORDER BY a.image_id"
         ).collect()
-        assert lines == ["path,cluster,outlier", *(f"{r['path']},{r['cluster']}," for r in expected)]
+        head, *rows = csv.reader(lines)
+        assert head == [
+            "path", "cluster", "outlier", "title", "distance", "strength", "vehicle_cluster", "vehicle_agreement",
+        ]  # fmt: skip
+        for row, wanted in zip(rows, expected, strict=True):
+            assert row[:4] == [wanted["path"], str(wanted["cluster"]), "", wanted["title"] or ""]
+            assert float(row[4]) == pytest.approx(wanted["distance"], rel=1e-6)
+            assert row[5] == ""
+            assert (int(row[6]), float(row[7])) == (wanted["vote"], pytest.approx(wanted["agreement"]))
         assert lines[1].startswith("veriwild/1/00001/000001.jpg,")
         assert list(out.parent.iterdir()) == [out]
+
+    def test_both_engines_write_the_same_file(
+        self, capsys: pytest.CaptureFixture[str], lake: Context, tmp_path: Path
+    ) -> None:
+        files = {}
+        for engine in ("duckdb", "spark"):
+            out = tmp_path / f"{engine}.csv"
+            assert call(capsys, "export", "--lake", lake.config.lake.path, "--out", out, "--engine", engine)[0] == 0
+            files[engine] = out.read_text()
+        assert files["duckdb"] == files["spark"]
 
     def test_a_named_model(self, capsys: pytest.CaptureFixture[str], lake: Context, tmp_path: Path) -> None:
         for row in lake.lake.read("models").select("model_id").collect():

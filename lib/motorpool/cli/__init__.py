@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import csv
 import getpass
-import json
 import logging
 import re
 import shlex
@@ -23,16 +21,13 @@ from typing import TYPE_CHECKING
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:
-    from motorpool.review.journal import Journal
+from motorpool import __version__, stopping
 
 try:
-    from pyspark.errors import PySparkException
     from pyspark.logger import PySparkLogger
-    from pyspark.sql import DataFrame, Row
 except ModuleNotFoundError as exc:
     if (exc.name or "").partition(".")[0] != "pyspark":
         raise
@@ -44,8 +39,6 @@ except ModuleNotFoundError as exc:
     # Spark is an extra, since clusters bring their own; no other command works without it, not even the list of them.
     sys.exit("motorpool: Spark is not installed here: pip install 'motorpool[spark]', or run on a cluster that has it")
 
-from motorpool import __version__, stopping
-from motorpool.case.sources import reads_delta
 from motorpool.cli.common import (
     CONF_OPTION,
     ERR,
@@ -58,49 +51,42 @@ from motorpool.cli.common import (
     show,
     start_spark,
 )
-from motorpool.cli.describing import describe
-from motorpool.cli.starting import check, doctor, init, status
-from motorpool.cli.titling import titles
-from motorpool.config.labels import AttributeConfig
-from motorpool.config.load import load_config
-from motorpool.config.run import CaseConfig, Config, ReportConfig
+from motorpool.cli.reading import OUTPUT_OPTION, export, print_rows, sql
 from motorpool.errors import AnnotationError, ConfigError, MotorpoolError
-from motorpool.kernels.pairs.geometry import Metric
-from motorpool.kernels.scores import shown
-from motorpool.lake import Lake
-from motorpool.lake.local_tables import LocalTables
-from motorpool.percentages import percent
-from motorpool.pipeline.annotating.attributes import check_known, check_name
-from motorpool.pipeline.annotating.auditing import audit
-from motorpool.pipeline.annotating.drawing import check_attributes, draw, write_looks
-from motorpool.pipeline.annotating.importing import Asked, Imported, check_file, import_file
-from motorpool.pipeline.assign import run_assign
-from motorpool.pipeline.context import Context, explained
-from motorpool.pipeline.export import run_export
-from motorpool.pipeline.growing.append import Appended, run_append
-from motorpool.pipeline.growing.follow import follow
-from motorpool.pipeline.growing.matching import run_match
-from motorpool.pipeline.handover import FORMATS
-from motorpool.pipeline.handover.run import Asked as HandOverAsked
-from motorpool.pipeline.handover.run import check_hand_over, hand_over
-from motorpool.pipeline.lookalikes.similar import COLUMNS as SIMILAR_COLUMNS
-from motorpool.pipeline.lookalikes.similar import find_similar
-from motorpool.pipeline.output.files import whole_file
-from motorpool.pipeline.pace import Pace
-from motorpool.pipeline.planning.assigning import check_assign
-from motorpool.pipeline.planning.packages import check_catalog
-from motorpool.pipeline.planning.starter import study_of_photos
-from motorpool.pipeline.planning.times import expected_seconds
-from motorpool.pipeline.run import STAGES, check_config, run_pipeline
-from motorpool.pipeline.stages.report import check_report, images_root_of, write_report
 from motorpool.progress import LogLines, Progress, working
 from motorpool.texts import expand_home
+
+# What a command alone needs is imported in it: questions to a lake are answered in less time than all of it takes.
+if TYPE_CHECKING:
+    from pyspark.sql import Row
+
+    from motorpool.config.labels import AttributeConfig
+    from motorpool.config.run import CaseConfig, Config
+    from motorpool.kernels.pairs.geometry import Metric
+    from motorpool.lake import Lake
+    from motorpool.pipeline.annotating.importing import Imported
+    from motorpool.pipeline.context import Context
+    from motorpool.pipeline.growing.append import Appended
+    from motorpool.review.journal import Journal
 
 #: A traceback of Python's; the group is the first line after its files and code, which are indented.
 _TRACEBACK = re.compile(r"Traceback \(most recent call last\):\n(?:[ \t].*\n)+(\S.*)")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.Group):
+    """The stages and the commands of those who start are made when somebody asks for one of them, or for all."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands:
+            load_all()
+        return super().get_command(ctx, cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        load_all()
+        return super().list_commands(ctx)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 @click.option("--debug", is_flag=True, help="Log details, and show tracebacks and Spark's own log.")
 @click.pass_context
@@ -119,15 +105,6 @@ def _configure_logging(debug: bool) -> None:
     PySparkLogger.getLogger("SQLQueryContextLogger").disabled = not debug
 
 
-_OUTPUT_OPTION = click.option(
-    "--output",
-    type=click.Choice(["table", "csv", "json"]),
-    default="table",
-    show_default=True,
-    help="A table for people; CSV or a JSON object a line for programs.",
-)
-
-
 def _work(
     ctx: click.Context,
     conf: str,
@@ -135,6 +112,12 @@ def _work(
     work: Callable[[Context], None],
     stages: Collection[str],
 ) -> Context:
+    from motorpool.config.load import load_config
+    from motorpool.pipeline.context import Context
+    from motorpool.pipeline.pace import Pace
+    from motorpool.pipeline.planning.times import expected_seconds
+    from motorpool.pipeline.run import check_config
+
     config = load_config(conf, overrides)
     # Spark takes seconds to start, and a pipeline hours to reach its last stage.
     found = check_config(config, stages)
@@ -159,12 +142,17 @@ def _work(
 @click.pass_context
 def run(ctx: click.Context, conf: str | None, images: str | None, overrides: tuple[str, ...]) -> None:
     """The whole pipeline, picking up where an earlier run was stopped."""
+    from motorpool.pipeline.run import STAGES, run_pipeline
+    from motorpool.pipeline.stages.report import check_report
+
     began = time.monotonic()
     if (conf is None) == (images is None):
         raise ConfigError(
             "give either --conf FILE, the YAML file that describes the run, or --images DIR, photos alone"
         )
     if conf is None:
+        from motorpool.pipeline.planning.starter import study_of_photos
+
         conf = str(study_of_photos(str(images)))
         click.echo(f"{conf}: the study of these photos; from now on also `motorpool run --conf {shlex.quote(conf)}`")
     context = _work(ctx, conf, overrides, run_pipeline, STAGES)
@@ -185,10 +173,21 @@ def _add_stage(name: str, stage: Callable[[Context], None]) -> None:
         _work(ctx, conf, overrides, work, [name])
 
 
-for _name, _stage in STAGES.items():
-    # The report also works on a lake alone, and has its own command below.
-    if _name != "report":
-        _add_stage(_name, _stage)
+def load_all() -> None:
+    """Make all commands that `cli` has."""
+    from motorpool.cli.describing import describe
+    from motorpool.cli.starting import check, doctor, init, status
+    from motorpool.cli.titling import titles
+    from motorpool.pipeline.run import STAGES
+
+    if "init" in cli.commands:
+        return
+    for name, stage in STAGES.items():
+        # The report also works on a lake alone, and has its own command below.
+        if name != "report":
+            _add_stage(name, stage)
+    for command in (init, check, doctor, status, titles, describe):
+        cli.add_command(command)
 
 
 @cli.group()
@@ -245,59 +244,8 @@ _IMAGES_OPTION = click.option(
 )
 
 
-@cli.command()
-@LAKE_OPTION
-@CONF_OPTION
-@click.argument("query")
-@_OUTPUT_OPTION
-@click.option("--limit", type=click.IntRange(min=1), default=100, show_default=True, help="Rows shown as a table.")
-@click.pass_context
-def sql(ctx: click.Context, lake_path: str | None, conf: str | None, query: str, output: str, limit: int) -> None:
-    """Ask the tables and the views `assignments` and `leaderboard`."""
-    lake = open_lake(ctx, lake_path, conf)
-    names = lake.register(query)
-    try:
-        _print_rows(lake.spark.sql(query), output, limit)
-    except PySparkException as exc:
-        # Analysis finds most mistakes, and the rest, such as a division by zero, come with the rows.
-        message = str(exc).split("\n\n")[0].split("; line ")[0].strip()
-        raise ConfigError(f"{message}\nThe lake has: {', '.join(names)}") from exc
-
-
-def _print_rows(frame: DataFrame, output: str, limit: int) -> None:
-    if output == "table":
-        rows = frame.limit(limit + 1).collect()
-        table = Table(*(Column(Text(name)) for name in frame.columns))
-        for row in rows[:limit]:
-            # Text, because a path may hold brackets, which are markup in a plain string.
-            table.add_row(*(Text("" if v is None else _cell(v)) for v in row))
-        # A pipe or a file has no width to fit into.
-        show(table)
-        if len(rows) > limit:
-            ERR.print(f"The first {limit} rows; --limit N shows more, --output csv all.")
-        return
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    if output == "csv":
-        writer.writerow(frame.columns)
-    for row in frame.toLocalIterator(prefetchPartitions=True):
-        if output == "csv":
-            writer.writerow(["" if v is None else _flat(v) for v in row])
-        else:
-            click.echo(json.dumps(row.asDict(recursive=True), default=str))
-
-
-def _flat(value: object) -> object:
-    """A value for one field of CSV: arrays, maps and structs as JSON."""
-    if isinstance(value, Row):
-        value = value.asDict(recursive=True)
-    return json.dumps(value, default=str) if isinstance(value, (list, dict)) else value
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-    text = str(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+for _command in (sql, export):
+    cli.add_command(_command)
 
 
 @cli.command()
@@ -310,7 +258,7 @@ def _cell(value: object) -> str:
     "--metric", type=click.Choice(["euclidean", "cosine"]), default="euclidean", show_default=True,
     help="How the distance of two vectors is measured.",
 )  # fmt: skip
-@_OUTPUT_OPTION
+@OUTPUT_OPTION
 @click.pass_context
 def similar(
     ctx: click.Context,
@@ -323,69 +271,14 @@ def similar(
     output: str,
 ) -> None:
     """Show the images that are most similar to some, which are named by path or image_id."""
+    from motorpool.lake.arrow_types import arrow_columns
+    from motorpool.pipeline.context import explained
+    from motorpool.pipeline.lookalikes.similar import COLUMNS, find_similar
+
     lake = open_lake(ctx, lake_path, conf)
     with working(ERR, lake.spark), explained():
         rows = find_similar(lake, images, n, features, metric)
-    _print_rows(lake.spark.createDataFrame(rows, SIMILAR_COLUMNS), output, len(rows))
-
-
-@cli.command()
-@LAKE_OPTION
-@CONF_OPTION
-@click.option("--out", required=True, type=local_path, metavar="FILE", help="The file to write.")
-@click.option("--model", "model_id", metavar="ID", help="A model_id; the leaderboard's best by default.")
-@click.option(
-    "--to", type=click.Choice(list(FORMATS)),
-    help="Instead of clusters, write the labels of attributes for this tool, photos left for people first.",
-)  # fmt: skip
-@click.option(
-    "--attribute", "attributes", multiple=True, metavar="NAME",
-    help="With --to: an attribute; may be given several times. By default all that the lake has labels of.",
-)  # fmt: skip
-@click.option(
-    "--images-url", metavar="PREFIX", help="With --to: what stands before the photos' paths, a folder or a URL."
-)
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="With --to: the first N photos.")
-@click.option(
-    "--montage", type=click.IntRange(min=2), metavar="N",
-    help="With --to label-studio: N photos that have the same labels share a task.",
-)  # fmt: skip
-@click.option("--features", metavar="NAME", help="With --to embedding-atlas: the feature set whose map is drawn.")
-@click.option("--map", "map_name", metavar="METHOD", help="With --to embedding-atlas: the map, e.g. umap2.")
-@click.pass_context
-def export(
-    ctx: click.Context,
-    lake_path: str | None,
-    conf: str | None,
-    out: Path,
-    model_id: str | None,
-    to: str | None,
-    attributes: tuple[str, ...],
-    images_url: str | None,
-    limit: int | None,
-    montage: int | None,
-    features: str | None,
-    map_name: str | None,
-) -> None:
-    """Write path, cluster and outlier of every image as CSV, or with --to the labels of attributes for other tools."""
-    if to is None:
-        if attributes or images_url is not None or limit or montage or features or map_name:
-            raise ConfigError("--attribute, --images-url, --limit, --montage, --features, --map: only with --to")
-        lake = open_lake(ctx, lake_path, conf)
-        chosen, n_lines = run_export(lake, out, model_id)
-        click.echo(f"{out}: {n_lines:,} images, clusters of model {chosen}")
-        return
-    if model_id is not None:
-        raise ConfigError("--model: chooses clusters, and --to writes labels of attributes: give one of both")
-    asked = HandOverAsked(to, attributes or None, images_url, limit, montage, features, map_name)
-    check_hand_over(asked, out)
-    lake = open_lake(ctx, lake_path, conf)
-    with working(ERR, lake.spark):
-        done = hand_over(lake, asked, out)
-    click.echo(
-        f"{', '.join(map(str, done.files))}: {done.n_photos:,} photos, {done.n_left:,} of them left for people come "
-        "first"
-    )
+    print_rows(arrow_columns(COLUMNS).names, rows, output, len(rows))
 
 
 @cli.command()
@@ -412,6 +305,10 @@ def assign(
 ) -> None:
     """Label the images of a new case by a model of the lake (path, cluster, distance, strength) and by its attributes
     (value, probability and accepted of each)."""
+    from motorpool.case.sources import reads_delta
+    from motorpool.pipeline.assign import run_assign
+    from motorpool.pipeline.planning.assigning import check_assign
+
     if attributes and no_attributes:
         raise ConfigError("--no-attributes: labels no attribute, but --attribute names some: give one of both")
     case = _new_case(case_path)
@@ -442,6 +339,13 @@ def append(
 ) -> None:
     """Add the images of a new case to the lake, with labels by its models and of its attributes; nothing is fitted
     again."""
+    from motorpool.case.sources import reads_delta
+    from motorpool.config.load import load_config
+    from motorpool.pipeline.context import Context
+    from motorpool.pipeline.growing.append import run_append
+    from motorpool.pipeline.growing.follow import follow
+    from motorpool.pipeline.run import check_config
+
     if once and not following:
         raise ConfigError("--once: ends what --follow begins: give both, or neither")
     config = load_config(conf, overrides)
@@ -474,6 +378,9 @@ def append(
 def match(ctx: click.Context, lake_path: str | None, conf: str | None, earlier: str) -> None:
     """Say which clusters of an earlier lake the clusters of a new fit continue, and give them their ids (table
     `cluster_ids`)."""
+    from motorpool.lake import Lake
+    from motorpool.pipeline.growing.matching import run_match
+
     before, _ = lake_of(earlier, None)
     lake = open_lake(ctx, lake_path, conf, delta=before.format == "delta")
     with working(ERR, lake.spark):
@@ -487,6 +394,9 @@ def match(ctx: click.Context, lake_path: str | None, conf: str | None, earlier: 
 def _new_case(path: str, known: CaseConfig | None = None) -> CaseConfig:
     """The case in a folder, or that a YAML file names. A folder's images have vehicles, and bad rows are met, as the
     ``known`` case says."""
+    from motorpool.config.load import load_config
+    from motorpool.config.run import CaseConfig
+
     if path.lower().endswith((".yaml", ".yml")):
         return load_config(path).require_case()
     settings = {} if known is None else known.model_dump(include={"vehicle_pattern", "vehicle_column", "on_bad_rows"})
@@ -528,6 +438,11 @@ def report(
     images_root: str | None,
 ) -> None:
     """Write the report as a folder: open its index.html in a browser, no network needed."""
+    from motorpool.config.run import Config, ReportConfig
+    from motorpool.lake import Lake
+    from motorpool.pipeline.planning.packages import check_catalog
+    from motorpool.pipeline.stages.report import check_report, images_root_of, write_report
+
     if conf is None and overrides:
         raise ConfigError("--set overrides keys of a config: give --conf FILE too")
     lake_config, config = lake_of(lake_path, conf, overrides)
@@ -619,6 +534,9 @@ def annotate_draw(
     out: Path,
 ) -> None:
     """Choose photos to look at: fill in the column `value` (`?`: it cannot be told), then import the file."""
+    from motorpool.pipeline.annotating.attributes import check_known
+    from motorpool.pipeline.annotating.drawing import check_attributes, draw, write_looks
+
     check_attributes(attributes)
     known = _attributes(lake_of(lake_path, conf)[1])
     for attribute in attributes:
@@ -657,6 +575,8 @@ def annotate_import(
 ) -> None:
     """Take what people said about photos: a filled-in CSV, any table with paths and values, VERI-Wild's
     vehicle_info.txt, an export of Label Studio (JSON) or of CVAT (for images, XML). All of the file, or nothing."""
+    from motorpool.pipeline.annotating.importing import Asked, check_file, import_file
+
     asked = Asked(annotator or _login(), purpose, attribute, column)
     check_file(file, asked)
     attributes = _attributes(lake_of(lake_path, conf)[1])
@@ -717,7 +637,10 @@ def review(
     from motorpool.review import check_packages
 
     check_packages()
+    from motorpool.lake.local_tables import LocalTables
     from motorpool.photos.source import open_images
+    from motorpool.pipeline.annotating.attributes import check_name
+    from motorpool.pipeline.stages.report import images_root_of
     from motorpool.review.app import build_app
     from motorpool.review.journal import Journal, journal_file
     from motorpool.review.serving import address_of, serve_until_stopped
@@ -772,6 +695,9 @@ def _import_answers(
     attributes: Mapping[str, AttributeConfig] | None,
 ) -> None:
     """The journal's answers by way of a file; where they are refused, that file stays, for it to be corrected."""
+    from motorpool.pipeline.annotating.importing import Asked, import_file
+    from motorpool.pipeline.output.files import whole_file
+
     file = journal.file.with_name(f"{journal.file.stem}-answers.csv")
     text, n_answers = journal.text()
     if not n_answers:
@@ -829,6 +755,9 @@ def audit_command(
     confidence: float,
 ) -> None:
     """How often the labels of an attribute are right, from photos drawn for an audit: accept them or not, by value."""
+    from motorpool.percentages import percent
+    from motorpool.pipeline.annotating.auditing import audit
+
     lake = open_lake(ctx, lake_path, conf)
     with working(ERR, lake.spark):
         found = audit(lake, attribute, target, confidence)
@@ -885,6 +814,8 @@ def _show_reasons(lake: Lake) -> None:
 
 
 def _show_best(lake: Lake, best: Row) -> None:
+    from motorpool.kernels.scores import shown
+
     table = Table(title="The best model of each feature set", title_justify="left")
     scores = shown()
     for name in ("rank", "features", "clusters", *(score.narrow for score in scores)):
@@ -907,6 +838,8 @@ def _show_best(lake: Lake, best: Row) -> None:
 
 
 def _show_labels(lake: Lake) -> None:
+    from motorpool.percentages import percent
+
     columns = ("attribute", "n_looks", "accuracy", "share_accepted", "n_images", "n_accepted")
     rows = sorted(lake.rows("label_sets", columns), key=lambda r: str(r["attribute"]))
     if not rows:
@@ -941,10 +874,6 @@ def _next_commands(lake: Lake, conf: str, best: Row | None) -> list[str]:
         f'{ask} "{by_cluster}"',
         f"motorpool export {where} --out best_clusterization.csv",
     ]
-
-
-for _command in (init, check, doctor, status, titles, describe):
-    cli.add_command(_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,9 +13,11 @@ from rich.table import Table
 
 from motorpool.config.load import load_config
 from motorpool.config.run import Config, LakeConfig
-from motorpool.errors import ConfigError, LakeError
+from motorpool.errors import ConfigError
 from motorpool.lake import Lake
+from motorpool.lake.reading import ENGINES, Engine, LakeReader
 from motorpool.pipeline.pace import step
+from motorpool.pipeline.planning.lakes import lake_at
 from motorpool.pipeline.planning.packages import check_catalog
 from motorpool.progress import Progress
 from motorpool.spark.session import build_session
@@ -54,7 +56,7 @@ def lake_of(lake_path: str | None, conf: str | None, overrides: Sequence[str] = 
     if conf is not None:
         loaded = load_config(conf, overrides)
         return loaded.lake, loaded
-    return LakeConfig(path=lake_path, format=_detect_format(str(lake_path))), None
+    return lake_at(str(lake_path), "--lake "), None
 
 
 def open_lake(
@@ -81,18 +83,18 @@ def start_spark(ctx: click.Context, settings: Mapping[str, str], *, delta: bool)
         return build_session(settings, delta=delta, verbose=ctx.obj["debug"])
 
 
-def _detect_format(path: str) -> Any:
-    """Delta unless the folder plainly holds Parquet tables; remote lakes are Delta."""
-    from motorpool.case import files
+def open_reader(ctx: click.Context, lake_path: str | None, conf: str | None, engine: Engine) -> LakeReader:
+    """The lake named on the command line, for questions; Spark starts with the first that needs it."""
+    lake, _ = lake_of(lake_path, conf)
+    return LakeReader(
+        lake, lambda: open_lake(ctx, lake_path, conf), engine, lambda line: ERR.print(line, soft_wrap=True)
+    )
 
-    if not files.exists(path):
-        raise LakeError(f"--lake {files.redact(path)}: there is no such folder")
-    tables = files.list_dir(path)
-    if any(files.exists(files.join(path, t, "_delta_log")) for t in tables):
-        return "delta"
-    if "images" in tables or "models" in tables:
-        return "parquet"
-    raise LakeError(f"--lake {files.redact(path)}: holds no tables of motorpool; run `motorpool run` first")
+
+ENGINE_OPTION = click.option(
+    "--engine", type=click.Choice(list(ENGINES)), default="auto", show_default=True,
+    help="Who answers. `auto`: DuckDB, without Spark, where its answer is known to be the same; a line says where not.",
+)  # fmt: skip
 
 
 def show(table: Table) -> None:

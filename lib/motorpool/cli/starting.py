@@ -20,11 +20,10 @@ from motorpool.config.run import Config
 from motorpool.doctor import examine, healthy, lines
 from motorpool.errors import ConfigError, LakeError
 from motorpool.lake import Lake
-from motorpool.lake.local_tables import LocalTables
+from motorpool.lake.local_tables import LocalTables, tables_in_folder
 from motorpool.percentages import percent
 from motorpool.pipeline.pace import duration
 from motorpool.pipeline.planning.checks import Findings, look
-from motorpool.pipeline.planning.held import local_tables
 from motorpool.pipeline.planning.packages import check_catalog
 from motorpool.pipeline.planning.plan import Plan, plan_of
 from motorpool.pipeline.planning.problems import Problems
@@ -93,7 +92,7 @@ def status(ctx: click.Context, lake_path: str | None, conf: str | None) -> None:
     """Say what a lake holds: tables, feature sets, models, labels, report; with --conf also what a run has left to do.
     Starts Spark only for lakes in catalogs and stores."""
     where, config = lake_of(lake_path, conf)
-    tables: LocalTables | Lake | None = local_tables(where)
+    tables: LocalTables | Lake | None = tables_in_folder(where)
     try:
         told = status_of(tables) if tables is not None else None
     except LakeError:

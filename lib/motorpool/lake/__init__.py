@@ -305,16 +305,20 @@ class Lake:
     def make_views(self, wanted: Sequence[str] = tuple(VIEWS)) -> list[str]:
         """Make views in the catalog's schema, where all their tables are there; returns their names."""
         ready = [v for v in wanted if all(self.exists(t) for t in views.needed(v))]
-        views.make_lasting(self.spark, ready, self._sql_names(ready), self._schema_name())
+        labelled = self._labelled()
+        views.make_lasting(self.spark, ready, self._sql_names(ready, labelled), labelled, self._schema_name())
         self._made |= set(ready)
         return ready
 
     # -- SQL ---------------------------------------------------------------------------------------
 
-    def _sql_names(self, wanted: Iterable[str]) -> dict[str, str]:
+    def _labelled(self) -> list[str]:
+        """The attributes that have labels."""
+        return sorted(row["attribute"] for row in self.rows("label_sets", ["attribute"]))
+
+    def _sql_names(self, wanted: Iterable[str], labelled: Sequence[str]) -> dict[str, str]:
         """What views select from, by table: its name, or in a catalog a query that adds the columns that it lacks."""
         names = {name: self.sql_name(name) for name in TABLES}
-        labelled = sorted(row["attribute"] for row in self.rows("label_sets", ["attribute"]))
         names["attributes"] = views.attribute_columns(labelled)
         if self.in_catalog:
             for name in {table for view in wanted for table in views.needed(view)}:
@@ -349,7 +353,8 @@ class Lake:
             for name in present:
                 if name in named or any(name in views.needed(view) for view in wanted):
                     self._whole(name).createOrReplaceTempView(name)
-        views.make_temporary(self.spark, wanted, self._sql_names(wanted))
+        labelled = self._labelled()
+        views.make_temporary(self.spark, wanted, self._sql_names(wanted, labelled), labelled)
         return present + ready
 
     def leaderboard(self) -> DataFrame:
@@ -390,9 +395,12 @@ def conform(df: DataFrame, table: Table) -> DataFrame:
     # As text, since each column object is several calls of the JVM. Names of further columns are users' own.
     columns = [f"CAST(`{f.name}` AS {f.dataType.simpleString()}) AS `{f.name}`" for f in table.schema]
     if table.open_ended:
-        further = (c for c in df.columns if c not in table.schema.fieldNames())
-        columns += ["`" + c.replace("`", "``") + "`" for c in further]
-    return df.selectExpr(*columns)
+        others = (c for c in df.columns if c not in table.schema.fieldNames())
+        columns += ["`" + c.replace("`", "``") + "`" for c in others]
+    made = df.selectExpr(*columns)
+    # With the comments of columns, which come with the schema.
+    further = [f for f in made.schema if table.open_ended and f.name not in table.schema.fieldNames()]
+    return made.to(StructType([*table.commented, *further]))
 
 
 def _check_writable(folder: Path) -> None:

@@ -19,6 +19,24 @@ def arrow_columns(ddl: str) -> pa.Schema:
     return pa.schema([_field(part, " ") for part in _parts(ddl)])
 
 
+def sql_type(kind: pa.DataType) -> str:
+    """An Arrow type as Spark's DESCRIBE names it; ValueError for one that no table has."""
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"array<{sql_type(kind.value_type)}>"
+    if pa.types.is_map(kind):
+        return f"map<{sql_type(kind.key_type)},{sql_type(kind.item_type)}>"
+    if pa.types.is_struct(kind):
+        return f"struct<{','.join(f'{f.name}:{sql_type(f.type)}' for f in kind)}>"
+    if pa.types.is_timestamp(kind):
+        return "timestamp"
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return "string"
+    for name, known in _TYPES.items():
+        if known == kind:
+            return name.lower()
+    raise ValueError(f"{kind}: is the type of no table")
+
+
 def _field(text: str, mark: str) -> pa.Field:
     name, _, kind = text.partition(mark)
     return pa.field(name.strip(), _type(kind.strip()))

@@ -85,14 +85,20 @@ def selected(rows: pa.Table, keys: Keys, images: range | None = None) -> pa.Arra
     return chosen
 
 
-def delta_dataset(folder: Path) -> ds.Dataset | None:
-    """A Delta table in a folder; None where this process cannot read it: a newer table, or a strange path."""
-    from deltalake.exceptions import DeltaProtocolError
+def delta_dataset(folder: Path, version: int | None = None) -> ds.Dataset | None:
+    """A Delta table in a folder, at a version or now; None where this process cannot read it: a newer table, a strange
+    path, or a version that is not there."""
+    from deltalake.exceptions import DeltaError, DeltaProtocolError
 
     there = _open(folder)
     if there is None:
         return None
     try:
+        if version is not None:
+            try:
+                there.load_as_version(version)
+            except DeltaError:
+                return None
         return there.to_pyarrow_dataset(filesystem=_local(folder))
     except DeltaProtocolError:
         return None
@@ -144,7 +150,7 @@ def replace_in_delta(
     if not _PLAIN.fullmatch(str(folder)):
         return False
     # Several batches are written side by side, and lie in the file in the order in which they were done.
-    rows = rows.combine_chunks()
+    rows = rows.cast(_commented(rows.schema, table)).combine_chunks()
     if not has_commits(folder):
         write_deltalake(
             folder,
@@ -166,6 +172,11 @@ def replace_in_delta(
     except DeltaProtocolError:
         return False
     return True
+
+
+def _commented(schema: pa.Schema, table: Table) -> pa.Schema:
+    """The same with the comments of the table's columns, which Delta keeps."""
+    return pa.schema([f.with_metadata({"comment": table.comments[f.name]}) for f in schema])
 
 
 def _written() -> WriterProperties:

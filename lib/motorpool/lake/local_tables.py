@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from motorpool.config.run import LakeConfig, local_folder
+from motorpool.config.run import LakeConfig, has_scheme, local_folder
 from motorpool.errors import LakeError
 from motorpool.lake.arrow_types import arrow_columns
 from motorpool.lake.driver_rows import (
@@ -23,6 +23,7 @@ from motorpool.lake.driver_rows import (
 )
 from motorpool.lake.parquet import mend
 from motorpool.lake.schemas import TABLES
+from motorpool.spark.session import is_submitted
 
 
 class Tables(Protocol):
@@ -61,18 +62,18 @@ class LocalTables:
         Memory: these columns of these rows. LakeError for a Delta table of a version that this reader does not know.
         """
         known = TABLES[table]
-        data = self._dataset(table)
+        data = self.dataset(table)
         if data is None:
             return arrow_columns(known.columns).empty_table().select(list(columns))
         return read_rows(data, known, columns, keys)
 
     def count(self, table: str, **keys: Sequence[str]) -> int:
         """How many rows have the given key values; none where the table has never been written. LakeError as above."""
-        data = self._dataset(table)
+        data = self.dataset(table)
         return 0 if data is None else count_rows(data, TABLES[table], keys)
 
-    def _dataset(self, table: str) -> ds.Dataset | None:
-        """A table that exists, None for one that has never been written."""
+    def dataset(self, table: str) -> ds.Dataset | None:
+        """A table that exists, as it is now; None for one that has never been written. LakeError as above."""
         if not self._is_delta:
             mend(self.folder)
         if not self.exists(table):
@@ -86,6 +87,21 @@ class LocalTables:
             )
         return data
 
+    def stored(self, table: str, version: int | None) -> ds.Dataset | None:
+        """A Delta table in the columns that it has there, at a version or now; None where there is no such version."""
+        return delta_dataset(self.folder / table, version) if self._is_delta and self.exists(table) else None
+
     def rows(self, table: str, columns: Sequence[str], **keys: Sequence[str]) -> list[dict[str, Any]]:
         """As `fetch`, each row by column; for small tables."""
         return as_dicts(self.fetch(table, columns, **keys))
+
+
+def tables_in_folder(lake: LakeConfig) -> LocalTables | None:
+    """The tables of a lake that this process can read by itself; None for one in a catalog, in a store, or elsewhere.
+
+    Under spark-submit a path without a scheme may lie in the cluster's own file system.
+    """
+    folder = local_folder(lake.path) if lake.path is not None else None
+    if folder is None or (is_submitted() and lake.format == "delta" and not has_scheme(str(lake.path))):
+        return None
+    return LocalTables(lake)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
 
-from pyspark.sql.types import StructType
+from pyspark.sql.types import StructField, StructType
 
 from motorpool.kernels.scores import SCORES, measured, ranked
 from motorpool.lake import ranking
@@ -36,6 +36,12 @@ class Table:
     @property
     def schema(self) -> StructType:
         return _schema(self.columns)
+
+    @property
+    def commented(self) -> StructType:
+        """The same with the comments of columns, as Delta and catalogs keep them."""
+        named = self.comments
+        return StructType([StructField(f.name, f.dataType, metadata={"comment": named[f.name]}) for f in self.schema])
 
 
 @cache

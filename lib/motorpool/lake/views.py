@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from motorpool.config.labels import columns_of
-from motorpool.lake.schemas import TABLES, VIEWS
+from motorpool.lake.schemas import TABLES, VIEW_COMMENTS, VIEWS
 
 log = logging.getLogger(__name__)
+
+_OF_LABELS = TABLES["image_labels"].comments
 
 
 def needed(view: str) -> set[str]:
@@ -31,18 +33,42 @@ def attribute_columns(attributes: Iterable[str]) -> str:
     return "".join(columns)
 
 
-def make_temporary(spark: SparkSession, wanted: Iterable[str], names: Mapping[str, str]) -> None:
+def comments(view: str, attributes: Iterable[str]) -> dict[str, str]:
+    """The columns of a view in their order, and what they mean."""
+    found = dict(VIEW_COMMENTS[view])
+    if "{attributes}" in VIEWS[view]:
+        for attribute in attributes:
+            value, probability, accepted = columns_of(attribute)
+            found[value] = f"Label by the attribute `{attribute}`: {_OF_LABELS['value']}"
+            found[probability] = _OF_LABELS["probability"]
+            found[accepted] = _OF_LABELS["accepted"]
+    return found
+
+
+def _head(view: str, attributes: Iterable[str]) -> str:
+    """The columns with their comments, as CREATE VIEW takes them."""
+    quoted = {name: text.replace("\\", "\\\\").replace("'", "\\'") for name, text in comments(view, attributes).items()}
+    return ", ".join(f"`{name}` COMMENT '{text}'" for name, text in quoted.items())
+
+
+def make_temporary(
+    spark: SparkSession, wanted: Iterable[str], names: Mapping[str, str], attributes: Sequence[str]
+) -> None:
     """Temporary views of this session; ``names`` are tables as SQL selects from them, and attributes' columns."""
     for view in wanted:
         # Both sides are this package's own text and checked names.
-        spark.sql(f"CREATE OR REPLACE TEMPORARY VIEW `{view}` AS {VIEWS[view].format(**names)}")
+        head = _head(view, attributes)
+        spark.sql(f"CREATE OR REPLACE TEMPORARY VIEW `{view}` ({head}) AS {VIEWS[view].format(**names)}")
 
 
-def make_lasting(spark: SparkSession, wanted: Iterable[str], names: Mapping[str, str], schema: str) -> None:
+def make_lasting(
+    spark: SparkSession, wanted: Iterable[str], names: Mapping[str, str], attributes: Sequence[str], schema: str
+) -> None:
     """The same in a catalog's schema, whose quoted name is ``schema``; a warning where this account may not."""
     for view in wanted:
         try:
-            spark.sql(f"CREATE OR REPLACE VIEW {schema}.`{view}` AS {VIEWS[view].format(**names)}")
+            head = _head(view, attributes)
+            spark.sql(f"CREATE OR REPLACE VIEW {schema}.`{view}` ({head}) AS {VIEWS[view].format(**names)}")
         except PySparkException as exc:
             reason = str(exc).split("\n")[0]
             log.warning("view %s: is not made in %s, so others cannot read it by name: %s", view, schema, reason)

@@ -19,6 +19,7 @@ from pyspark.sql import DataFrame
 
 from motorpool import stopping
 from motorpool.errors import ConfigError
+from motorpool.lake.reading import Answer, SparkAnswer
 from motorpool.spark.blocks import Batches
 
 
@@ -57,6 +58,21 @@ def _open(draft: Path, out: Path) -> BinaryIO:
         return draft.open("xb")
     except OSError as exc:
         raise ConfigError(f"--out {out}: cannot be written: {exc.strerror or exc}") from exc
+
+
+def write_answer(answer: Answer, f: BinaryIO) -> int:
+    """As `write_csv`, an answer to a query. Memory: a batch of rows; with Spark one partition as text."""
+    if isinstance(answer, SparkAnswer):
+        return write_csv(answer.frame, f)
+    text = io.TextIOWrapper(f, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(answer.columns)
+    n_rows = 0
+    for batch in answer.batches():
+        writer.writerows(zip(*map(_values, batch.columns), strict=True))
+        n_rows += len(batch)
+    text.detach()
+    return n_rows
 
 
 def write_csv(rows: DataFrame, f: BinaryIO) -> int:

@@ -8,10 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from motorpool.config.run import LakeConfig, has_scheme, local_folder
-from motorpool.lake.local_tables import LocalTables
+from motorpool.config.run import LakeConfig
+from motorpool.lake.local_tables import LocalTables, tables_in_folder
 from motorpool.pipeline.planning.widths import Shape
-from motorpool.spark.session import is_submitted
 
 log = logging.getLogger(__name__)
 
@@ -52,20 +51,9 @@ class Held:
         return bool(pc.all(pc.equal(paths.take(images["image_id"].combine_chunks()), images["path"])).as_py())
 
 
-def local_tables(lake: LakeConfig) -> LocalTables | None:
-    """The tables of a lake that this process can read by itself; None for one in a catalog, in a store, or elsewhere.
-
-    Under spark-submit a path without a scheme may lie in the cluster's own file system.
-    """
-    folder = local_folder(lake.path) if lake.path is not None else None
-    if folder is None or (is_submitted() and lake.format == "delta" and not has_scheme(str(lake.path))):
-        return None
-    return LocalTables(lake)
-
-
 def held_in(lake: LakeConfig) -> Held | None:
     """What a lake holds; None where only Spark can tell."""
-    tables = local_tables(lake)
+    tables = tables_in_folder(lake)
     try:
         return Held(tables) if tables is not None else None
     except Exception as exc:
