@@ -105,7 +105,9 @@ def program(request: pytest.FixtureRequest, folder: Path) -> Iterator[Program]:
 
 def assert_stopped(program: Program) -> None:
     assert program.status() == 130, program.text
-    assert re.sub(r"\x1b\[[\d?;]*[A-Za-z]", "", program.text).rstrip().endswith(stopping.SENTENCE)
+    # Terminals show the keys that are pressed, also those that come too late.
+    plain = re.sub(r"\x1b\[[\d?;]*[A-Za-z]", "", program.text).rstrip()
+    assert plain.removesuffix("^C").rstrip().endswith(stopping.SENTENCE)
     for word in ("Traceback", "Py4J", "Exception"):
         assert word not in program.text
     wait_for("the end of all processes", lambda: not program.processes(), 20)
@@ -122,8 +124,8 @@ def jvm_runs(program: Program) -> bool:
 MOMENTS: dict[str, Callable[[Program], bool]] = {
     "its first second": lambda program: bool(program.processes()),
     "the start of the JVM": jvm_runs,
-    "reading": lambda program: "ingest (1 of 10)" in program.text,
-    "fitting": lambda program: "features (2 of 10)" in program.text,
+    "reading": lambda program: "ingest (1 of " in program.text,
+    "fitting": lambda program: "features (2 of " in program.text,
     "writing": lambda program: "scoring and labelling" in program.text,
     "the report": lambda program: "figures" in program.text,
 }
@@ -161,7 +163,7 @@ def test_a_run_that_is_stopped(program: Program, moment: str) -> None:
 @pytest.mark.parametrize(("program"), [RUN], indirect=True)
 @pytest.mark.parametrize("stop", [by_signal(signal.SIGINT), by_signal(signal.SIGTERM), twice])
 def test_other_ways_to_stop(program: Program, stop: Callable[[Program], None]) -> None:
-    program.read_until(lambda: "(1 of 10)" in program.text or "report" in program.text)
+    program.read_until(lambda: "ingest (1 of " in program.text)
     stop(program)
     assert_stopped(program)
 
