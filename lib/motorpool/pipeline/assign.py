@@ -33,9 +33,9 @@ from motorpool.features.program import Program
 from motorpool.features.vehicle_steps import Vehicles
 from motorpool.labelling.apply import Labeller
 from motorpool.lake import Lake
-from motorpool.pipeline.bad_rows import refusing_bad_rows, rows_to_drop, without
 from motorpool.pipeline.context import explained
 from motorpool.pipeline.export import best_model
+from motorpool.pipeline.ingesting.bad_rows import refusing_bad_rows, rows_to_drop, without
 from motorpool.pipeline.labelling.stored import attribute_columns, stored_labellers
 from motorpool.pipeline.output.files import whole_file, write_csv, write_parquet
 from motorpool.pipeline.pace import timed

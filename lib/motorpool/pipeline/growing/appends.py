@@ -20,8 +20,8 @@ from motorpool.config.describing import BuiltInConfig, NetworkConfig
 from motorpool.config.run import CaseConfig, has_scheme
 from motorpool.errors import CaseError
 from motorpool.lake import Lake
-from motorpool.pipeline.bad_rows import refusing_bad_rows, rows_to_drop
 from motorpool.pipeline.context import Context
+from motorpool.pipeline.ingesting.bad_rows import refusing_bad_rows, rows_to_drop
 from motorpool.pipeline.pace import timed
 from motorpool.spark import blocks
 

@@ -23,7 +23,6 @@ from motorpool.case.tables import read_paths
 from motorpool.config.run import CaseConfig
 from motorpool.errors import CaseError
 from motorpool.lake import Lake
-from motorpool.pipeline.bad_rows import listed_bad_rows, refusing_bad_rows, rows_to_drop, without
 from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.growing.appends import (
     Append,
@@ -34,6 +33,7 @@ from motorpool.pipeline.growing.appends import (
     shown_case,
     write_vectors,
 )
+from motorpool.pipeline.ingesting.bad_rows import listed_bad_rows, refusing_bad_rows, rows_to_drop, without
 from motorpool.pipeline.pace import timed
 from motorpool.spark import blocks
 

@@ -23,7 +23,7 @@ from motorpool.config.run import Config
 from motorpool.describe.described import PhotoDescriptor, open_describers, photos_of
 from motorpool.errors import ConfigError
 from motorpool.pipeline.context import Context, explained
-from motorpool.pipeline.describing import compute
+from motorpool.pipeline.ingesting.describing import compute
 from motorpool.pipeline.output.files import whole_file, write_csv
 from motorpool.pipeline.pace import timed
 from motorpool.spark import blocks

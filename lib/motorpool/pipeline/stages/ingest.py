@@ -20,10 +20,10 @@ from motorpool.case.vector_columns import ColumnHeader
 from motorpool.describe.described import PhotoDescriptor, open_describers, photos_of
 from motorpool.describe.describer import Describer
 from motorpool.errors import LakeError
-from motorpool.pipeline.bad_rows import computed_of, listed_bad_rows, refusing_bad_rows, rows_to_drop, without
 from motorpool.pipeline.context import Context, explained
-from motorpool.pipeline.describing import clear, compute
 from motorpool.pipeline.growing.appends import write_late
+from motorpool.pipeline.ingesting.bad_rows import computed_of, listed_bad_rows, refusing_bad_rows, rows_to_drop, without
+from motorpool.pipeline.ingesting.describing import clear, compute
 from motorpool.pipeline.pace import timed
 from motorpool.spark import blocks
 
