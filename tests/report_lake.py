@@ -221,8 +221,11 @@ class _Made:
         for i in range(self.n):
             yield {"image_id": i, "attribute": "color", "value": names[self.truth[i]], "probability": 0.97,
                    "accepted": i % 10 > 0, "source": "vehicle"}  # fmt: skip
-            yield {"image_id": i, "attribute": "view", "value": "front" if i % 3 else "rear", "probability": 0.6,
-                   "accepted": False, "source": "probe"}  # fmt: skip
+            # Of one photo people say that it cannot be told.
+            told = i < self.n - 1
+            yield {"image_id": i, "attribute": "view", "value": ("front" if i % 3 else "rear") if told else None,
+                   "probability": 0.6 if told else None, "accepted": False,
+                   "source": "probe" if told else "person"}  # fmt: skip
 
     def label_sets(self) -> Iterator[dict[str, Any]]:
         accepted = sum(i % 10 > 0 for i in range(self.n))

@@ -682,6 +682,8 @@ class TestPage:
         assert "No probability is high enough for 95 % right labels: more looks are needed." in facts
         assert "No audit yet" in facts
         assert page.locator("#attribute-1 .values img").count() == 0
+        assert page.locator("#attribute-1 .values strong").all_inner_texts() == ["front", "rear"]
+        assert "Of 1 photo people say that it cannot be told." in page.locator("#attribute-1").inner_text()
         left = page.locator("#attribute-1 .gallery li")
         assert left.count() > 8
         texts = left.locator("p:not(.path)").all_inner_texts()

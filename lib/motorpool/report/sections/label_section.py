@@ -15,6 +15,7 @@ from motorpool.report.figures import charts, data_files, drawing
 from motorpool.report.photos.album import Album, Wanted
 from motorpool.report.verdict import Fact, headline
 from motorpool.report.wording import is_missing, records
+from motorpool.texts import counted
 
 #: Sides in pixels of the photos of a value, and of those that are left for people.
 TILE, SINGLE = 96, 128
@@ -67,6 +68,9 @@ class LabelSection:
         photos = self._photos[self._photos["attribute"] == name]
         audits = self._audits[self._audits["attribute"] == name]
         audit_of = {r["value"]: r for r in records(audits)}
+        # Images of which people say nothing else than that it cannot be told.
+        n_unclear = int(counts.loc[counts["value"].isna(), "n"].sum())
+        counts = counts[counts["value"].notna()]
         values = [
             self._value(number, at, value, photos, audit_of.get(value["value"]), album)
             for at, value in enumerate(records(counts.head(MAX_VALUES)))
@@ -80,6 +84,7 @@ class LabelSection:
             "values": values,
             "values_cut": len(counts) > len(values),
             "n_values": len(counts),
+            "unclear": f"Of {counted(n_unclear, 'photo')} people say that it cannot be told." if n_unclear else "",
             "left": [
                 {"file": file, "text": _why_left(shot), "path": shot["path"]}
                 for shot in records(photos[~photos["accepted"]])
@@ -103,8 +108,7 @@ class LabelSection:
         accepted = row["n_accepted"] / row["n"]
         return {
             "value": row["value"],
-            "n": int(row["n"]),
-            "n_accepted": int(row["n_accepted"]),
+            "photos_text": counted(int(row["n"]), "photo"),
             "accepted": accepted,
             "accepted_text": percent(accepted),
             "audit": _audit_text(audit),
