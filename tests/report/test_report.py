@@ -641,6 +641,12 @@ def opened(browser: Any, made: tuple[Lake, Path, Summary]) -> Iterator[Callable[
     assert errors == []
 
 
+def with_all_cards(page: Any) -> Any:
+    """The page with the text of cards that are off the screen too, which a browser otherwise leaves out."""
+    page.add_style_tag(content=".card { content-visibility: visible !important; }")
+    return page
+
+
 def see(page: Any, selector: str) -> Any:
     found = page.locator(selector)
     found.scroll_into_view_if_needed()
@@ -857,7 +863,7 @@ class TestPage:
             page.wait_for_function(stays, polling=100, timeout=60_000)
 
     def test_a_title_says_where_it_comes_from_and_how_sure_it_is(self, opened: Callable[..., Any]) -> None:
-        page = opened()
+        page = with_all_cards(opened())
         told = {c: see(page, f"#c-{0:016x}-{c}").inner_text() for c in (0, 1, 5)}
         assert "named by people" in told[0]
         assert "from the photos, measured: fits 90 %" in told[1]
@@ -873,15 +879,14 @@ class TestPage:
         assert "All is blue." in card.inner_text()
 
     def test_cards_are_short(self, opened: Callable[..., Any]) -> None:
-        page = opened()
+        page = with_all_cards(opened())
         cards = page.locator("[data-tab^=cards-]:not([hidden]) .card")
         assert cards.count() >= K
         for at in range(K):
-            cards.nth(at).scroll_into_view_if_needed()
-            assert len(cards.nth(at).inner_text().split()) < 60
+            assert 10 < len(cards.nth(at).inner_text().split()) < 60
 
     def test_photos_of_a_cluster_can_be_taken_along(self, opened: Callable[..., Any], made: Any) -> None:
-        page = opened(permissions=["clipboard-read", "clipboard-write"])
+        page = with_all_cards(opened(permissions=["clipboard-read", "clipboard-write"]))
         card = see(page, f"#c-{0:016x}-3")
         link = card.locator("a[download]")
         assert link.inner_text() == "Its 50 photos as CSV"
@@ -899,7 +904,7 @@ class TestPage:
         assert page.evaluate("navigator.clipboard.readText()") == f"{0:016x}"
 
     def test_new_titles_become_a_file_and_a_command(self, opened: Callable[..., Any], tmp_path: Path) -> None:
-        page = opened()
+        page = with_all_cards(opened())
         box = page.locator("#renamed")
         assert not box.is_visible()
         for cluster, title in ((1, 'Fire "engines": <b>all</b>'), (3, "Night")):
