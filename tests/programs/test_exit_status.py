@@ -24,6 +24,7 @@ from typing import Any
 import click
 import pytest
 import yaml
+from PIL import Image
 from pyspark.sql import SparkSession
 
 from cases import blobs, image_paths, run_of, write_case
@@ -137,6 +138,12 @@ CASES: dict[str, Cases] = {
         "it reads headers and writes a page, in no time that Ctrl-C could be sent to",
     ),
     "check": Cases(CONF, "all that it can find is a mistake", (*CONF, "--set", "sed=1"), PIPE),
+    "describe": Cases(
+        ("--images", "{photos}", "--builtin", "color_histogram", "--out", "{tmp}/described"),
+        ("--images", "{photos}", "--builtin", "color_histogram", "--out", "{tmp}/described"),
+        ("--images", "{tmp}/none", "--builtin", "hog", "--out", "{tmp}/described"),
+        "without Spark it looks at names alone, in no time that Ctrl-C could be sent to",
+    ),
     "doctor": Cases((), (), ("--nothing",), ()),
     "status": Cases(LAKE, NONE, (), PIPE),
 }
@@ -151,6 +158,7 @@ def commands(group: click.Group, before: str = "") -> Iterator[str]:
 
 
 def test_every_command_has_its_cases() -> None:
+    cli.load_all()
     assert sorted(CASES) == sorted(commands(cli.cli))
 
 
@@ -169,8 +177,10 @@ def places(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> dic
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    (folder / "photos").mkdir()
+    Image.new("RGB", (40, 30), "red").save(folder / "photos" / "one.jpg")
     named = {"case": "case", "lake": "lake", "conf": "run.yaml", "answers": "answers.csv", "looks": "looks.csv"}
-    named |= {"titles": "titles.yaml", "earlier": "earlier"}
+    named |= {"titles": "titles.yaml", "earlier": "earlier", "photos": "photos"}
     return {key: str(folder / name) for key, name in named.items()} | {"port": str(port)}
 
 
