@@ -69,6 +69,9 @@ TRICKY = (
     "SELECT cluster, round(share, 2) AS r, round(share) AS whole, round(centroid[1], 1) AS f "
     "FROM clusters ORDER BY cluster",
     "SELECT cluster, CAST(share AS STRING) AS t, concat('s', cluster, ' ', share) AS u FROM clusters ORDER BY cluster",
+    "SELECT cluster, int(share > 0.1) AS n, CAST(title IS NULL AS BIGINT) AS u, int('12') AS v FROM clusters "
+    "ORDER BY cluster",
+    "SELECT avg(int(share > 0.1)) AS n, sum(int(cluster = 1)) AS u FROM clusters",
     "SELECT cluster, CAST(share AS INT) AS n FROM clusters WHERE abs(share) < 1000 ORDER BY cluster",
     "SELECT cluster FROM clusters ORDER BY share, cluster",
     "SELECT cluster FROM clusters ORDER BY share DESC, cluster",

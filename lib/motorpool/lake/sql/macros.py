@@ -76,6 +76,7 @@ MACROS = {
     "spark_whole(x)": f"""
         CASE WHEN typeof(x) IN {_WHOLE} OR typeof(x) LIKE '%INTEGER_LITERAL%' THEN CAST(x AS BIGINT)
              WHEN typeof(x) IN {_FLOATING} THEN CAST(trunc(CAST(x AS DOUBLE)) AS BIGINT)
+             WHEN typeof(x) = 'BOOLEAN' THEN CAST(x AS BIGINT)
              WHEN typeof(x) = 'VARCHAR'
              THEN CASE WHEN regexp_full_match(trim(CAST(x AS VARCHAR)), '[+-]?[0-9]+') OR x IS NULL
                        THEN CAST(trim(CAST(x AS VARCHAR)) AS BIGINT)

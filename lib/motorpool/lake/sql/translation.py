@@ -45,8 +45,8 @@ _ARITHMETIC = (exp.Add, exp.Sub, exp.Mul)
 _WHOLE_TYPES = {exp.DataType.Type.INT: "INTEGER", exp.DataType.Type.BIGINT: "BIGINT"}
 #: How often the rewriting of a node writes its arguments.
 _COPIES: Mapping[type[exp.Expr], int] = {
-    exp.Div: 2, exp.Mod: 2, exp.Round: 6, exp.Coalesce: 2, exp.If: 2, exp.Case: 2, exp.TryCast: 8, exp.Bracket: 3,
-    exp.Concat: 5, exp.DPipe: 5, exp.ConcatWs: 5, exp.Floor: 6, exp.Ceil: 6,
+    exp.Div: 2, exp.Mod: 2, exp.Round: 6, exp.Coalesce: 2, exp.If: 2, exp.Case: 2, exp.TryCast: 8, exp.Cast: 8,
+    exp.Bracket: 3, exp.Concat: 5, exp.DPipe: 5, exp.ConcatWs: 5, exp.Floor: 6, exp.Ceil: 6,
 }  # fmt: skip
 #: So often may a leaf of an expression be written: some tenths of a second of planning.
 _MOST_COPIES = 1000
@@ -590,6 +590,7 @@ _PARTS: frozenset[type[exp.Expr]] = frozenset({exp.DataType, exp.DataTypeParam, 
 
 _REWRITES: Mapping[type[exp.Expr], Callable[[exp.Expr], exp.Expr]] = {
     exp.Literal: _literal, exp.Div: _divide, exp.Mod: _remainder, exp.Round: _round, exp.TryCast: _cast,
+    exp.Cast: _cast,
     exp.Bracket: _item, exp.RegexpSplit: _split, exp.Concat: _joined, exp.DPipe: _joined, exp.ConcatWs: _joined_with,
     exp.ArrayAgg: _gathered, exp.ArrayUniqueAgg: _gathered, exp.ArraySort: _sorted,
     exp.Quantile: _percentile, exp.Median: _percentile, exp.ArgMax: _by_extreme, exp.ArgMin: _by_extreme,
