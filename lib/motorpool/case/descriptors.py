@@ -26,8 +26,11 @@ from motorpool.spark.blocks import Batches
 from motorpool.spark.tasks import one_each
 
 
-class RowsByImage(Protocol):
-    """A descriptor that gives rows by ``image_id``; ``shape`` is (images, numbers of a vector)."""
+class Header(Protocol):
+    """What is known of a descriptor before it is read or computed.
+
+    Where it is, (images, numbers of a vector), and the type of numbers.
+    """
 
     @property
     def name(self) -> str: ...
@@ -37,6 +40,10 @@ class RowsByImage(Protocol):
 
     @property
     def dtype(self) -> np.dtype: ...
+
+
+class RowsByImage(Header, Protocol):
+    """A descriptor that gives rows by ``image_id``."""
 
     def vectors(self, *, refuse: bool) -> DataFrame:
         """``image_id, vector``, unordered; with ``refuse`` a bad row of a file fails its task (`BAD_ROW`)."""

@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from motorpool.case.arrays import ArrayFile
-from motorpool.case.descriptors import Descriptor, check_keys, open_array_files, read_vectors, with_columns
+from motorpool.case.descriptors import Descriptor, Header, check_keys, open_array_files, read_vectors, with_columns
 from motorpool.case.folder import Case, find_case
 from motorpool.case.images import check_paths, read_images
 from motorpool.case.sources import shown
@@ -40,7 +40,6 @@ from motorpool.pipeline.labelling.stored import attribute_columns, stored_labell
 from motorpool.pipeline.output.files import whole_file, write_csv, write_parquet
 from motorpool.pipeline.pace import timed
 from motorpool.pipeline.stages.features import VEHICLES_ADVICE, load_program, side_by_side
-from motorpool.pipeline.stages.ingest import Header
 from motorpool.pipeline.stored_models import label_new, load_model, relabelling
 from motorpool.spark import blocks
 

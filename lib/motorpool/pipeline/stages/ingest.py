@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from motorpool.case.descriptors import Descriptor, check_keys, open_array_files, read_vectors, with_columns
+from motorpool.case.descriptors import Descriptor, Header, check_keys, open_array_files, read_vectors, with_columns
 from motorpool.case.folder import Case, find_case
 from motorpool.case.images import check_paths, check_vehicle_column, describe_images, read_images
 from motorpool.case.sources import shown
@@ -28,19 +28,6 @@ from motorpool.pipeline.pace import timed
 from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)
-
-
-class Header(Protocol):
-    """What is known of a descriptor before it is read or computed: where it is, its shape, and the type of numbers."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def shape(self) -> tuple[int, int]: ...
-
-    @property
-    def dtype(self) -> np.dtype: ...
 
 
 def run_ingest(ctx: Context) -> None:
