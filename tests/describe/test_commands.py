@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from motorpool import cli
 from motorpool.config.load import load_config
 from motorpool.describe.built_in import METHODS
-from motorpool.pipeline import describing
+from motorpool.pipeline.ingesting import describing
 from motorpool.pipeline.output import case_folder
 
 WEIGHTS = np.random.default_rng(2).normal(size=(4, 3)).astype(np.float32)

@@ -24,9 +24,9 @@ from motorpool.describe import photo_vectors
 from motorpool.describe.built_in import METHODS
 from motorpool.errors import CaseError, ConfigError, LakeError
 from motorpool.lake import Lake
-from motorpool.pipeline import describing
 from motorpool.pipeline.assign import run_assign
 from motorpool.pipeline.context import Context
+from motorpool.pipeline.ingesting import describing
 from motorpool.pipeline.run import check_config
 from motorpool.pipeline.stages.cluster import run_cluster
 from motorpool.pipeline.stages.features import run_features

@@ -97,7 +97,8 @@ def test_sums_in_another_order_rank_no_model(lake: Lake) -> None:
 
 def test_rows_go_as_they_came(lake: Lake) -> None:
     row = {"model_id": "a", "cluster": 0, "size": 3, "share": 0.5, "centroid": [0.1, 2.0], "exemplars": [4, 2**40]}
-    lake.replace_rows("clusters", [row | {"title": "Blue", "description": None}], {"model_id": ["a"]})
+    row |= {"title": "Blue"} | dict.fromkeys(("description", "title_from", "title_share", "given", "evidence"))
+    lake.replace_rows("clusters", [row], {"model_id": ["a"]})
     held = lake.fetch("clusters", model_id=["a"])
     lake.replace_rows("clusters", held, {"model_id": ["a"]})
     assert lake.fetch("clusters").equals(held)

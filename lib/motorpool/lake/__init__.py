@@ -332,20 +332,22 @@ class Lake:
     def register(self, query: str | None = None) -> list[str]:
         """Make tables and views queryable by name in this session; returns those names. Nothing is written.
 
-        For a ``query`` that selects, only those are made that it names: each takes Spark some tenths of a second. The
-        names that are returned are of all that there are.
+        For a ``query`` that selects, only those are made that it names: each takes Spark some tenths of a second, and
+        others that are in the session stay. The names that are returned are of all that there are.
 
         Under a path all are temporary views. In a catalog the schema becomes the current one and the views temporary
         ones, beside those that runs have made there. Temporary views of these names are replaced or dropped.
         """
+        words = set(re.findall(r"\w+", query.lower())) if query is not None and _SELECTS.match(query) else None
         # Temporary views win over tables of the same name: those of another lake must not answer for this one.
         for name in (*TABLES, *VIEWS):
-            self.spark.catalog.dropTempView(name)
+            if words is None or name in words:
+                self.spark.catalog.dropTempView(name)
         present = [name for name in TABLES if self.exists(name)]
         ready = [view for view in VIEWS if views.needed(view) <= set(present)]
         named = set(present + ready)
-        if query is not None and _SELECTS.match(query):
-            named &= set(re.findall(r"\w+", query.lower()))
+        if words is not None:
+            named &= words
         wanted = [view for view in ready if view in named]
         if self.in_catalog:
             self.spark.sql(f"USE {self._schema_name()}")

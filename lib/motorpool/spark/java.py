@@ -24,11 +24,11 @@ def takes_pattern(pattern: str) -> bool | None:
     Asks the JVM of this process, or a small one that starts for the question and takes a fraction of a second.
     """
     from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway
-    from py4j.protocol import Py4JError, Py4JJavaError
+    from py4j.protocol import Py4JError
     from pyspark import SparkContext
 
     if SparkContext._gateway is not None:
-        return _compiles(SparkContext._gateway.jvm, pattern, Py4JJavaError)
+        return _compiles(SparkContext._gateway.jvm, pattern)
     try:
         java, _ = check_java()
         port, token = launch_gateway(die_on_exit=True, java_path=java, jarpath=_py4j_jar(), enable_auth=True)
@@ -37,15 +37,19 @@ def takes_pattern(pattern: str) -> bool | None:
         log.debug("no Java to ask for a pattern: %s", exc)
         return None
     try:
-        return _compiles(gateway.jvm, pattern, Py4JJavaError)
+        return _compiles(gateway.jvm, pattern)
     finally:
         gateway.shutdown()
 
 
-def _compiles(jvm: Any, pattern: str, refusal: type[Exception]) -> bool:
+def _compiles(jvm: Any, pattern: str) -> bool:
+    from py4j.protocol import Py4JJavaError
+    from pyspark.errors import IllegalArgumentException
+
     try:
         jvm.java.util.regex.Pattern.compile(pattern)
-    except refusal:
+    except (Py4JJavaError, IllegalArgumentException):
+        # The second is what PySpark, once it has a session, makes of the first.
         return False
     return True
 

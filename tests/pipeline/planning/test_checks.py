@@ -216,7 +216,7 @@ class TestTheCase:
         write_attributes(case / "attributes.csv", [{"path": p, "part": "a"} for p in image_paths(ROWS)])
         assert problems(asked) == []
         away = config_of(case, duplicates={}, photo_quality={}, case_options={"images_root": str(case / "photos")})
-        assert set(problems(away)) == {f"case.images_root {case}/photos: there is no such folder or zip"}
+        assert set(problems(away)) == {f"case.images_root {case}/photos: there is no such folder or file"}
 
 
 class TestFeatureSets:
@@ -380,7 +380,7 @@ class TestTheLake:
         others = image_paths(ROWS)
         write_paths(case / "images_paths.csv", [others[1], others[0], *others[2:]])
         (found,) = problems(config_of(case, lake, fmt))
-        advice = f"use another lake.path, or remove {lake} first"
+        advice = f"add new images by `motorpool append`, use another lake.path, or remove {lake} first"
         assert found == f"the lake {lake} holds another case (its image paths differ): {advice}"
 
     def test_images_that_were_dropped(self, case: Path, tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class TestPlan:
         spec = config.feature_sets[0]
         row = {"features": spec.name, "definition": spec.definition, "n_features": 2}
         write(lake, "feature_sets", [row], fmt)
-        ids = sorted(m.model_id for m in plan._models_of(config, spec) if m.algorithm == "kmeans")
+        ids = sorted(m.model_id for m in plan.models_of(config, spec) if m.algorithm == "kmeans")
         write(lake, "models", [{"model_id": m, "status": "ok"} for m in [*ids, "of-another-config"]], fmt)
         told = planned(config)
         assert [d.in_lake for d in told.descriptors] == [True, False]
