@@ -9,7 +9,14 @@ import click
 from motorpool.cli.common import CONF_OPTION, LAKE_OPTION, lake_of, local_path, open_lake, say
 from motorpool.config.run import local_folder
 from motorpool.errors import ConfigError
-from motorpool.report import check_packages
+from motorpool.interpret.overrides import load_overrides
+from motorpool.pipeline.context import explained
+from motorpool.pipeline.stages.report import is_report
+from motorpool.pipeline.study import model_ids
+from motorpool.pipeline.titling.given import given_titles
+from motorpool.pipeline.titling.retitle import retitle
+from motorpool.pipeline.titling.shown import check_page, retitle_page
+from motorpool.pipeline.titling.words import given_before
 from motorpool.texts import expand_home
 
 
@@ -34,13 +41,6 @@ def titles(
 ) -> None:
     """Call clusters as a file of titles does, in the lake and on the report's page, in seconds; clusters that are not
     in the file get the titles that the photos give."""
-    from motorpool.interpret.overrides import load_overrides
-    from motorpool.pipeline.context import explained
-    from motorpool.pipeline.study import model_ids
-    from motorpool.pipeline.titling.given import given_titles
-    from motorpool.pipeline.titling.retitle import retitle
-    from motorpool.pipeline.titling.words import given_before
-
     lake_config, config = lake_of(lake_path, conf)
     settings = config.report if config is not None else None
     path = file if file is not None else settings.titles if settings is not None else None
@@ -52,10 +52,6 @@ def titles(
     folder = report or _default(lake_config.path, settings.out if settings is not None else None)
     lake = open_lake(ctx, lake_path, conf)
     if folder is not None:
-        # Drawing is an extra.
-        check_packages()
-        from motorpool.pipeline.titling.shown import check_page, retitle_page
-
         check_page(lake, folder)
     with lake.held(), explained():
         given = given_titles(lake, path, model_ids(config) if config is not None else None)
@@ -73,8 +69,6 @@ def titles(
 
 def _default(lake: str | None, out: str | None) -> Path | None:
     """The report that there is for a lake; None where there is none."""
-    from motorpool.pipeline.stages.report import is_report
-
     beside = local_folder(lake) if lake is not None else None
     folder = Path(out) if out is not None else beside.absolute().parent / "report" if beside is not None else None
     return folder if folder is not None and is_report(folder) else None
