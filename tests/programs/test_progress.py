@@ -83,7 +83,6 @@ def test_the_innermost_step_is_told() -> None:
 
 def test_the_time_left_follows_from_the_pace(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "motorpool")
-    logging.getLogger("motorpool").propagate = True
     pace = Pace.of(["a", "b", "c", "d"], {"a": 10.0, "b": 10.0, "c": 20.0, "d": 10.0})
     assert pace.seconds_left() is None
     with pace.stage("a"):
