@@ -188,7 +188,7 @@ LAKE = ("--lake", "{folder}/lake")
     [
         ("sql", *LAKE, "SELECT count(*) FROM range(100000000) a CROSS JOIN range(1000000) b WHERE hash(a.id) = b.id"),
         ("report", *LAKE, "--out", "{folder}/page"),
-        ("export", *LAKE, "--out", "{folder}/export.csv"),
+        ("export", *LAKE, "--engine", "spark", "--out", "{folder}/export.csv"),
         ("assign", *LAKE, "--case", "{folder}/case", "--out", "{folder}/new.csv"),
         ("label", "--conf", "{folder}/run.yaml"),
         ("serve", *LAKE, "--port", "10477"),
