@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -378,3 +381,19 @@ class TestParquetSwaps:
                 file.unlink()
             with pytest.raises(LakeError, match="a run writes to it; ask again"):
                 list(duck.ask("SELECT * FROM labels").rows())
+
+
+def test_ctrl_c_ends_a_long_query(filled: Lake) -> None:
+    """DuckDB leaves it and answers the next one."""
+    many = ", ".join(f"clusters AS c{i}" for i in range(14))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    press = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    try:
+        with DuckLake(LocalTables(filled.config)) as duck:
+            press.start()
+            with pytest.raises(KeyboardInterrupt):
+                duck.ask(f"SELECT count(*) AS n FROM {many} WHERE c0.share + c13.share > 0.1")
+            assert list(duck.ask("SELECT 1 AS one").rows()) == [(1,)]
+    finally:
+        press.cancel()
+        signal.signal(signal.SIGINT, before)

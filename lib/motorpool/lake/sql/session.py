@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -31,6 +32,7 @@ _WIDE = re.compile(r"\bU?HUGEINT\b|\bUBIGINT\b")
 #: Types of answers that Spark gives otherwise.
 _STRANGE = re.compile(r"DECIMAL|INTERVAL|\bTIME\b(?! ZONE)|UUID|JSON|BLOB|BIT|ENUM|UNION|VARIANT|BIGNUM")
 _DESCRIBE = re.compile(r"\s*(?:DESCRIBE|DESC)\s+(?:TABLE\s+)?`?(\w+)`?\s*;?\s*", re.IGNORECASE)
+T = TypeVar("T")
 _SHOW_TABLES = re.compile(r"\s*SHOW\s+TABLES\s*;?\s*", re.IGNORECASE)
 
 
@@ -63,17 +65,39 @@ def _refused_in(exc: BaseException) -> str:
     return str(exc).split("\n")[0].partition(REFUSED)[2].strip()
 
 
+def _heard(connection: duckdb.DuckDBPyConnection, work: Callable[[], T]) -> T:
+    """What ``work`` gives. A thread does it, so that Ctrl-C is heard meanwhile; DuckDB then leaves its query."""
+    with ThreadPoolExecutor(1) as thread:
+        found = thread.submit(work)
+        try:
+            return found.result()
+        except KeyboardInterrupt:
+            connection.interrupt()
+            raise
+
+
 class DuckAnswer:
     """An answer that comes as it is read."""
 
-    def __init__(self, reader: pa.RecordBatchReader, names: Sequence[str] = ()) -> None:
-        self._reader, self._names = reader, names
+    def __init__(
+        self,
+        reader: pa.RecordBatchReader,
+        names: Sequence[str] = (),
+        connection: duckdb.DuckDBPyConnection | None = None,
+    ) -> None:
+        """``connection`` is asked for the rows; None where they are there."""
+        self._reader, self._names, self._connection = reader, names, connection
         self.columns: list[str] = reader.schema.names
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The rows, once; LakeError where reading fails."""
         with _explained(self._names):
-            yield from self._reader
+            if self._connection is None:
+                yield from self._reader
+                return
+            rows = iter(self._reader)
+            while (batch := _heard(self._connection, lambda: next(rows, None))) is not None:
+                yield batch
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Python's values, as they come; see `motorpool.lake.reading.Answer`."""
@@ -82,8 +106,7 @@ class DuckAnswer:
 
     def table(self) -> pa.Table:
         """All rows, in memory."""
-        with _explained(self._names):
-            return self._reader.read_all()
+        return pa.Table.from_batches(self.batches(), self._reader.schema)
 
 
 class DuckLake:
@@ -186,14 +209,14 @@ class DuckLake:
         with _explained(names):
             try:
                 # This makes the first rows, so what the macros refuse is known before one is given out.
-                reader = self._answering = relation.to_arrow_reader(BATCH)
+                reader = self._answering = _heard(self._connection, lambda: relation.to_arrow_reader(BATCH))
             except duckdb.Error as exc:
                 if REFUSED in str(exc):
                     raise NotUnderstoodError(_refused_in(exc)) from exc
                 raise
         if len(translated.columns) == len(found):
             found = [given or name for given, name in zip(translated.columns, found, strict=True)]
-        return DuckAnswer(_renamed(reader, found), names)
+        return DuckAnswer(_renamed(reader, found), names, self._connection)
 
     # -- tables and views --------------------------------------------------------------------------
 
