@@ -162,6 +162,10 @@ class DuckLake:
         It ends with the next question. NotUnderstoodError where that is not known; ConfigError for a mistake in the
         query; LakeError for a table that cannot be read.
         """
+        if self._answering is not None:
+            # Views are made below, and a connection does one thing at a time.
+            self._answering.close()
+            self._answering = None
         names = self.names()
         if _SHOW_TABLES.fullmatch(query):
             return _of_rows({"namespace": "", "tableName": n, "isTemporary": True} for n in sorted(names))
@@ -180,9 +184,6 @@ class DuckLake:
         return self._answer(translated, names)
 
     def _answer(self, translated: Translated, names: Sequence[str]) -> DuckAnswer:
-        if self._answering is not None:
-            self._answering.close()
-            self._answering = None
         try:
             for one, other in translated.united:
                 left, right = ([_kind(t) for t in self._connection.sql(side).types] for side in (one, other))
