@@ -108,7 +108,8 @@ def bring_in(ctx: Context, config: CaseConfig) -> Came:
             return Came(None, n_rows, n_known, 0, 0)
         stack.enter_context(refusing_bad_rows(spark, descriptors))
         bad_rows = stack.enter_context(rows_to_drop(spark, descriptors, n_rows, config.on_bad_rows))
-        others = without(paths, known.select("image_id"))
+        # Not `without`: they may be many.
+        others = paths.join(known.select("image_id"), on="image_id", how="left_anti")
         new = others if bad_rows is None else without(others, bad_rows.select("image_id").distinct())
         dropped = None
         if bad_rows is not None:
