@@ -47,13 +47,14 @@ from motorpool.cli.common import (
     lake_of,
     local_path,
     open_lake,
+    run_context,
     run_options,
     show,
     start_spark,
 )
 from motorpool.cli.reading import OUTPUT_OPTION, export, print_rows, sql
 from motorpool.errors import AnnotationError, ConfigError, MotorpoolError
-from motorpool.progress import LogLines, Progress, working
+from motorpool.progress import LogLines, working
 from motorpool.texts import expand_home
 
 # What a command alone needs is imported in it: questions to a lake are answered in less time than all of it takes.
@@ -113,7 +114,6 @@ def _work(
     stages: Collection[str],
 ) -> Context:
     from motorpool.config.load import load_config
-    from motorpool.pipeline.context import Context
     from motorpool.pipeline.pace import Pace
     from motorpool.pipeline.planning.times import expected_seconds
     from motorpool.pipeline.run import check_config
@@ -122,13 +122,8 @@ def _work(
     # Spark takes seconds to start, and a pipeline hours to reach its last stage.
     found = check_config(config, stages)
     pace = Pace.of(stages, expected_seconds(config, found))
-    with Progress(ERR, pace) as progress:
-        context = Context.start(config, verbose=ctx.obj["debug"], pace=pace)
-        try:
-            progress.watch(context.spark, lambda: context.doing)
-            work(context)
-        finally:
-            context.close()
+    with run_context(ctx, config, pace=pace) as context:
+        work(context)
     return context
 
 
@@ -341,7 +336,6 @@ def append(
     again."""
     from motorpool.case.sources import reads_delta
     from motorpool.config.load import load_config
-    from motorpool.pipeline.context import Context
     from motorpool.pipeline.growing.append import run_append
     from motorpool.pipeline.growing.follow import follow
     from motorpool.pipeline.run import check_config
@@ -351,20 +345,15 @@ def append(
     config = load_config(conf, overrides)
     case = _new_case(case_path, config.case)
     check_config(config, [])
-    with Progress(ERR) as progress:
-        context = Context.start(config, verbose=ctx.obj["debug"], delta=reads_delta(case))
+    with run_context(ctx, config, delta=reads_delta(case)) as context:
 
         def show_appended(path: str, done: Appended) -> None:
             _show_appended(context.lake, path, done)
 
-        try:
-            progress.watch(context.spark, lambda: context.doing)
-            if following:
-                follow(context, case_path, lambda path: _new_case(path, config.case), show_appended, once=once)
-            else:
-                show_appended(case_path, run_append(context, case))
-        finally:
-            context.close()
+        if following:
+            follow(context, case_path, lambda path: _new_case(path, config.case), show_appended, once=once)
+        else:
+            show_appended(case_path, run_append(context, case))
 
 
 @cli.command()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from pyspark.sql import SparkSession
@@ -16,12 +17,15 @@ from motorpool.config.run import Config, LakeConfig
 from motorpool.errors import ConfigError
 from motorpool.lake import Lake
 from motorpool.lake.reading import ENGINES, Engine, LakeReader
-from motorpool.pipeline.pace import step
+from motorpool.pipeline.pace import Pace, step
 from motorpool.pipeline.planning.lakes import lake_at
 from motorpool.pipeline.planning.packages import check_catalog
 from motorpool.progress import Progress
 from motorpool.spark.session import build_session
 from motorpool.texts import expand_home
+
+if TYPE_CHECKING:
+    from motorpool.pipeline.context import Context
 
 ERR = Console(stderr=True)
 OUT = Console()
@@ -81,6 +85,22 @@ def start_spark(ctx: click.Context, settings: Mapping[str, str], *, delta: bool)
     """A session for a command; a terminal says meanwhile what one waits for."""
     with Progress(ERR), step("starting Spark"):
         return build_session(settings, delta=delta, verbose=ctx.obj["debug"])
+
+
+@contextmanager
+def run_context(
+    ctx: click.Context, config: Config, *, delta: bool = False, pace: Pace | None = None
+) -> Iterator[Context]:
+    """The context of a run, whose progress is shown meanwhile; closed at the end, however it comes."""
+    from motorpool.pipeline.context import Context
+
+    with Progress(ERR, pace) as progress:
+        context = Context.start(config, verbose=ctx.obj["debug"], delta=delta, pace=pace)
+        try:
+            progress.watch(context.spark, lambda: context.doing)
+            yield context
+        finally:
+            context.close()
 
 
 def open_reader(ctx: click.Context, lake_path: str | None, conf: str | None, engine: Engine) -> LakeReader:

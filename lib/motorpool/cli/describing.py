@@ -8,14 +8,12 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
-from motorpool.cli.common import ERR, local_path
+from motorpool.cli.common import local_path, run_context
 from motorpool.config.describing import BuiltInConfig, NetworkConfig
 from motorpool.describe.built_in import METHODS
 from motorpool.errors import ConfigError
-from motorpool.pipeline.context import Context
 from motorpool.pipeline.output.case_folder import config_of, remove_work, write_descriptor
 from motorpool.pipeline.run import check_config
-from motorpool.progress import Progress
 from motorpool.settings import check_name
 from motorpool.texts import expand_home
 
@@ -65,15 +63,12 @@ def describe(
     # Spark takes seconds to start.
     check_config(config, ["ingest"])
     ended = False
-    with Progress(ERR) as progress:
-        context = Context.start(config, verbose=ctx.obj["debug"])
-        try:
-            progress.watch(context.spark, lambda: context.doing)
+    try:
+        with run_context(ctx, config) as context:
             done = write_descriptor(context, out)
-            ended = True
-        finally:
-            context.close()
-            remove_work(out, done=ended)
+        ended = True
+    finally:
+        remove_work(out, done=ended)
     if done is None:
         click.echo(f"{out}: holds {called} of these images already, nothing to do")
         return
