@@ -305,16 +305,12 @@ class Lake:
     def make_views(self, wanted: Sequence[str] = tuple(VIEWS)) -> list[str]:
         """Make views in the catalog's schema, where all their tables are there; returns their names."""
         ready = [v for v in wanted if all(self.exists(t) for t in views.needed(v))]
-        labelled = self._labelled()
+        labelled = views.labelled_attributes(self)
         views.make_lasting(self.spark, ready, self._sql_names(ready, labelled), labelled, self._schema_name())
         self._made |= set(ready)
         return ready
 
     # -- SQL ---------------------------------------------------------------------------------------
-
-    def _labelled(self) -> list[str]:
-        """The attributes that have labels."""
-        return sorted(row["attribute"] for row in self.rows("label_sets", ["attribute"]))
 
     def _sql_names(self, wanted: Iterable[str], labelled: Sequence[str]) -> dict[str, str]:
         """What views select from, by table: its name, or in a catalog a query that adds the columns that it lacks."""
@@ -355,7 +351,7 @@ class Lake:
             for name in present:
                 if name in named or any(name in views.needed(view) for view in wanted):
                     self._whole(name).createOrReplaceTempView(name)
-        labelled = self._labelled()
+        labelled = views.labelled_attributes(self)
         views.make_temporary(self.spark, wanted, self._sql_names(wanted, labelled), labelled)
         return present + ready
 

@@ -9,6 +9,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from motorpool.config.labels import columns_of
+from motorpool.lake.local_tables import Tables
 from motorpool.lake.schemas import TABLES, VIEW_COMMENTS, VIEWS
 
 log = logging.getLogger(__name__)
@@ -20,6 +21,11 @@ def needed(view: str) -> set[str]:
     """The tables that a view is made of."""
     query = VIEWS[view]
     return {t for t in TABLES if "{" + t + "}" in query}
+
+
+def labelled_attributes(tables: Tables) -> list[str]:
+    """The attributes that have labels in a lake."""
+    return sorted(row["attribute"] for row in tables.rows("label_sets", ["attribute"]))
 
 
 def attribute_columns(attributes: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ from motorpool.lake.schemas import TABLES, VIEWS
 from motorpool.lake.sql import NotUnderstoodError, UnknownTableError
 from motorpool.lake.sql.macros import MACROS, REFUSED
 from motorpool.lake.sql.translation import Names, Translated, translate
-from motorpool.lake.views import attribute_columns, comments, needed
+from motorpool.lake.views import attribute_columns, comments, labelled_attributes, needed
 
 #: Memory of DuckDB itself; what needs more is written to a temporary folder. Arrow reads row groups ahead beside it.
 MEMORY = "2GB"
@@ -238,7 +238,7 @@ class DuckLake:
         if name in VIEWS:
             for table in sorted(needed(name)):
                 self._make(table)
-            labelled = self._labelled() if "{attributes}" in VIEWS[name] else []
+            labelled = labelled_attributes(self._tables) if "{attributes}" in VIEWS[name] else []
             parts = {table: f"`{table}`" for table in TABLES}
             parts["attributes"] = attribute_columns(labelled)
             query = VIEWS[name].format(**parts)
@@ -254,15 +254,11 @@ class DuckLake:
             self._connection.execute(f'CREATE VIEW {_quoted(name)} AS SELECT {columns} FROM "{name}@now"')  # noqa: S608
         self._known.add(name)
 
-    def _labelled(self) -> list[str]:
-        """The attributes that have labels."""
-        return sorted(row["attribute"] for row in self._tables.rows("label_sets", ["attribute"]))
-
     def _described(self, name: str) -> DuckAnswer:
         """Columns, types and comments, as Spark's DESCRIBE has them."""
         self._make(name)
         schema = self._connection.sql(f"SELECT * FROM {_quoted(name)} LIMIT 0").to_arrow_table().schema  # noqa: S608
-        known = comments(name, self._labelled()) if name in VIEWS else TABLES[name].comments
+        known = comments(name, labelled_attributes(self._tables)) if name in VIEWS else TABLES[name].comments
         return _of_rows(
             {"col_name": f.name, "data_type": sql_type(f.type), "comment": known.get(f.name)} for f in schema
         )
