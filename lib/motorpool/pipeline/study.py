@@ -147,6 +147,13 @@ def forget(ctx: Context, table: str, keys: Mapping[str, Collection[str]] | None 
         ctx.lake.replace_rows(table, [], {key: sorted(values) for key, values in keys.items()})
 
 
+def forget_all(ctx: Context, tables: Sequence[str], keys: Mapping[str, Collection[str]]) -> None:
+    """Take the rows of some keys out of some tables, of which the last says what is done."""
+    outdate(ctx, tables[-1], keys)
+    for table in tables:
+        forget(ctx, table, keys)
+
+
 def outdate(ctx: Context, table: str, keys: Mapping[str, Collection[str]], keep: Sequence[str] = ()) -> None:
     """Empty the column ``params`` of the rows that say what is done, but for the entries ``keep``.
 

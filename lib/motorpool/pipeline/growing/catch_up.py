@@ -28,7 +28,7 @@ from motorpool.pipeline.growing.appends import Append, appends_of, number_of
 from motorpool.pipeline.labelling.counts import count_labels
 from motorpool.pipeline.labelling.stored import nobody, stored_labellers
 from motorpool.pipeline.pace import timed
-from motorpool.pipeline.stages.features import load_program, side_by_side
+from motorpool.pipeline.stages.features import load_program, wide_descriptors
 from motorpool.pipeline.stored_models import label_new, load_model, relabelling
 from motorpool.spark import blocks
 
@@ -81,9 +81,7 @@ def add_features(ctx: Context) -> None:
                 program = load_program(lake, name)
                 if program.groups and vehicles is None:
                     vehicles = Vehicles.of(append.among(lake.read("images")))
-                wide = side_by_side(
-                    {d: append.among(lake.read("descriptors", descriptor=d)) for d in program.descriptors}
-                )
+                wide = wide_descriptors(lake, program.descriptors, append.among)
                 vectors = transform(wide, program, vehicles if program.groups else None)
                 values = len(append.images) * (int(sets[name]["n_features"]) + 2)
                 named = vectors.withColumn("features", F.lit(name))

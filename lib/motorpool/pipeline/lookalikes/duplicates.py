@@ -23,9 +23,8 @@ from motorpool.neighbours.alike import PARTNERS, equal_rows, find_alike_rows, ve
 from motorpool.photos.digests import file_digests
 from motorpool.photos.source import find_images
 from motorpool.pipeline.context import Context, explained
-from motorpool.pipeline.lookalikes.searched import check_sets, forget_sets, stored_params, with_appended
+from motorpool.pipeline.lookalikes.searched import check_sets, forget_searches, searches_to_make, with_appended
 from motorpool.pipeline.pace import timed
-from motorpool.pipeline.study import log_not_asked, outdate
 from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)
@@ -47,23 +46,12 @@ def run_duplicates(ctx: Context) -> None:
     ConfigError where ``images`` has no column ``duplicates.split``, LakeError where the lake lacks a feature set.
     """
     config = ctx.config.duplicates
-    stored = stored_params(ctx, "duplicate_searches")
     if config is None:
-        log_not_asked("duplicates", "the config has no section `duplicates`", stored)
-        forget_sets(ctx, _TABLES, stored)
+        forget_searches(ctx, "duplicates", _TABLES)
         return
-    asked = _asked(ctx, config)
-    pending = [name for name, params in asked.items() if stored.get(name) != params]
-    outdated = [name for name in pending if name in stored]
-    if outdated:
-        # Were this run killed, their rows must not stand for the duplicates of other values, or none.
-        outdate(ctx, "duplicate_searches", {"features": outdated})
-    for name in pending:
+    for name, params in searches_to_make(ctx, "duplicates", _TABLES, _asked(ctx, config)):
         with explained(), timed(f"duplicates: comparing {name}"):
-            _search(ctx, config, name, asked[name])
-    forget_sets(ctx, _TABLES, stored.keys() - asked.keys())
-    if not pending:
-        log.info("duplicates: all searches of the study are in the lake, nothing to do")
+            _search(ctx, config, name, params)
 
 
 def asked_searches(config: Config) -> dict[str, dict[str, str]]:

@@ -16,9 +16,8 @@ from motorpool.neighbours.search import search
 from motorpool.neighbours.shards import arrange
 from motorpool.outliers.local import over_neighbours
 from motorpool.pipeline.context import Context, explained
-from motorpool.pipeline.lookalikes.searched import check_sets, forget_sets, stored_params, with_appended
+from motorpool.pipeline.lookalikes.searched import check_sets, forget_searches, searches_to_make, with_appended
 from motorpool.pipeline.pace import timed
-from motorpool.pipeline.study import log_not_asked, outdate
 from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)
@@ -36,24 +35,14 @@ def run_neighbours(ctx: Context) -> None:
     longer asks for goes out of both tables. Raises LakeError where the lake lacks a feature set.
     """
     config = ctx.config.neighbours
-    stored = stored_params(ctx, "neighbour_searches")
     if config is None:
-        log_not_asked("neighbours", "the config has no section `neighbours`", stored)
-        forget_sets(ctx, _TABLES, stored)
+        forget_searches(ctx, "neighbours", _TABLES)
         return
     asked = with_appended(ctx, asked_neighbours(ctx.config))
     check_sets(ctx, list(asked))
-    pending = [name for name, params in asked.items() if stored.get(name) != params]
-    outdated = [name for name in pending if name in stored]
-    if outdated:
-        # Were this run killed, their rows must not stand for the neighbours of other values, or none.
-        outdate(ctx, "neighbour_searches", {"features": outdated})
-    for name in pending:
+    for name, params in searches_to_make(ctx, "neighbours", _TABLES, asked):
         with explained(), timed(f"neighbours: the nearest {config.k} of every image of {name}"):
-            _search(ctx, config, name, asked[name])
-    forget_sets(ctx, _TABLES, stored.keys() - asked.keys())
-    if not pending:
-        log.info("neighbours: all searches of the study are in the lake, nothing to do")
+            _search(ctx, config, name, params)
 
 
 def asked_neighbours(config: Config) -> dict[str, dict[str, str]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 
 from motorpool.errors import LakeError
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.growing.appends import appends_of
-from motorpool.pipeline.study import forget, outdate
+from motorpool.pipeline.study import forget_all, log_not_asked, outdate
+
+log = logging.getLogger(__name__)
 
 
 def check_sets(ctx: Context, names: Sequence[str]) -> None:
@@ -19,9 +22,34 @@ def check_sets(ctx: Context, names: Sequence[str]) -> None:
         raise LakeError(f"feature set {absent[0]!r} is not in the lake {ctx.lake}: run `motorpool features` first")
 
 
-def stored_params(ctx: Context, table: str) -> dict[str, dict[str, str]]:
-    """What the searches in a table of searches depend on, by feature set."""
-    return {row["features"]: row["params"] for row in ctx.lake.rows(table, ["features", "params"])}
+def forget_searches(ctx: Context, stage: str, tables: Sequence[str]) -> None:
+    """Take all searches out of a stage's tables, as the config has no section of its name."""
+    stored = _stored(ctx, tables)
+    log_not_asked(stage, f"the config has no section `{stage}`", stored)
+    if stored:
+        forget_all(ctx, tables, {"features": stored})
+
+
+def searches_to_make(
+    ctx: Context, stage: str, tables: Sequence[str], asked: Mapping[str, dict[str, str]]
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """The feature sets that are still to be searched in, with what their searches depend on: ``asked``, by feature set.
+
+    The last of the ``tables`` says what is done: whoever makes a search writes its row there last. When all are made,
+    those that nobody asks for go out of the tables.
+    """
+    stored = _stored(ctx, tables)
+    pending = {name: params for name, params in asked.items() if stored.get(name) != params}
+    outdated = pending.keys() & stored.keys()
+    if outdated:
+        # Were this run killed, their rows must not stand for what other values give, or for none.
+        outdate(ctx, tables[-1], {"features": outdated})
+    yield from pending.items()
+    gone = stored.keys() - asked.keys()
+    if gone:
+        forget_all(ctx, tables, {"features": gone})
+    if not pending:
+        log.info("%s: all searches of the study are in the lake, nothing to do", stage)
 
 
 def with_appended(ctx: Context, asked: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
@@ -30,9 +58,6 @@ def with_appended(ctx: Context, asked: dict[str, dict[str, str]]) -> dict[str, d
     return {n: p | {"images_below": str(appends[-1].images.stop)} for n, p in asked.items()} if appends else asked
 
 
-def forget_sets(ctx: Context, tables: Sequence[str], gone: Collection[str]) -> None:
-    """Take feature sets out of some tables, of which the last says what is done."""
-    if gone:
-        outdate(ctx, tables[-1], {"features": gone})
-        for table in tables:
-            forget(ctx, table, {"features": gone})
+def _stored(ctx: Context, tables: Sequence[str]) -> dict[str, dict[str, str]]:
+    """What the searches in the lake depend on, by feature set."""
+    return {row["features"]: row["params"] for row in ctx.lake.rows(tables[-1], ["features", "params"])}

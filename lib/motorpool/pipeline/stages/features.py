@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -45,7 +45,7 @@ def run_features(ctx: Context) -> None:
     sets_done = Counted(ctx.pace, len(pending), "feature sets")
     for group in _groups(pending):
         names = sorted({d for fs in group for d in fs.descriptors})
-        wide = wide_descriptors(ctx.lake, names)
+        wide = wide_descriptors(ctx.lake, names, ctx.lake.fitted)
         with explained(), Fitter(wide, group, _SAMPLE_SEED, vehicles, ctx.backend) as fitter:
             with timed(f"features: fitting {len(group)} feature sets on {', '.join(names)}"):
                 fitted = fitter.fit()
@@ -55,9 +55,9 @@ def run_features(ctx: Context) -> None:
                 sets_done.add()
 
 
-def wide_descriptors(lake: Lake, names: Sequence[str]) -> DataFrame:
-    """`side_by_side` of some of the lake's descriptors, without appended images."""
-    return side_by_side({name: lake.fitted(lake.read("descriptors", descriptor=name)) for name in names})
+def wide_descriptors(lake: Lake, names: Iterable[str], among: Callable[[DataFrame], DataFrame]) -> DataFrame:
+    """`side_by_side` of some of the lake's descriptors; ``among`` gives those of some rows whose images are wanted."""
+    return side_by_side({name: among(lake.read("descriptors", descriptor=name)) for name in names})
 
 
 def side_by_side(frames: Mapping[str, DataFrame]) -> DataFrame:

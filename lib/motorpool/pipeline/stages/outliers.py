@@ -23,7 +23,7 @@ from motorpool.outliers.registry import OUTLIER_METHODS
 from motorpool.outliers.resources import Resources
 from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.pace import Counted, timed
-from motorpool.pipeline.stages.features import known_vehicles, load_program, side_by_side
+from motorpool.pipeline.stages.features import known_vehicles, load_program, wide_descriptors
 from motorpool.pipeline.study import fingerprint, forget, log_not_asked, model_ids, outdate
 
 log = logging.getLogger(__name__)
@@ -271,9 +271,7 @@ def resources_of(
         models={method: ids for (name, method), ids in plan.models.items() if name == features},
         known_vehicles=vehicles,
         read_labels=lambda ids: among(ctx.lake.read_or_empty("labels", model_id=list(ids) or ["none"])),
-        read_descriptors=lambda names: side_by_side(
-            {d: among(ctx.lake.read("descriptors", descriptor=d)) for d in names}
-        ),
+        read_descriptors=lambda names: wide_descriptors(ctx.lake, names, among),
         read_program=lambda: load_program(ctx.lake, features),
         say=lambda text: log.debug("outliers: %s: %s", features, text),
     )

@@ -26,7 +26,7 @@ from motorpool.maps.placing import Axes, lay_out_all, place_all
 from motorpool.maps.registry import MAP_METHODS, check_packages
 from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.pace import Counted, timed
-from motorpool.pipeline.study import forget, log_not_asked, outdate
+from motorpool.pipeline.study import forget, forget_all, log_not_asked, outdate
 from motorpool.spark import blocks
 from motorpool.spark.tasks import run_tasks
 
@@ -109,9 +109,7 @@ def _stored(ctx: Context) -> dict[str, dict[str, dict[str, str]]]:
 def _forget_sets(ctx: Context, gone: Collection[str]) -> None:
     """Take feature sets out of both tables."""
     if gone:
-        outdate(ctx, "projection_methods", {"features": gone})
-        forget(ctx, "projections", {"features": gone})
-        forget(ctx, "projection_methods", {"features": gone})
+        forget_all(ctx, ("projections", "projection_methods"), {"features": gone})
 
 
 def _sizes(ctx: Context, config: ProjectionConfig) -> dict[str, int]:

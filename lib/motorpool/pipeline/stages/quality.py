@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -16,7 +15,7 @@ from motorpool.errors import ConfigError
 from motorpool.photos.quality import flags_of, measure_all
 from motorpool.photos.source import find_images
 from motorpool.pipeline.context import Context, explained
-from motorpool.pipeline.study import forget, log_not_asked, outdate
+from motorpool.pipeline.study import forget_all, log_not_asked, outdate
 from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,7 @@ def run_quality(ctx: Context) -> None:
     if config is None:
         log_not_asked("quality", "the config has no section `photo_quality`", stored)
         if stored:
-            _forget(ctx, sorted(stored))
+            forget_all(ctx, ("photo_quality", "photo_surveys"), {"part": stored})
         return
     root = photos_of(ctx.config)
     params = asked_params(config, root)
@@ -97,12 +96,6 @@ def asked_params(config: PhotoQualityConfig, root: str) -> dict[str, str]:
 def _measured(params: dict[str, str]) -> dict[str, str]:
     """What the measurements alone depend on."""
     return {name: params[name] for name in _MEASURED if name in params}
-
-
-def _forget(ctx: Context, parts: Sequence[str]) -> None:
-    outdate(ctx, "photo_surveys", {"part": parts})
-    for table in ("photo_quality", "photo_surveys"):
-        forget(ctx, table, {"part": parts})
 
 
 def _measure(ctx: Context, config: PhotoQualityConfig, root: str, part: str, images: DataFrame, n: int) -> None:
