@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -59,27 +58,6 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if i not in (7, 8):
             file.write_bytes(b"the same" if i in (3, 5, 33, 66) else b"%d" % i)
     return folder
-
-
-@pytest.fixture(scope="module")
-def start(spark: SparkSession, case: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Context]:
-    """A run in a new Parquet lake, which begins as a copy of another run's."""
-
-    def make(base: Context | None = None, **sections: Any) -> Context:
-        folder = tmp_path_factory.mktemp("run") / "lake"
-        if base is not None:
-            shutil.copytree(str(base.config.lake.path), folder)
-        return run_of(spark, case, folder, "parquet", features=FEATURES, **sections)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def fitted(start: Callable[..., Context]) -> Context:
-    ctx = start()
-    run_ingest(ctx)
-    run_features(ctx)
-    return ctx
 
 
 ALL = {"similarity": 0.995, "partners": 2, "split": "its-split"}

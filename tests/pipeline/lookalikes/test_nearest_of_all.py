@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -31,25 +29,6 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Whole numbers, so that many are equally near, and equal rows.
     x = np.random.default_rng(1).integers(0, 4, (ROWS, 3)).astype(np.float32)
     return write_case(tmp_path_factory.mktemp("case") / "case", ROWS, {"a": x, "b": blobs(ROWS, 5)})
-
-
-@pytest.fixture(scope="module")
-def start(spark: SparkSession, case: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Context]:
-    def make(base: Context | None = None, **sections: Any) -> Context:
-        folder = tmp_path_factory.mktemp("run") / "lake"
-        if base is not None:
-            shutil.copytree(str(base.config.lake.path), folder)
-        return run_of(spark, case, folder, "parquet", features=FEATURES, **sections)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def fitted(start: Callable[..., Context]) -> Context:
-    ctx = start()
-    run_ingest(ctx)
-    run_features(ctx)
-    return ctx
 
 
 @pytest.fixture(scope="module")
