@@ -14,6 +14,7 @@ from motorpool.errors import MotorpoolError
 from motorpool.review.journal import Answer, Journal, Saved, seconds_each
 from motorpool.review.queue import BATCH, Batch, Queue
 from motorpool.review.sources import Origin, Prepared, is_value
+from motorpool.texts import counted
 
 #: Batches that lie before a person: the one that is shown, and the one whose photos the browser fetches meanwhile.
 _AHEAD = 2
@@ -169,7 +170,7 @@ class Review:
             while len(person.batches) > _AHEAD:
                 self._queue.put_back(person.batches.pop())
             person.began = self._clock()
-            return self._shown(person, f"Taken back: {len(rows):,} photo{'s' if len(rows) > 1 else ''}.")
+            return self._shown(person, f"Taken back: {counted(len(rows), 'photo')}.")
 
     def _forget(self, rows: Sequence[int], who: str) -> None:
         """Answers were taken back: what the person said before, if anything, counts again."""
