@@ -236,7 +236,20 @@ def fill(lake: Lake, spark: SparkSession) -> None:
     lake.overwrite("models", spark.createDataFrame([tuple(m.values()) for m in models], schema))
 
 
+def drop_views(spark: SparkSession) -> None:
+    """Drop the session's temporary views: tests share the session, and one of another file may have left some."""
+    for table in spark.catalog.listTables():
+        if table.isTemporary:
+            spark.catalog.dropTempView(table.name)
+
+
 class TestSql:
+    @pytest.fixture(autouse=True)
+    def only_its_own_views(self, spark: SparkSession) -> Iterator[None]:
+        drop_views(spark)
+        yield
+        drop_views(spark)
+
     def test_tables_and_views_by_name(self, lake: Lake, spark: SparkSession) -> None:
         fill(lake, spark)
         names = lake.register()
