@@ -321,8 +321,8 @@ def run(conf: str | Path, **overrides: object) -> Lake:
 def assign(
     lake: Lake, case: str | Path, *, model: str | None = None, attributes: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """The labels of new images, as `motorpool assign` writes them: path, cluster, distance, strength, and the value,
-    probability and accepted of each attribute.
+    """The labels of new images, as `motorpool assign` writes them: path, cluster, title, distance, strength, far,
+    vehicle_cluster, vehicle_agreement, and the value, probability and accepted of each attribute.
 
     ``case`` is the new images' case folder, or a YAML file whose section `case` names its parts. ``model`` is the
     leaderboard's best that can, ``attributes`` are all by default; an empty list gives clusters alone. Spark labels

@@ -14,6 +14,7 @@ from sklearn.preprocessing import MinMaxScaler
 from cases import inertia, uneven_blobs
 from motorpool.cluster.centroids import kmeans
 from motorpool.cluster.centroids.kmeans import KMeansModel, fit_kmeans
+from motorpool.kernels.centroids.nearest import NearestCentroids
 from motorpool.spark import coreset
 from motorpool.spark.coreset import draw_coreset, measure_spread
 
@@ -180,3 +181,17 @@ def test_the_search_ends_at_max_iter(blocked: Callable[..., DataFrame], monkeypa
     assert said[1:] == ["pass 1: 1 of 1 runs still moving", "pass 2: 1 of 1 runs still moving"]
     # Better than the start, worse than where the search would have ended.
     assert inertia(x, model.centroids) < model.inertia < inertia(x, x[:4])
+
+
+def test_strengths_are_those_of_silhouettes_by_centroids() -> None:
+    """1 - nearest / next: on a border 0, at a centroid 1; unknown where there is one cluster, 0 at equal centroids."""
+    x = np.array([[0, 0], [1, 0], [2, 0], [4, 0], [1, 3]], np.float32)
+    models = [x[[0, 3]], x[:1], x[[0, 0, 3]]]
+    _, distances, strengths = NearestCentroids(models).label(x)
+    assert strengths.dtype == np.float32
+    assert np.allclose(strengths[:, 0], [1, 1 - 1 / 3, 0, 1, 1 - np.sqrt(10 / 18)])
+    assert np.isnan(strengths[:, 1]).all()
+    assert np.allclose(strengths[:, 2], [0, 0, 0, 1, 0])
+    assert np.array_equal(distances[:, 0], distances[:, 2])
+    huge = np.float32(1e30)
+    assert np.allclose(NearestCentroids([x[[0, 3]] * huge]).label(x * huge)[2][:, 0], strengths[:, 0])

@@ -25,7 +25,7 @@ from motorpool.kernels.labels.votes import vote
 from motorpool.labelling.candidates import Part, log_probabilities
 from motorpool.labelling.program import from_rows, program_rows
 from motorpool.percentages import percent
-from motorpool.pipeline.assign import run_assign
+from motorpool.pipeline.assign import COLUMNS, run_assign
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.stages.cluster import run_cluster
 from motorpool.pipeline.stages.features import run_features
@@ -272,7 +272,7 @@ def test_new_images_get_the_columns_of_the_stored_programs(
     shutil.copytree(lake, tmp_path / "lake")
     ctx, case, out = run(spark, tmp_path / "lake", {}), lake.parent / "case", tmp_path / "new.parquet"
     with caplog.at_level(logging.INFO, logger="motorpool"):
-        assert list(assigned(ctx, case, out)) == ["path", "cluster", "distance", "strength"]
+        assert list(assigned(ctx, case, out)) == list(COLUMNS)
     assert "the lake has no label_sets" in caplog.text
     with pytest.raises(
         ConfigError, match=r"--attribute type: the lake .* it has none at all. `motorpool annotate draw`"
@@ -304,7 +304,7 @@ def test_new_images_get_the_columns_of_the_stored_programs(
     check(found, "side.of", alone)
     # Without vehicles each photo stands for itself.
     check(assigned(ctx, case, out, ["kind"], vehicle_pattern=None), "kind", single)
-    assert list(assigned(ctx, case, out, [])) == ["path", "cluster", "distance", "strength"]
+    assert list(assigned(ctx, case, out, [])) == list(COLUMNS)
 
     where = ("assign", "--lake", tmp_path / "lake", "--case", case, "--out", tmp_path / "new.csv")
     assert cli.main([*map(str, where), "--attribute", "side.of"]) == 0

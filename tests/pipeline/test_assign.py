@@ -10,6 +10,7 @@ from typing import Any
 import hdbscan
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
@@ -33,7 +34,7 @@ from motorpool.neighbours import shards
 from motorpool.neighbours.queries import nearest_rows
 from motorpool.neighbours.search import search
 from motorpool.neighbours.shards import arrange
-from motorpool.pipeline.assign import run_assign
+from motorpool.pipeline.assign import COLUMNS, run_assign
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.run import STAGES
 
@@ -170,8 +171,9 @@ def test_kmeans_is_scikit_learns(
     theirs.cluster_centers_ = parameters(done, model)["centroids"]
     found = assigned(done, new_case, model, tmp_path / "new.parquet")
     assert np.array_equal(found["cluster"], theirs.predict(new_x.astype(np.float64)))
-    same(found["distance"], theirs.transform(new_x.astype(np.float64)).min(axis=1))
-    assert np.isnan(found["strength"].astype(float)).all()
+    nearest, other = np.sort(theirs.transform(new_x.astype(np.float64)))[:, :2].T
+    same(found["distance"], nearest)
+    same(found["strength"], 1 - nearest / other)
 
 
 def test_mixtures_are_scikit_learns(done: Context, new_case: Path, new_x: np.ndarray, tmp_path: Path) -> None:
@@ -406,16 +408,75 @@ def test_the_command(done: Context, new_case: Path, tmp_path: Path, capsys: pyte
     assert contents(done.lake) == before
     assert list(out.parent.iterdir()) == [out]
     found = pa_csv.read_csv(out)
-    assert found.column_names == ["path", "cluster", "distance", "strength"]
+    assert tuple(found.column_names) == COLUMNS
     assert found["path"].to_pylist() == [p.replace("\\", "/") for p in image_paths(NEW)]
     clusters = found["cluster"].to_numpy()
     done.lake.register()
     best = done.spark.table("leaderboard").orderBy("rank").first()
     assert best is not None
+    n_far = pc.sum(found["far"]).as_py()
+    far = "" if n_far is None else f", {n_far} are far from every cluster"
     assert said == (
-        f"{out}: 60 images in {len(set(clusters[clusters >= 0]))} clusters, {(clusters < 0).sum()} of them noise, by "
-        f"model {best['model_id']} ({best['algorithm']})\n"
+        f"{out}: 60 images in {len(set(clusters[clusters >= 0]))} clusters, {(clusters < 0).sum()} of them noise{far}, "
+        f"by model {best['model_id']} ({best['algorithm']})\n"
     )
+
+
+@pytest.mark.parametrize("algorithm", ["kmeans", "minibatch_kmeans", "bisecting_kmeans"])
+def test_images_beyond_those_of_the_study_are_far(
+    done: Context, case: Path, new_case: Path, tmp_path: Path, algorithm: str
+) -> None:
+    """The six that lie far off, and of the study's own images one in a hundred."""
+    model = models(done, algorithm)[-1]
+    distances = done.lake.read("labels", model_id=model["model_id"]).toPandas()["distance"]
+    limit = np.sort(distances)[int(np.ceil(0.99 * ROWS)) - 1]
+    for of, asked in (("new", new_case), ("own", case)):
+        found = assigned(done, asked, model, tmp_path / f"{of}.parquet")
+        assert np.array_equal(found["far"].astype(bool), found["distance"] > limit)
+        assert found["far"][:6].all() == (of == "new")
+        assert found["far"].sum() == (3 if of == "own" else found["far"].sum())
+
+
+def test_noise_is_far_and_other_models_do_not_tell(done: Context, new_case: Path, tmp_path: Path) -> None:
+    for algorithm, params in (("dbscan", {"eps": 0.7}), ("hdbscan", {})):
+        (model,) = models(done, algorithm, **params)
+        found = assigned(done, new_case, model, tmp_path / "new.parquet")
+        assert found["far"][:6].all()
+        assert np.array_equal(found["far"].astype(bool), found["cluster"] < 0)
+    for algorithm in ("gaussian_mixture", "agglomerative"):
+        model = models(done, algorithm)[0]
+        run_assign(done.lake, CaseConfig(path=str(new_case)), model["model_id"], tmp_path / "new.parquet")
+        assert pq.read_table(tmp_path / "new.parquet")["far"].null_count == NEW
+
+
+def test_the_photos_of_a_vehicle_vote(done: Context, new_case: Path, tmp_path: Path) -> None:
+    """Three photos each, by the path; without vehicles nobody votes."""
+    (model,) = models(done, "kmeans", k=5)
+    found = assigned(done, new_case, model, tmp_path / "new.parquet")
+    for first in range(0, NEW, 3):
+        own = slice(first, first + 3)
+        values, counts = np.unique(found["cluster"][own], return_counts=True)
+        assert (found["vehicle_cluster"][own] == values[counts.argmax()]).all()
+        assert np.allclose(found["vehicle_agreement"][own], counts.max() / 3)
+    assert len(np.unique(found["vehicle_agreement"])) > 1
+    single = CaseConfig(path=str(new_case), vehicle_pattern=None)
+    run_assign(done.lake, single, model["model_id"], tmp_path / "single.parquet")
+    alone = pq.read_table(tmp_path / "single.parquet")
+    assert alone["vehicle_cluster"].null_count == alone["vehicle_agreement"].null_count == NEW
+    assert np.array_equal(alone["cluster"], found["cluster"])
+
+
+def test_clusters_have_their_titles(done: Context, new_case: Path, tmp_path: Path) -> None:
+    (model,) = models(done, "kmeans", k=3)
+    before = done.lake.read("clusters").toArrow()
+    title = F.when(F.col("model_id") == model["model_id"], F.concat(F.lit("Nr. "), F.col("cluster")))
+    given = done.lake.read("clusters").withColumn("title", title).toArrow()
+    try:
+        done.lake.overwrite("clusters", done.spark.createDataFrame(given))
+        found = assigned(done, new_case, model, tmp_path / "new.parquet")
+        assert found["title"].tolist() == [f"Nr. {c}" for c in found["cluster"]]
+    finally:
+        done.lake.overwrite("clusters", done.spark.createDataFrame(before))
 
 
 def test_csv_holds_what_parquet_holds(done: Context, new_case: Path, tmp_path: Path) -> None:
@@ -426,9 +487,12 @@ def test_csv_holds_what_parquet_holds(done: Context, new_case: Path, tmp_path: P
     assert [line[0] for line in lines] == found["path"].tolist()
     assert [int(line[1]) for line in lines] == found["cluster"].tolist()
     # As few digits as give the same float32 again.
-    assert np.array_equal(np.array([line[2] for line in lines], np.float32), found["distance"])
-    assert all(len(line[2]) <= 12 for line in lines)
-    assert {line[3] for line in lines} == {""}
+    assert np.array_equal(np.array([line[3] for line in lines], np.float32), found["distance"])
+    assert all(len(line[3]) <= 12 for line in lines)
+    assert np.array_equal(np.array([line[4] for line in lines], np.float32), found["strength"])
+    assert [line[5] for line in lines] == [str(far).lower() for far in found["far"]]
+    # Nothing in this lake gives titles.
+    assert {line[2] for line in lines} == {""}
 
 
 def test_the_case_of_a_config(done: Context, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from motorpool.backend.device import OnDevice, pieces
 from motorpool.kernels.centroids.lloyd import ROUNDING, SPARE, Lloyd, LloydSums, farthest, worst
-from motorpool.kernels.centroids.nearest import NearestCentroids
+from motorpool.kernels.centroids.nearest import NearestCentroids, strengths
 
 
 class ArrayLloyd(OnDevice, Lloyd):
@@ -63,15 +63,15 @@ class ArrayNearest(OnDevice, NearestCentroids):
         super().__init__(models)
         self.module = module
 
-    def label(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def label(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         clusters = np.empty((len(x), len(self.spans)), np.int32)
-        distances = np.empty(clusters.shape, np.float32)
+        distances, others = np.empty(clusters.shape), np.empty(clusters.shape)
         wide, total = self.factors.shape
-        for part in pieces(self.device(), len(x), 16 * total + 32 * wide + 32 * len(self.spans), 8 * wide * total):
-            clusters[part], distances[part] = self._label_piece(x[part])
-        return clusters, distances
+        for part in pieces(self.device(), len(x), 16 * total + 32 * wide + 48 * len(self.spans), 8 * wide * total):
+            clusters[part], distances[part], others[part] = self._label_piece(x[part])
+        return clusters, distances.astype(np.float32), strengths(distances, others)
 
-    def _label_piece(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _label_piece(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         device = self.device()
         xp = device.xp
         there = device.put(x) - self.there("shift", lambda: self.shift)
@@ -81,5 +81,8 @@ class ArrayNearest(OnDevice, NearestCentroids):
             "factors", lambda: self.factors
         )
         nearest = xp.stack([squared[:, low:high].argmin(axis=1) + low for low, high in self.spans], axis=1)
-        found = xp.sqrt(xp.maximum(xp.take_along_axis(squared, nearest, axis=1), 0.0))
-        return device.take(nearest) - self.edges[:-1], device.take(found.astype(xp.float32))
+        first = xp.take_along_axis(squared, nearest, axis=1)
+        squared[xp.arange(len(x))[:, None], nearest] = xp.inf
+        second = xp.stack([squared[:, low:high].min(axis=1) for low, high in self.spans], axis=1)
+        found = (xp.sqrt(xp.maximum(squares, 0.0)) for squares in (first, second))
+        return device.take(nearest) - self.edges[:-1], *(device.take(f) for f in found)

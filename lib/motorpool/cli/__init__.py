@@ -298,8 +298,8 @@ def assign(
     attributes: tuple[str, ...],
     no_attributes: bool,
 ) -> None:
-    """Label the images of a new case by a model of the lake (path, cluster, distance, strength) and by its attributes
-    (value, probability and accepted of each)."""
+    """Label the images of a new case by a model of the lake (cluster, title, distance, strength, far, the vehicle's
+    vote) and by its attributes (value, probability and accepted of each)."""
     from motorpool.case.sources import reads_delta
     from motorpool.pipeline.assign import run_assign
     from motorpool.pipeline.planning.assigning import check_assign
@@ -312,9 +312,10 @@ def assign(
     lake = open_lake(ctx, lake_path, conf, delta=reads_delta(case))
     with working(ERR, lake.spark):
         done = run_assign(lake, case, model_id, out, wanted)
+    far = "" if done.n_far is None else f", {done.n_far:,} are far from every cluster"
     click.echo(
-        f"{out}: {done.n_images:,} images in {done.n_clusters:,} clusters, {done.n_noise:,} of them noise, by model "
-        f"{done.model_id} ({done.algorithm})"
+        f"{out}: {done.n_images:,} images in {done.n_clusters:,} clusters, {done.n_noise:,} of them noise{far}, "
+        f"by model {done.model_id} ({done.algorithm})"
     )
     for name, n in done.accepted.items():
         click.echo(f"  {name}: {n:,} photos have an accepted label, {done.n_images - n:,} are left for people")

@@ -33,6 +33,8 @@ class Algorithm(Generic[G]):
     - ``borrowed``: arrays that another model may hold for this one, each with the parameter that has that model's id.
     - ``by_density``: whether it leaves images as noise, -1, and small clusters are natural to it. The labels of all
       others are counted without a look for noise.
+    - ``tells_far``: whether a new image's distance, beside those of the fitted images, says how unusual it is. It does
+      not where the distance is not to a mean of many images: of 0 to core images, or to micro-clusters of a few.
     - ``noun``: the title in a sentence such as "KMeans with 6 clusters", where it is not the title itself.
     - ``draws_tree``: whether ``merges`` and ``clusters`` among its arrays are a tree, which the report draws.
     - ``parts``: a number for each model; models of one number are fitted together. Default: all are.
@@ -48,6 +50,7 @@ class Algorithm(Generic[G]):
     relabel: Callable[[NewImages], DataFrame] | None = None
     borrowed: Mapping[str, str] = field(default_factory=dict)
     by_density: bool = False
+    tells_far: bool = False
     noun: str = ""
     draws_tree: bool = False
     parts: Callable[[G, Sequence[ModelSpec]], Sequence[int]] | None = None

@@ -207,7 +207,8 @@ _GROWN = (
             "share_far": "Their share.",
             "usual_far": "That share of the images that the model was fitted on.",
             "far_from": "99 % of the images that the model was fitted on, noise aside, are within this distance of "
-            "their centroid; null for DBSCAN and HDBSCAN, whose far images are noise.",
+            "their centroid; null for models other than KMeans and its kin. Far images of DBSCAN and HDBSCAN are "
+            "noise, those of mixtures and agglomerative clustering are not known.",
             "psi": "Population stability index of the clusters' shares, noise among them: 0 for equal shares.",
             "psi_by_chance": "The index that as many images drawn from the fitted ones stay below in 999 of 1,000 "
             "draws.",
@@ -287,8 +288,9 @@ _CLUSTERED = (
             "image_id": _IMAGE_ID,
             "cluster": "Number of the cluster, from 0 on; -1 is noise.",
             "distance": "Distance to the centroid; DBSCAN: to the nearest core image, 0 for core images.",
-            "strength": "HDBSCAN: strength of membership, 0 to 1. Mixtures: the probability of the component. Null "
-            "otherwise.",
+            "strength": "How firmly the image belongs to its cluster, 0 to 1. KMeans, mini-batch KMeans: 1 less the "
+            "distance over that to the next centroid. Mixtures: the probability of the component. HDBSCAN: the "
+            "strength of membership. Null otherwise.",
             "outlier_score": "HDBSCAN: GLOSH. Mixtures: minus the log density. Null otherwise.",
         },
         partition_by=("model_id",),

@@ -21,7 +21,10 @@ from motorpool.case.folder import Case, find_case
 from motorpool.case.images import check_paths, read_images
 from motorpool.case.sources import shown
 from motorpool.case.tables import read_paths
+from motorpool.cluster.far import far_limits, is_far
+from motorpool.cluster.registry import ALGORITHMS
 from motorpool.cluster.stored import StoredModel
+from motorpool.cluster.vehicle_votes import vote
 from motorpool.config.labels import columns_of
 from motorpool.config.run import CaseConfig
 from motorpool.describe.described import described, open_describers, photos_of
@@ -45,7 +48,7 @@ from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("path", "cluster", "distance", "strength")
+COLUMNS = ("path", "cluster", "title", "distance", "strength", "far", "vehicle_cluster", "vehicle_agreement")
 #: What to do where an attribute cannot be labelled, but others, or clusters, can.
 _WITHOUT = "or name the attributes that are wanted by --attribute (--no-attributes: clusters alone)"
 
@@ -54,7 +57,8 @@ _WITHOUT = "or name the attributes that are wanted by --attribute (--no-attribut
 class Assigned:
     """What was written: images, how many of the model's clusters they are in, and how many of them are noise.
 
-    ``accepted`` is the number of images whose label is accepted, by attribute.
+    ``n_far`` is the number of images that are far, noise among them; None where the model does not tell. ``accepted``
+    is the number of images whose label is accepted, by attribute.
     """
 
     model_id: str
@@ -62,6 +66,7 @@ class Assigned:
     n_images: int
     n_clusters: int
     n_noise: int
+    n_far: int | None
     accepted: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -91,14 +96,17 @@ class _Needed:
 def run_assign(
     lake: Lake, case: CaseConfig, model_id: str | None, out: Path, attributes: Collection[str] | None = None
 ) -> Assigned:
-    """Write the labels of every image of ``case``, in its order: path, cluster, distance and strength by one model,
-    and value, probability and accepted of each attribute.
+    """Write the labels of every image of ``case``, in its order: COLUMNS by one model, and value, probability and
+    accepted of each attribute.
 
     The leaderboard's best model of the algorithms that can (`Algorithm.relabel`), unless one is named. New images get
     the vectors of the model's feature set by the program that the lake keeps, and labels by what it keeps of the model;
     the table ``labels`` says what distance and strength are. -1 is noise, and what the algorithm does not know is
-    empty. Images with NaN or infinity follow ``case.on_bad_rows``: refused, or left out of the file; those whose photos
-    cannot be read, where vectors are computed from these, are left out.
+    empty. ``far`` says whether an image is noise, or farther from its centroid than 99 % of the fitted images
+    (`cluster.far`). ``vehicle_cluster`` and ``vehicle_agreement`` are the vote of the vehicle's photos in the new case,
+    empty where it names no vehicle, and for models of what differs within vehicles. Images with NaN or infinity follow
+    ``case.on_bad_rows``: refused, or left out of the file; those whose photos cannot be read, where vectors are
+    computed from these, are left out.
 
     ``attributes`` are those of ``label_sets``, all by default, with the columns of the view ``labelled_images``. They
     are labelled as the lake's own images that nobody has looked at; photos of a vehicle vote where the new case says
@@ -144,16 +152,14 @@ def run_assign(
             name: without(read_vectors(spark, {name: given}, refuse=case.on_bad_rows == "refuse"), lost)
             for name, given in descriptors.items()
         }
-        images = paths.withColumn("vehicle_id", F.lit(None).cast("string"))
-        if any(who.vote for who in needed.labellers) or any(p.groups for p in needed.programs.values()):
-            images = read_images(paths, found, case.vehicle_pattern, case.vehicle_column)
+        images = read_images(paths, found, case.vehicle_pattern, case.vehicle_column)
         vectors = _vectors(frames, images, found, needed, stack)
         with timed(f"assign: labelling {n_images:,} images by {model.algorithm} on {model.features}"):
             clusters = {}
             for own, item in needed.models.items():
                 clusters[own] = label_new(lake, item, vectors[item.features])
                 stack.callback(clusters[own].unpersist)
-        rows = clusters[chosen]
+        rows = _told(lake, model, clusters[chosen], images)
         columns = [f"`{c}`" for who in needed.labellers for c in columns_of(who.attribute)]
         if columns:
             read = {part.source for who in needed.labellers for part in who.parts}
@@ -168,12 +174,46 @@ def run_assign(
             F.count("*").alias("n_images"),
             F.count_distinct(F.when(F.col("cluster") >= 0, F.col("cluster"))).alias("n_clusters"),
             F.count_if(F.col("cluster") < 0).alias("n_noise"),
+            F.count_if("far").alias("n_far"),
             *accepted,
         ).first()
         assert counts is not None
-        n_images, n_clusters, n_noise, *n_accepted = (int(n) for n in counts)
+        n_images, n_clusters, n_noise, n_far, *n_accepted = (int(n) for n in counts)
         by_attribute = dict(zip((who.attribute for who in needed.labellers), n_accepted, strict=True))
-        return Assigned(model.model_id, model.algorithm, n_images, n_clusters, n_noise, by_attribute)
+        algorithm = ALGORITHMS[model.algorithm]
+        known = n_far if algorithm.tells_far or algorithm.by_density else None
+        return Assigned(model.model_id, model.algorithm, n_images, n_clusters, n_noise, known, by_attribute)
+
+
+def _told(lake: Lake, model: StoredModel, labels: DataFrame, images: DataFrame) -> DataFrame:
+    """``image_id`` and COLUMNS of every row of ``labels``, new images' labels by ``model``; no path yet.
+
+    ``images`` has image_id and vehicle_id of the new images. A pass over the fitted images' labels by the model.
+    """
+    algorithm, model_id = ALGORITHMS[model.algorithm], F.lit(model.model_id)
+    far_from = None
+    if algorithm.tells_far:
+        (limit,) = far_limits(lake.fitted(lake.read("labels", model_id=model.model_id))).collect()
+        far_from = limit["far_from"]
+    far = is_far()
+    if algorithm.by_density:
+        far = F.coalesce(far, F.lit(False))
+    labels = labels.withColumn("model_id", model_id).withColumn("far_from", F.lit(far_from).cast("double"))
+    (row,) = lake.rows("models", ["vehicle_part"], model_id=[model.model_id])
+    votes_for = images.where(F.col("vehicle_id").isNotNull()).select("image_id", "vehicle_id")
+    if row["vehicle_part"] == "within":
+        votes_for = votes_for.limit(0)
+    votes = vote(labels, votes_for).select(
+        "vehicle_id", F.col("cluster").alias("vehicle_cluster"), F.col("agreement").alias("vehicle_agreement")
+    )
+    titles = lake.read("clusters", model_id=model.model_id).select("cluster", "title")
+    return (
+        labels.join(votes_for, on="image_id", how="left")
+        .join(votes, on="vehicle_id", how="left")
+        .join(F.broadcast(titles), on="cluster", how="left")
+        .withColumn("far", far)
+        .select("image_id", *COLUMNS[1:])
+    )
 
 
 def _needed(lake: Lake, model_id: str, attributes: Collection[str] | None) -> _Needed:

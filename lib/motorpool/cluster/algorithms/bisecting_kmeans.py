@@ -94,5 +94,6 @@ ALGORITHM = Algorithm(
     _fit,
     stored=("left", "centroids"),
     relabel=_relabel,
+    tells_far=True,
     parts=_parts,
 )

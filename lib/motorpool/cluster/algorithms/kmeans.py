@@ -81,4 +81,6 @@ def relabel_by_centroids(new: NewImages) -> DataFrame:
     return labels_of_one(by_centroids(new.blocks, [new.model.arrays["centroids"].astype(np.float32)]))
 
 
-ALGORITHM = Algorithm("kmeans", "KMeans", KMeansGrid, _fit, stored=("centroids",), relabel=relabel_by_centroids)
+ALGORITHM = Algorithm(
+    "kmeans", "KMeans", KMeansGrid, _fit, stored=("centroids",), relabel=relabel_by_centroids, tells_far=True
+)

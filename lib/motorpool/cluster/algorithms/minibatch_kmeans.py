@@ -50,5 +50,11 @@ def _fit(fitting: Fitting, grid: MiniBatchGrid, specs: Sequence[ModelSpec]) -> F
 
 
 ALGORITHM = Algorithm(
-    "minibatch_kmeans", "mini-batch KMeans", MiniBatchGrid, _fit, stored=("centroids",), relabel=relabel_by_centroids
+    "minibatch_kmeans",
+    "mini-batch KMeans",
+    MiniBatchGrid,
+    _fit,
+    stored=("centroids",),
+    relabel=relabel_by_centroids,
+    tells_far=True,
 )

@@ -14,12 +14,11 @@ from motorpool.spark import blocks
 
 
 def by_centroids(block_df: DataFrame, models: Sequence[np.ndarray], backend: Backend = CPU) -> Labelled:
-    """Every image's cluster in, and distance to, each model's (float32[k_i, d]) nearest centroid."""
+    """Every image's cluster in, and distance to, each model's (float32[k_i, d]) nearest centroid, and its strength."""
     nearest = backend.nearest(models)
 
     def label(batch: pa.RecordBatch) -> Iterator[LabelledBlock]:
         for ids, x in blocks.block_arrays(batch):
-            clusters, distances = nearest.label(x)
-            yield LabelledBlock(ids, x, clusters, distances)
+            yield LabelledBlock(ids, x, *nearest.label(x))
 
     return Labelled(block_df, label, tuple(len(m) for m in models), nearest.shift)

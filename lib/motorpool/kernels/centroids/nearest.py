@@ -26,9 +26,25 @@ class NearestCentroids:
     def spans(self) -> list[tuple[int, int]]:
         return list(zip(self.edges[:-1].tolist(), self.edges[1:].tolist(), strict=True))
 
-    def label(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """int32[n, models] cluster numbers and float32[n, models] distances of float32[n, d] rows."""
+    def label(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """int32[n, models] cluster numbers, float32[n, models] distances and strengths of float32[n, d] rows."""
         squared = squared_distances(x - self.shift, self.factors)
         clusters = np.stack([squared[:, a:b].argmin(axis=1) for a, b in self.spans], axis=1)
-        found = np.take_along_axis(squared, clusters + self.edges[:-1], axis=1)
-        return clusters.astype(np.int32), np.sqrt(np.maximum(found, 0.0)).astype(np.float32)
+        own = clusters + self.edges[:-1]
+        first = np.take_along_axis(squared, own, axis=1)
+        np.put_along_axis(squared, own, np.inf, axis=1)
+        second = np.stack([squared[:, a:b].min(axis=1) for a, b in self.spans], axis=1)
+        distances, others = np.sqrt(np.maximum(first, 0.0)), np.sqrt(np.maximum(second, 0.0))
+        return clusters.astype(np.int32), distances.astype(np.float32), strengths(distances, others)
+
+
+def strengths(distances: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """float32 from float64 distances to the nearest centroid and to the next one, infinite where there is none.
+
+    1 - nearest / next, a row's silhouette by centroids alone (Hruschka and others, A survey of evolutionary algorithms
+    for clustering, 2009): 0 on the border of two clusters, 1 at the centroid. NaN where there is one cluster only.
+    """
+    shares = distances / np.where(others > 0, others, 1.0)
+    # A row at two equal centroids belongs to neither more than to the other.
+    found = np.where(others > 0, 1.0 - shares, 0.0)
+    return np.where(np.isinf(others), np.nan, found).astype(np.float32)

@@ -9,6 +9,7 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from motorpool.cluster.far import far_limits, is_far
 from motorpool.cluster.registry import ALGORITHMS
 from motorpool.lake import Lake
 from motorpool.percentages import percent
@@ -22,8 +23,6 @@ log = logging.getLogger(__name__)
 
 #: Stands for all appends together.
 ALL = "all"
-#: Images farther from their centroid than this share of the fitted ones are far.
-_NEAR = 0.99
 #: A shift of the clusters' shares that the literature calls large (Siddiqi, Credit risk scorecards, 2006).
 LARGE_PSI = 0.25
 #: More far images than the fitted ones have, by this share of all, ask for a new fit.
@@ -54,8 +53,8 @@ def add_drift(ctx: Context) -> None:
         return
     wanted = [name for name, missing in asked.items() if missing]
     with explained(), timed(f"append: drift of {len(ids)} models"):
-        by_density = [m for m in ids if ALGORITHMS[models[m].algorithm].by_density]
-        found = _measured(lake, ids, by_density, wanted)
+        telling = [m for m in ids if ALGORITHMS[models[m].algorithm].tells_far]
+        found = _measured(lake, ids, telling, wanted)
         if all((r["append_id"], r["model_id"]) in there for r in found if r["append_id"] != ALL):
             # What is missing has no labels: a model's feature set may leave out all images of an append.
             return
@@ -63,17 +62,16 @@ def add_drift(ctx: Context) -> None:
         lake.overwrite_rows("drift", [*kept, *(drift_row(r) for r in found)])
 
 
-def _measured(
-    lake: Lake, ids: Sequence[str], by_density: Collection[str], wanted: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Per model and append: images, far ones, those of the fitted images, cells and the index, by name."""
+def _measured(lake: Lake, ids: Sequence[str], telling: Collection[str], wanted: Sequence[str]) -> list[dict[str, Any]]:
+    """Per model and append: images, far ones, those of the fitted images, cells and the index, by name.
+
+    ``telling`` are the models whose distances say which images are far.
+    """
     appends = appends_of(lake)
     labels = lake.read("labels", model_id=list(ids)).select("model_id", "image_id", "cluster", "distance")
     fitted, first = lake.fitted(labels), appends[0].images.start
-    near = fitted.where((F.col("cluster") >= 0) & ~F.col("model_id").isin(list(by_density)))
-    limits = near.groupBy("model_id").agg(F.percentile_approx("distance", _NEAR, 10_000).alias("far_from"))
-    with blocks.kept(limits) as limits:
-        far = (F.col("cluster") < 0) | F.coalesce(F.col("distance") > F.col("far_from"), F.lit(False))
+    with blocks.kept(far_limits(fitted.where(F.col("model_id").isin(list(telling))))) as limits:
+        far = F.coalesce(is_far(), F.lit(False))
 
         def counted(rows: DataFrame, keys: Sequence[str], suffix: str) -> DataFrame:
             beside = rows.join(F.broadcast(limits), on="model_id", how="left")
