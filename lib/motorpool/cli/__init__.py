@@ -41,12 +41,14 @@ except ModuleNotFoundError as exc:
 
 from motorpool.cli.common import (
     CONF_OPTION,
+    ENGINE_OPTION,
     ERR,
     LAKE_OPTION,
     OUT,
     lake_of,
     local_path,
     open_lake,
+    open_reader,
     run_context,
     run_options,
     show,
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from motorpool.config.run import CaseConfig, Config
     from motorpool.kernels.pairs.geometry import Metric
     from motorpool.lake import Lake
+    from motorpool.lake.reading import Engine
     from motorpool.pipeline.annotating.importing import Imported
     from motorpool.pipeline.context import Context
     from motorpool.pipeline.growing.append import Appended
@@ -254,6 +257,7 @@ for _command in (sql, export):
     help="How the distance of two vectors is measured.",
 )  # fmt: skip
 @OUTPUT_OPTION
+@ENGINE_OPTION
 @click.pass_context
 def similar(
     ctx: click.Context,
@@ -264,15 +268,15 @@ def similar(
     features: str | None,
     metric: Metric,
     output: str,
+    engine: Engine,
 ) -> None:
     """Show the images that are most similar to some, which are named by path or image_id."""
     from motorpool.lake.arrow_types import arrow_columns
     from motorpool.pipeline.context import explained
     from motorpool.pipeline.lookalikes.similar import COLUMNS, find_similar
 
-    lake = open_lake(ctx, lake_path, conf)
-    with working(ERR, lake.spark), explained():
-        rows = find_similar(lake, images, n, features, metric)
+    with open_reader(ctx, lake_path, conf, engine) as reader, explained():
+        rows = find_similar(reader, images, n, features, metric)
     print_rows(arrow_columns(COLUMNS).names, rows, output, len(rows))
 
 

@@ -64,7 +64,7 @@ class LakeReader:
         say: Callable[[str], None] = log.info,
     ) -> None:
         self.config = config
-        self._start, self._engine, self._say = start, engine, say
+        self._start, self.engine, self._say = start, engine, say
         self._spark: Lake | None = None
         self._duck: DuckLake | None = None
         #: Why DuckDB does not answer at all; None where it does.
@@ -126,14 +126,14 @@ class LakeReader:
             except NotUnderstoodError as exc:
                 why = f"DuckDB is not known to answer alike: {exc}"
             except LakeError as exc:
-                if self._engine == "duckdb" or "without Spark" not in str(exc):
+                if self.engine == "duckdb" or "without Spark" not in str(exc):
                     raise
                 why = str(exc)
-            if self._engine == "duckdb":
+            if self.engine == "duckdb":
                 raise ConfigError(f"--engine duckdb: {why}: use --engine spark")
         else:
             why = self._why or ""
-        if self._engine == "auto" and self._spark is None:
+        if self.engine == "auto" and self._spark is None:
             self._say(f"Spark answers, which takes longer to start: {why}")
         return ask_spark(self.spark(), query, values)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
@@ -30,14 +32,18 @@ class _Lists:
 
 
 def nearest_to(
-    vectors: DataFrame, query_ids: np.ndarray, queries: np.ndarray, k: int, metric: Metric
+    vectors: DataFrame | Iterable[pa.RecordBatch], query_ids: np.ndarray, queries: np.ndarray, k: int, metric: Metric
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each of float32[q, d] ``queries`` the ids int64 and distances float64 of its k nearest rows, nearest first.
 
-    ``vectors`` has ``image_id`` and ``vector``; rows of the query's own id in int64[q] ``query_ids`` are left out.
-    Exact: distances are worked out in float64, ties go to the lower id. Lists are shorter than k where there are fewer
-    rows. One pass of n q products of d numbers. Memory of a task and of the driver: one Arrow batch and the lists.
+    ``vectors`` has ``image_id`` and ``vector``: a DataFrame, which Spark looks through, or batches, which this process
+    does. Rows of the query's own id in int64[q] ``query_ids`` are left out. Exact: distances are worked out in float64,
+    ties go to the lower id. Lists are shorter than k where there are fewer rows. One pass of n q products of d numbers.
+    Memory of a task and of the driver: one Arrow batch and the lists.
     """
+
+    def start() -> _Lists:
+        return _Lists(len(queries), k)
 
     def look(state: _Lists, batch: pa.RecordBatch) -> None:
         ids, x = blocks.batch_ids(batch), blocks.to_matrix(batch.column("vector"))
@@ -47,7 +53,12 @@ def nearest_to(
             gaps = exact_gaps(queries, x, np.full(len(others), query), others, metric == "cosine")
             state.offer(query, gaps, ids[others])
 
-    lists = blocks.fold(vectors.select("image_id", "vector"), lambda: _Lists(len(queries), k), look)
+    if isinstance(vectors, DataFrame):
+        lists = blocks.fold(vectors.select("image_id", "vector"), start, look)
+    else:
+        lists = start()
+        for batch in vectors:
+            look(lists, batch)
     found = []
     for gaps, ids in zip(lists.gaps, lists.ids, strict=True):
         there = np.isfinite(gaps)

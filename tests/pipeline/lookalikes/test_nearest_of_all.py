@@ -13,6 +13,7 @@ from scipy.spatial.distance import cdist
 
 from cases import blobs, contents, run_of, write_case
 from motorpool.errors import LakeError
+from motorpool.lake.reading import LakeReader
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.lookalikes.neighbours import run_neighbours
 from motorpool.pipeline.lookalikes.similar import find_similar
@@ -64,7 +65,8 @@ def test_as_by_comparing_all_pairs(start: Callable[..., Context], done: Context,
 
 @pytest.mark.parametrize("features", ["a", "b"])
 def test_similar_says_the_same(done: Context, features: str) -> None:
-    told = find_similar(done.lake, [str(i) for i in range(ROWS)], 5, features)
+    with LakeReader(done.config.lake, lambda: done.lake) as reader:
+        told = find_similar(reader, [str(i) for i in range(ROWS)], 5, features)
     assert [(int(name), rank, j, d) for name, rank, j, _, _, d in told] == found_in(done, features)
 
 
