@@ -544,6 +544,9 @@ def test_where_a_title_comes_from_and_how_sure_it_is() -> None:
     assert basis_of("Unknown", about()) == Basis(None, None)
     tall = about(photos=Photos(100), colors=WHITE, lights=DAY, numbers={"tallness": (1.02, 0.9)})
     assert [p.text for p in parts_of("White, tall frames (cluster 4)", tall)] == ["white", "tall frames"]
+    found = about(photos=Photos(100), colors=WHITE, lights=DAY, attributes=vans, labels=("body_type",))
+    assert titles([found]) == {0: "Van, white"}
+    assert basis_of("Van, white", found) == Basis("labels and photos", 0.9)
     # A colour of the attributes file names a cluster as a measured one does.
     labelled = about(attributes={"color": [Share("Red", 95, 100, 0.1, 30)]})
     assert (named_colour(labelled), basis_of("Red", labelled).source) == ("red", "attributes")
@@ -553,7 +556,7 @@ def test_evidence_is_kept_number_for_number() -> None:
     e = about(
         photos=Photos(102, {"missing": 2}), colors=WHITE, lights=DAY, numbers={"tallness": (1 / 3, 0.9)},
         attributes={"body_type": [Share("vän", 18, 20, 1 / 7, 9)]}, exceptions={"outlier": [Share("night", 1, 9, 0.1)]},
-        n_vehicles=30, n_whole=7, overlaps=[Overlap("o", "osnet", 2, 0.9, 0.3)], neighbour=1,
+        labels=("body_type",), n_vehicles=30, n_whole=7, overlaps=[Overlap("o", "osnet", 2, 0.9, 0.3)], neighbour=1,
     )  # fmt: skip
     assert from_text(to_text(e)) == e
     assert from_text(to_text(about())) == about(overlaps=[], colors=[], lights=[])
@@ -848,6 +851,68 @@ def test_a_tenth_of_labels_names_body_type_and_view(made: Made, truth: t.Truth) 
         assert f"View: {name} on {n} of {n} labelled images" in text
     # Clusters of colours have no view, and say how many images that rests on.
     assert any("View: mixed on" in text for _, text, _ in told(ctx, "color"))
+
+
+def label(ctx: Context, attribute: str, values: list[str], accepted: np.ndarray) -> None:
+    """The tables of `motorpool label` for one attribute: a value of every image, some of them accepted."""
+    n = len(values)
+    share = {
+        "attribute": attribute,
+        "share_accepted": float(accepted.mean()),
+        "n_images": n,
+        "classes": sorted({*values}),
+    }
+    ctx.lake.replace_rows(
+        "label_sets", [dict.fromkeys(ctx.lake.schema("label_sets").names) | share], {"attribute": [attribute]}
+    )
+    rows = pd.DataFrame({"image_id": np.arange(n), "attribute": attribute, "value": values, "probability": 0.9})
+    rows["accepted"], rows["source"] = accepted, "probe"
+    names = ctx.lake.schema("image_labels").names
+    table = ctx.spark.createDataFrame(rows[names], ctx.lake.schema("image_labels"))
+    ctx.lake.replace("image_labels", table, {"attribute": [attribute]})
+
+
+def sources(ctx: Context, model_id: str) -> set[str]:
+    return {r["title_from"] for r in ctx.lake.rows("clusters", ["title_from"], model_id=[model_id])}
+
+
+def test_accepted_labels_name_clusters(made: Made, truth: t.Truth) -> None:
+    """Where no column of images tells it; with other labels the titles are others, and without any as before."""
+    ctx = made(attributes=False, sample=0)
+    run_interpret(ctx)
+    before = {name: told(ctx, name) for name in VIEWS}
+    bodies = [t.BODY_TYPES[b] for b in truth.body[truth.vehicle]]
+    rng = np.random.default_rng(3)
+    accepted = rng.random(N) < 0.7
+    # What is not accepted names nothing, and neither does an attribute of which hardly a photo is accepted.
+    label(ctx, "body_type", [b if ok else "tank" for b, ok in zip(bodies, accepted, strict=True)], accepted)
+    label(ctx, "doors", ["two"] * N, np.arange(N) < 20)
+    run_interpret(ctx)
+    for name, (title, text, size) in zip(t.BODY_TYPES, told(ctx, "body"), strict=True):
+        if size >= 40:
+            assert title.lower().split(",")[0] == name
+            assert f"Body type: {name} on " in text
+        assert "tank" not in title.lower() + text
+        assert "two" not in title.lower() + text
+    assert "labels" in sources(ctx, "body")
+    # A view of front or rear.
+    label(ctx, "view", [t.VIEWS[v] for v in truth.view], np.ones(N, bool))
+    run_interpret(ctx)
+    assert [title.lower() for title, _, _ in told(ctx, "view")] == [f"{view} view" for view in t.VIEWS]
+    assert sources(ctx, "view") == {"labels"}
+    for table in ("label_sets", "image_labels"):
+        ctx.lake.replace_rows(table, [], {"attribute": ["body_type", "doors", "view"]})
+    run_interpret(ctx)
+    assert {name: told(ctx, name) for name in VIEWS} == before
+
+
+def test_a_column_of_images_goes_before_labels(made: Made, truth: t.Truth) -> None:
+    ctx = made(attributes=True, sample=0)
+    label(ctx, "view", ["tank"] * N, np.ones(N, bool))
+    run_interpret(ctx)
+    for name, (title, _, _) in zip(t.VIEWS, told(ctx, "view"), strict=True):
+        assert f"{name} view" in title.lower()
+    assert sources(ctx, "view") == {"attributes"}
 
 
 def test_a_zip_gives_the_same_as_the_folder(made: Made, case: Path, plain: Context, tmp_path: Path) -> None:

@@ -22,13 +22,14 @@ class Counts:
     """What was counted for all clusters of some models: some rows for each cluster, on the driver.
 
     photos, medians: see `summarise_photos`; vehicles: `count_vehicles`, None where no vehicle is known; attributes:
-    `count_attributes`. Empty frames where there was nothing to count.
+    `count_attributes`; labels: those of its columns that are labels. Empty frames where there was nothing to count.
     """
 
     photos: pd.DataFrame = field(default_factory=pd.DataFrame)
     medians: pd.DataFrame = field(default_factory=pd.DataFrame)
     vehicles: pd.DataFrame | None = None
     attributes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    labels: Sequence[str] = ()
 
     def of_model(self, model_id: str) -> Counts:
         """The rows of one model."""
@@ -37,7 +38,7 @@ class Counts:
             return frame[frame["model_id"] == model_id] if len(frame) else frame
 
         vehicles = None if self.vehicles is None else own(self.vehicles)
-        return Counts(own(self.photos), own(self.medians), vehicles, own(self.attributes))
+        return Counts(own(self.photos), own(self.medians), vehicles, own(self.attributes), self.labels)
 
 
 def count_vehicles(wide: DataFrame, images: DataFrame, model_ids: Sequence[str]) -> DataFrame:

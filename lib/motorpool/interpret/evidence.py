@@ -97,8 +97,9 @@ class Evidence:
     """All that is known about one cluster; shares are sorted, the most frequent first.
 
     numbers: medians of the measured photos and the usual ones, by name. attributes: by column, what is known of the
-    cluster's images. exceptions: columns that less than MIN_COVERAGE of the model's images have a value of; there
-    shares are of all images. neighbour: the cluster of the nearest centroid.
+    cluster's images; labels: which of these columns are labels of the lake, not given with the images. exceptions:
+    columns that less than MIN_COVERAGE of the model's images have a value of; there shares are of all images.
+    neighbour: the cluster of the nearest centroid.
     """
 
     model_id: str
@@ -111,6 +112,7 @@ class Evidence:
     numbers: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     attributes: Mapping[str, Sequence[Share]] = field(default_factory=dict)
     exceptions: Mapping[str, Sequence[Share]] = field(default_factory=dict)
+    labels: Sequence[str] = ()
     n_vehicles: int | None = None
     n_whole: int = 0
     overlaps: Sequence[Overlap] = ()
@@ -196,7 +198,7 @@ def evidence_of(
         rows = _rows(counts.attributes, "attribute", column, with_vehicles=with_vehicles)
         if sum(n for _, _, n, _ in rows) >= MIN_COVERAGE * total:
             attributes[column] = shares(rows)
-        else:
+        elif column not in counts.labels:
             exceptions[column] = shares(rows, sizes=dict(enumerate(sizes.tolist())))
     numbers, nearest = _numbers(counts.medians, weights), neighbours(centroids)
     vehicles = {} if counts.vehicles is None else {int(r["cluster"]): r for r in counts.vehicles.to_dict("records")}
@@ -215,6 +217,7 @@ def evidence_of(
                 numbers=numbers.get(c, {}),
                 attributes={column: held_by[c] for column, held_by in attributes.items() if c in held_by},
                 exceptions={column: held_by[c] for column, held_by in exceptions.items() if c in held_by},
+                labels=tuple(column for column in attributes if column in counts.labels),
                 n_vehicles=int(of["n_vehicles"]) if with_vehicles else None,
                 n_whole=int(of["n_whole"]),
                 overlaps=held.get(c, []),

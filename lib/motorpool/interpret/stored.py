@@ -29,6 +29,8 @@ def from_text(text: str) -> Evidence:
                 "numbers": {name: (own, usual) for name, (own, usual) in found["numbers"].items()},
                 "attributes": _by_column(found["attributes"]),
                 "exceptions": _by_column(found["exceptions"]),
+                # Evidence of earlier versions knows no labels.
+                "labels": tuple(found.get("labels", ())),
                 "overlaps": [Overlap(**overlap) for overlap in found["overlaps"]],
             }
         )

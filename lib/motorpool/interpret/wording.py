@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from motorpool.interpret.evidence import MIN_COVERAGE, MIN_IMAGES, Evidence, Share
 from motorpool.percentages import percent
 
+#: Where a title comes from; where its parts come from several sources, these are joined by `AND`.
+PEOPLE, ATTRIBUTES, LABELS, PHOTOS = "people", "attributes", "labels", "photos"
+AND = " and "
+
 _HALF, _PAIR, _IN_PAIR, _NEARLY_ALL = 0.5, 0.6, 0.2, 0.75
 _TITLE_PARTS = 3
 #: Topics that people ask for, with the names that attribute columns give them; the others go by their column's name.
@@ -39,13 +43,18 @@ _NUMBERS = {
 
 @dataclass(frozen=True)
 class Topic:
-    """One thing to say about a cluster: what its images have, measured or labelled."""
+    """One thing to say about a cluster: what its images have; ``source`` is ATTRIBUTES, LABELS or PHOTOS."""
 
     name: str
     shares: Sequence[Share]
-    labelled: bool
+    source: str
     #: The shares are of all images, most of which have no value.
     exception: bool = False
+
+    @property
+    def labelled(self) -> bool:
+        """Whether it was told of the images, and not measured in their photos."""
+        return self.source != PHOTOS
 
     @property
     def named(self) -> Sequence[Share]:
@@ -78,17 +87,13 @@ class Topic:
         return bool(self.named) and _together(self.named).stands_out
 
 
-#: Where a title comes from.
-PEOPLE, ATTRIBUTES, PHOTOS, BOTH = "people", "attributes", "photos", "attributes and photos"
-
-
 @dataclass(frozen=True)
 class Part:
     """One part of a title: its text, what it says of which topic, and the shares of it that name the cluster.
 
-    ``source`` is ATTRIBUTES, PHOTOS or BOTH, or None where the text says that nothing names the cluster. ``share`` of
-    ``of`` images have it, and ``usual`` is that of all images of the model; None for what is no share (the frames'
-    form).
+    ``source`` is ATTRIBUTES, LABELS or PHOTOS, or several of them joined, or None where the text says that nothing
+    names the cluster. ``share`` of ``of`` images, which are those of the source ``counted``, have it, and ``usual`` is
+    that of all images of the model; None for what is no share (the frames' form).
     """
 
     text: str
@@ -98,8 +103,7 @@ class Part:
     share: float | None = None
     of: int | None = None
     usual: float | None = None
-    #: Whether the images counted are those that the attributes file has a value of, not the measured ones.
-    labelled: bool = False
+    counted: str = PHOTOS
 
 
 @dataclass(frozen=True)
@@ -151,14 +155,14 @@ def topics(e: Evidence) -> list[Topic]:
     for column, shares in e.attributes.items():
         name = next((t for t, columns in _TOPICS.items() if column.lower() in columns), column.replace("_", " "))
         if shares and shares[0].of >= MIN_COVERAGE * e.size and name not in by_topic:
-            by_topic[name] = Topic(name, shares, labelled=True)
+            by_topic[name] = Topic(name, shares, LABELS if column in e.labels else ATTRIBUTES)
     if "colour" not in by_topic or not by_topic["colour"].named:
-        by_topic["colour"] = Topic("colour", e.colors, labelled=False)
+        by_topic["colour"] = Topic("colour", e.colors, PHOTOS)
     asked = [by_topic.pop(name) for name in _TOPICS if name in by_topic]
     for column, shares in e.exceptions.items():
         name = column.replace("_", " ")
-        by_topic.setdefault(name, Topic(name, shares, labelled=True, exception=True))
-    return [*asked, *by_topic.values(), Topic("light", e.lights, labelled=False)]
+        by_topic.setdefault(name, Topic(name, shares, ATTRIBUTES, exception=True))
+    return [*asked, *by_topic.values(), Topic("light", e.lights, PHOTOS)]
 
 
 # -- titles ------------------------------------------------------------------------------------------
@@ -192,9 +196,9 @@ def parts_of(title: str, e: Evidence) -> list[Part]:
 def basis_of(title: str, e: Evidence) -> Basis:
     """Where a title that was made from the evidence comes from, and how sure it is."""
     parts = parts_of(title, e)
-    sources = {p.source for p in parts if p.source}
+    sources = {source for p in parts if p.source for source in p.source.split(AND)}
     shares = [p.share for p in parts if p.share is not None]
-    return Basis(BOTH if len(sources) > 1 else next(iter(sources), None), min(shares, default=None))
+    return Basis(AND.join(sorted(sources)) or None, min(shares, default=None))
 
 
 def named_colour(e: Evidence) -> str | None:
@@ -206,9 +210,8 @@ def named_colour(e: Evidence) -> str | None:
 
 def _named(topic: Topic) -> Part:
     both = _together(topic.named)
-    source = ATTRIBUTES if topic.labelled else PHOTOS
     values = " or ".join(_value(s, topic.name) for s in topic.named)
-    return Part(topic.phrase, source, topic.name, values, both.share, both.of, both.usual, topic.labelled)
+    return Part(topic.phrase, topic.source, topic.name, values, both.share, both.of, both.usual, topic.source)
 
 
 def _more_than_usual(all_topics: Sequence[Topic]) -> list[Part]:
@@ -218,12 +221,9 @@ def _more_than_usual(all_topics: Sequence[Topic]) -> list[Part]:
         return []
     words = [_more(s, t.name) for t, s in raised]
     topic, least = min(raised, key=lambda found: found[1].share)
-    sources = {ATTRIBUTES if t.labelled else PHOTOS for t, _ in raised}
-    source = BOTH if len(sources) > 1 else sources.pop()
+    source = AND.join(sorted({t.source for t, _ in raised}))
     text = f"more {' and '.join(words)} than usual"
-    return [
-        Part(text, source, topic.name, _value(least, topic.name), least.share, least.of, least.usual, topic.labelled)
-    ]
+    return [Part(text, source, topic.name, _value(least, topic.name), least.share, least.of, least.usual, topic.source)]
 
 
 def _shape(e: Evidence) -> list[Part]:
@@ -260,7 +260,7 @@ def _measured(e: Evidence) -> list[str]:
     n = e.photos.measured
     if not n:
         return [f"no photo could be measured ({lost})" if lost else "no photos were at hand to measure"]
-    said = [_frequent(Topic("colour", e.colors, labelled=False)), _frequent(Topic("light", e.lights, labelled=False))]
+    said = [_frequent(Topic("colour", e.colors, PHOTOS)), _frequent(Topic("light", e.lights, PHOTOS))]
     photos = "photo was" if n == 1 else "photos were"
     return [*said, *_unusual_numbers(e)[:2], f"{n:,} {photos} measured" + (f", {lost}" if lost else "")]
 
@@ -342,7 +342,7 @@ def _differs(e: Evidence, other: Evidence, title: str | None) -> str:
     gaps = [
         (abs(here.share - there.share), t.name, here, there)
         for t in topics(e)
-        if t.name in theirs and theirs[t.name].labelled == t.labelled
+        if t.name in theirs and theirs[t.name].source == t.source
         for here, there in _pairs(t.shares, theirs[t.name].shares)
         if here.lower > there.share or there.lower > here.share
     ]

@@ -339,7 +339,8 @@ _CLUSTERED = (
             "title": "A short title, from evidence or from people; null for models that were not interpreted.",
             "description": "Sentences about the cluster, likewise.",
             "title_from": "Where the title comes from: `people` (a file of titles), `attributes` (columns of "
-            "`images`), `photos` (measured), or `attributes and photos`; null where nothing names the cluster.",
+            "`images`), `labels` (accepted ones of `image_labels`), `photos` (measured), or several of these joined "
+            "by ` and `; null where nothing names the cluster.",
             "title_share": "The share of the cluster's images that have what its title says, the smallest of its "
             "parts; null for titles that people give.",
             "given": "What people call the cluster: title, description or both, as JSON; null where they say nothing.",

@@ -41,8 +41,8 @@ STAGES = {
     "duplicates": run_duplicates,
     "neighbours": run_neighbours,
     "quality": run_quality,
-    "interpret": run_interpret,
     "label": run_label,
+    "interpret": run_interpret,
     "report": run_report,
 }
 

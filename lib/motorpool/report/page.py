@@ -15,7 +15,7 @@ import pandas as pd
 
 from motorpool.config.run import LakeConfig, local_folder
 from motorpool.interpret.stored import from_text
-from motorpool.interpret.wording import ATTRIBUTES, BOTH, PEOPLE, PHOTOS, parts_of
+from motorpool.interpret.wording import AND, ATTRIBUTES, LABELS, PEOPLE, PHOTOS, parts_of
 from motorpool.report.gaps import gaps
 from motorpool.report.palette import ALARM, COLOURS, GREY, Palettes, as_css, colour_of, css_variables, on_dark
 from motorpool.report.scoring import table_scores
@@ -25,9 +25,11 @@ from motorpool.report.wording import algorithm_name, capital, is_missing, number
 SOURCES = {
     PEOPLE: "named by people",
     ATTRIBUTES: "from the attributes file",
+    LABELS: "from the labels that are accepted",
     PHOTOS: "from the photos, measured",
-    BOTH: "from the attributes file and from the photos, measured",
 }
+#: What the shares of a title's part are counted of.
+_COUNTED = {ATTRIBUTES: "images in the attributes file", LABELS: "accepted labels", PHOTOS: "measured photos"}
 #: A title of a smaller share than this is marked: a quarter of the photos show something else.
 SURE = 0.75
 
@@ -146,11 +148,16 @@ def title_facts(row: Mapping[str, Any]) -> dict[str, Any]:
         "title": title,
         "titled": isinstance(row["title"], str) and bool(row["title"].strip()),
         "sentences": _SENTENCE.split(row["description"].strip()) if isinstance(row["description"], str) else [],
-        "source": SOURCES.get(row["title_from"], "") if isinstance(row["title_from"], str) else "",
+        "source": _sources(row["title_from"]) if isinstance(row["title_from"], str) else "",
         "sure": "" if is_missing(row["title_share"]) else share(row["title_share"]),
         "unsure": not is_missing(row["title_share"]) and float(row["title_share"]) < SURE,
         "basis": _basis(row, title),
     }
+
+
+def _sources(title_from: str) -> str:
+    """Where a title comes from, in words; what another version wrote there says nothing."""
+    return AND.join(SOURCES[source] for source in title_from.split(AND) if source in SOURCES)
 
 
 def _basis(row: Mapping[str, Any], title: str) -> list[str]:
@@ -160,9 +167,8 @@ def _basis(row: Mapping[str, Any], title: str) -> list[str]:
     found = []
     for part in parts_of(title, from_text(row["evidence"])):
         if part.share is not None and part.of is not None and part.usual is not None:
-            of = "images in the attributes file" if part.labelled else "measured photos"
             found.append(
-                f"{capital(part.topic)}: {part.value} on {share(part.share)} of {part.of:,} {of} "
+                f"{capital(part.topic)}: {part.value} on {share(part.share)} of {part.of:,} {_COUNTED[part.counted]} "
                 f"(usually {share(part.usual)})."
             )
     return found

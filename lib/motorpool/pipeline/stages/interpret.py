@@ -28,7 +28,7 @@ from motorpool.interpret.counts import (
     count_vehicles,
     summarise_photos,
 )
-from motorpool.interpret.evidence import Evidence, Overlap, evidence_of, overlaps
+from motorpool.interpret.evidence import MIN_COVERAGE, Evidence, Overlap, evidence_of, overlaps
 from motorpool.interpret.overrides import Overrides
 from motorpool.photos.source import find_images
 from motorpool.pipeline.context import Context, explained
@@ -86,9 +86,10 @@ def run_interpret(ctx: Context) -> None:
     given = given_titles(ctx.lake, config.titles, model_ids(ctx.config))
     chosen, peers = _choose(ctx, config)
     root = find_images(ctx.config.case) if ctx.config.case is not None else None
-    images = ctx.lake.fitted(ctx.lake.read("images"))
+    images, labels = _described(ctx)
     columns, left_out = attribute_columns(images)
-    inputs = _Inputs(columns, attributes_fingerprint(images, columns), root, peers, given)
+    labels = [c for c in labels if c in columns]
+    inputs = _Inputs(columns, labels, attributes_fingerprint(images, columns), root, peers, given)
     asked = {m: _params(ctx, config, m, inputs, chosen) for m in chosen}
     titled = _titled(ctx)
     # Clusters that were made again have lost their titles.
@@ -120,11 +121,12 @@ def run_interpret(ctx: Context) -> None:
 class _Inputs:
     """What titles, descriptions and members are made of, beside the models' labels.
 
-    Kinds in the ``columns`` of attributes and their values' ``fingerprint``, photos below ``root``, ``peers`` of other
-    feature sets (features, model_id), and what people call clusters.
+    Kinds in the ``columns`` of attributes, some of which are ``labels``, and their values' ``fingerprint``, photos
+    below ``root``, ``peers`` of other feature sets (features, model_id), and what people call clusters.
     """
 
     columns: list[str]
+    labels: list[str]
     fingerprint: str
     root: str | None
     peers: list[Node]
@@ -162,7 +164,9 @@ def _params(
 ) -> dict[str, str]:
     """What a model's titles, descriptions and members depend on, beside its labels."""
     peers = [peer for _, peer in inputs.peers]
+    labels = {"labels": json.dumps(inputs.labels)} if inputs.labels else {}
     return {
+        **labels,
         "attributes": json.dumps(inputs.columns),
         "members": str(config.members),
         "peers": json.dumps(peers),
@@ -176,6 +180,25 @@ def _params(
         "values": inputs.fingerprint,
         "words": _WORDS,
     }
+
+
+def _described(ctx: Context) -> tuple[DataFrame, list[str]]:
+    """The fitted images with what is told of them, and the columns of this that are labels.
+
+    Labels are those that are accepted, of attributes that ``images`` has no column of: what comes with the images goes
+    before what follows from some looks. Attributes with few accepted labels say nothing about a cluster.
+    """
+    images = ctx.lake.fitted(ctx.lake.read("images"))
+    own = {c.lower() for c in images.columns}
+    sets = ctx.lake.rows("label_sets", ["attribute", "share_accepted"])
+    names = sorted(r["attribute"] for r in sets if r["attribute"].lower() not in own)
+    enough = {r["attribute"] for r in sets if r["share_accepted"] >= MIN_COVERAGE}
+    labels = [name for name in names if name in enough]
+    if not labels:
+        return images, []
+    accepted = ctx.lake.read("image_labels", attribute=labels).where("accepted")
+    of = [F.max(F.when(F.col("attribute") == name, F.col("value"))).alias(name) for name in labels]
+    return images.join(accepted.groupBy("image_id").agg(*of), on="image_id", how="left"), labels
 
 
 def _stored(ctx: Context) -> dict[str, dict[str, str]]:
@@ -204,7 +227,7 @@ def _interpret(
     inputs: _Inputs,
     asked: Mapping[str, dict[str, str]],
 ) -> None:
-    peers, columns = inputs.peers, inputs.columns
+    peers = inputs.peers
     began = time.monotonic()
     models = _load_models(ctx, pending)
     others = [(features, m) for features, m in peers if m not in pending]
@@ -231,7 +254,7 @@ def _interpret(
             for (i, j), table in zip(pairs, tables, strict=True):
                 for cluster, overlap in overlaps(table, ids[j], sets[ids[j]]).items():
                     found[pending[i]].setdefault(cluster, []).append(overlap)
-            counts = _counts(ctx, own, pending, photos, columns)
+            counts = _counts(ctx, own, pending, photos, inputs)
             evidence = {
                 m: evidence_of(m, model.sizes, model.centroids, counts.of_model(m), found[m])
                 for m, model in models.items()
@@ -318,16 +341,15 @@ def _measured(ctx: Context, typical: DataFrame, drawn: Mapping[str, int], root: 
     return sample.join(appearance, on="image_id", how="inner")
 
 
-def _counts(
-    ctx: Context, own: DataFrame, ids: Sequence[str], photos: DataFrame | None, columns: Sequence[str]
-) -> Counts:
-    images = ctx.lake.read("images")
+def _counts(ctx: Context, own: DataFrame, ids: Sequence[str], photos: DataFrame | None, inputs: _Inputs) -> Counts:
+    images, columns = _described(ctx)[0], inputs.columns
     has_vehicles = not images.where("vehicle_id IS NOT NULL").isEmpty()
     seen = () if photos is None else summarise_photos(photos)
     return Counts(
         *(seen or (pd.DataFrame(), pd.DataFrame())),
         vehicles=count_vehicles(own, images, ids).toPandas() if has_vehicles else None,
         attributes=count_attributes(own, images, columns, ids).toPandas() if columns else pd.DataFrame(),
+        labels=inputs.labels,
     )
 
 
