@@ -73,6 +73,16 @@ def is_folder(path: str) -> bool:
     return bool(_info(path).type == fs.FileType.Directory)
 
 
+def remove_folder(path: str) -> None:
+    """Remove a folder with all that is in it; nothing where there is none. `CaseError` where that cannot be."""
+    system, inner = _resolve(path)
+    try:
+        if is_folder(path):
+            system.delete_dir(inner)
+    except (OSError, pa.ArrowException) as error:
+        raise _failure(path, "could not be removed", error) from safe_cause(error)
+
+
 def file_size(path: str) -> int:
     """Size of the file in bytes. Raises `CaseError` where it is missing or a folder."""
     return int(_require(path, fs.FileType.File).size)

@@ -231,6 +231,7 @@ def sample_answers(case: Path, looks: Path) -> None:
 
 
 _CASE_HELP = "The new images' case folder, or a YAML file whose section `case` names its parts."
+_YAML = (".yaml", ".yml")
 #: Models that `append` names whose new fit is due.
 _MOST_DUE = 5
 _IMAGES_OPTION = click.option(
@@ -330,7 +331,8 @@ def assign(
 @click.option("--case", "case_path", required=True, type=expand_home, metavar="DIR", help=_CASE_HELP)
 @click.option(
     "--follow", "following", is_flag=True,
-    help="DIR is a folder into which case folders are put: add each of them, and wait for more until Ctrl-C.",
+    help="DIR is a folder into which case folders are put, or the case is of a Delta table to which rows are added: "
+    "add what is there, and wait for more until Ctrl-C.",
 )  # fmt: skip
 @click.option("--once", is_flag=True, help="With --follow: do not wait for more.")
 @click.pass_context
@@ -342,7 +344,7 @@ def append(
     from motorpool.case.sources import reads_delta
     from motorpool.config.load import load_config
     from motorpool.pipeline.growing.append import run_append
-    from motorpool.pipeline.growing.follow import follow
+    from motorpool.pipeline.growing.follow import follow, follow_table
     from motorpool.pipeline.run import check_config
 
     if once and not following:
@@ -355,7 +357,9 @@ def append(
         def show_appended(path: str, done: Appended) -> None:
             _show_appended(context.lake, path, done)
 
-        if following:
+        if following and case_path.lower().endswith(_YAML):
+            follow_table(context, case, show_appended, once=once)
+        elif following:
             follow(context, case_path, lambda path: _new_case(path, config.case), show_appended, once=once)
         else:
             show_appended(case_path, run_append(context, case))
@@ -391,7 +395,7 @@ def _new_case(path: str, known: CaseConfig | None = None) -> CaseConfig:
     from motorpool.config.load import load_config
     from motorpool.config.run import CaseConfig
 
-    if path.lower().endswith((".yaml", ".yml")):
+    if path.lower().endswith(_YAML):
         return load_config(path).require_case()
     settings = {} if known is None else known.model_dump(include={"vehicle_pattern", "vehicle_column", "on_bad_rows"})
     return CaseConfig(path=path, **settings)
