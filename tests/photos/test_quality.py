@@ -15,12 +15,14 @@ from PIL import Image, ImageFilter
 from pyspark.sql import SparkSession
 from scipy.stats import entropy as entropy_of
 
-from cases import blobs, contents, image_paths, run_of, write_case
+from cases import blobs, contents, image_paths, run_of, write_case, write_paths
+from motorpool.config.run import CaseConfig
 from motorpool.errors import ConfigError
 from motorpool.photos.measures import entropy
 from motorpool.photos.quality import Quality, measure_quality
 from motorpool.photos.source import Photo
 from motorpool.pipeline.context import Context
+from motorpool.pipeline.growing.append import run_append
 from motorpool.pipeline.planning.checks import look
 from motorpool.pipeline.run import STAGES
 from motorpool.pipeline.stages import quality
@@ -214,6 +216,40 @@ def test_a_zip_gives_the_same_and_photos_elsewhere_are_read_anew(
     run_quality(ctx)
     assert contents(ctx.lake, clock=False)["photo_quality"] == contents(done.lake, clock=False)["photo_quality"]
     assert {r["params"]["photos"] for r in ctx.lake.rows("photo_surveys")} == {str(tmp_path / "photos.zip")}
+
+
+def appended_case(folder: Path, rows: range, photos: bool) -> CaseConfig:
+    made = write_case(folder, len(rows), {"net": blobs(rows.stop, 3)[rows.start :]})
+    paths = image_paths(rows.stop)[rows.start :]
+    write_paths(made / "images_paths.csv", paths)
+    for i, path in enumerate(paths):
+        file = made / "raw_data" / path.replace("\\", "/")
+        if photos:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            (noise(90, 60) if i else Image.new("RGB", (90, 60))).save(file)
+    return CaseConfig(path=str(made))
+
+
+def test_appended_photos_lie_where_their_case_says(
+    start: Callable[..., Context], done: Context, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of a case without photos among the study's, where these are missing."""
+    ctx = start(done, photo_quality={})
+    before = contents(ctx.lake)["photo_quality"]
+    run_append(ctx, appended_case(tmp_path / "a", range(ROWS, ROWS + 8), photos=True))
+    run_append(ctx, appended_case(tmp_path / "b", range(ROWS + 8, ROWS + 10), photos=False))
+    rows = ctx.lake.rows("photo_quality")
+    told = {r["image_id"]: (r["part"], r["status"], bool(r["flags"])) for r in rows if r["image_id"] >= ROWS}
+    assert told == {
+        **{i: (f"{ROWS}-{(i - ROWS) // 6}", "ok", i == ROWS) for i in range(ROWS, ROWS + 8)},
+        **dict.fromkeys(range(ROWS + 8, ROWS + 10), (f"{ROWS + 8}-0", "missing", True)),
+    }
+    assert [r for r in contents(ctx.lake)["photo_quality"] if r in before] == before
+    counts = {r["part"]: r["n_images"] for r in ctx.lake.rows("photo_surveys")}
+    assert counts == {"0": 6, "1": 6, "2": 2, "14-0": 6, "14-1": 2, "22-0": 2}
+    with caplog.at_level(logging.INFO, logger="motorpool"):
+        run_quality(ctx)
+    assert "quality: all photos are measured, nothing to do" in caplog.text
 
 
 def test_without_the_section_both_tables_are_emptied(start: Callable[..., Context], done: Context) -> None:

@@ -568,7 +568,8 @@ _QUALITY = (
         "quality",
         rows="One row per image.",
         comments={
-            "part": "Number of the part of the images that was measured at once.",
+            "part": "Number of the part of the images that was measured at once; of appended images behind the number "
+            "of their append.",
             "image_id": _IMAGE_ID,
             "status": "`ok`, `missing`, `broken` or `refused` (the path leads out of the folder of photos).",
             "error": "What is wrong with a photo that is not `ok`; null for all others.",

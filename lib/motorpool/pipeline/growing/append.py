@@ -15,6 +15,7 @@ from motorpool.pipeline.growing.catch_up import add_attributes, add_features, ad
 from motorpool.pipeline.growing.drift import ALL, add_drift
 from motorpool.pipeline.growing.incoming import Came, bring_in
 from motorpool.pipeline.growing.outliers import add_outliers, unscoring
+from motorpool.pipeline.stages.quality import photos_of, run_quality
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +42,19 @@ def run_append(ctx: Context, case: CaseConfig) -> Appended:
     They get vectors of every feature set, labels by every model that labels new images (`Algorithm.relabel`), scores
     by the outlier methods that can score them, and a value of every attribute. Models, their scores and the leaderboard
     stay as they are, and so do all rows of other images. ``drift`` says how far the new images differ from those that
-    models were fitted on. The row in ``appends`` is finished last: an append that was stopped goes on, and one that is
-    done changes nothing.
+    models were fitted on. Their photos are measured where the config has a section ``photo_quality``. The row in
+    ``appends`` is finished before that: an append that was stopped goes on, and one that is done changes nothing.
 
     Raises what `bring_in` raises, before anything is written; LakeError where another process appends.
     """
+    if ctx.config.photo_quality is not None:
+        # A mistake about photos is told before anything is written.
+        photos_of(ctx.config)
     with ctx.lake.growing():
         came = bring_in(ctx, case)
         catch_up(ctx)
+        if ctx.config.photo_quality is not None:
+            run_quality(ctx)
     models, others = labelling_models(ctx.lake)
     due = [r for r in ctx.lake.rows("drift", append_id=[ALL]) if r["refit_due"] and r["model_id"] in models]
     return Appended(

@@ -11,10 +11,11 @@ from pyspark.sql import functions as F
 from motorpool.case.files import redact
 from motorpool.config.photo_quality import PhotoQualityConfig
 from motorpool.config.run import Config
-from motorpool.errors import ConfigError
+from motorpool.errors import CaseError, ConfigError
 from motorpool.photos.quality import flags_of, measure_all
 from motorpool.photos.source import find_images
 from motorpool.pipeline.context import Context, explained
+from motorpool.pipeline.growing.appends import appends_of, number_of
 from motorpool.pipeline.study import forget_all, log_not_asked, outdate
 from motorpool.spark import blocks
 
@@ -33,7 +34,8 @@ _MEASURED = ("photos", "rules")
 def run_quality(ctx: Context) -> None:
     """Measure every photo (light, contrast, sharpness, information, frame), and flag those of poor quality.
 
-    Photos are measured in parts of 32,768 images, and the part's row in ``photo_surveys`` is written last, so a part
+    Photos of appended images lie where their own case says, or with all others where it says nothing. Photos are
+    measured in parts of 32,768 images, and the part's row in ``photo_surveys`` is written last, so a part
     without it is measured again. Photos that are missing or broken have rows that say so. Where only limits have
     changed, the flags are made anew and no photo is read. Without the section ``photo_quality`` both tables are
     emptied. Raises ConfigError where the case has no photos, CaseError where it names some that are not there.
@@ -45,19 +47,13 @@ def run_quality(ctx: Context) -> None:
         if stored:
             forget_all(ctx, ("photo_quality", "photo_surveys"), {"part": stored})
         return
-    root = photos_of(ctx.config)
-    params = asked_params(config, root)
-    # Appended photos lie in folders of their own.
-    images = ctx.lake.fitted(ctx.lake.read("images")).withColumn(
-        "part", F.expr(f"CAST(image_id DIV {PART_IMAGES} AS STRING)")
-    )
-    n_images = {row["part"]: row["count"] for row in images.groupBy("part").count().collect()}
-    names = sorted(n_images, key=int)
-    pending = [part for part in names if stored.get(part) != params]
+    images, n_images, roots = _parts(ctx, photos_of(ctx.config))
+    params = {part: asked_params(config, root) for part, root in roots.items()}
+    pending = [part for part in roots if stored.get(part) != params[part]]
     if not pending:
         log.info("quality: all photos are measured, nothing to do")
         return
-    known = {part for part in pending if _measured(stored.get(part, {})) == _measured(params)}
+    known = {part for part in pending if _measured(stored.get(part, {})) == _measured(params[part])}
     # Were this run killed, flags of other limits must not stand, nor measurements of other photos.
     for parts, keep in ((known, _MEASURED), (stored.keys() & set(pending) - known, ())):
         if parts:
@@ -71,9 +67,32 @@ def run_quality(ctx: Context) -> None:
                 found = ctx.lake.read("photo_quality", part=part)
                 _write(ctx, config, part, found.drop("flags"), n)
             else:
-                _measure(ctx, config, root, part, images.where(F.col("part") == part), n)
-        _write_done(ctx, part, params, time.monotonic() - began)
+                _measure(ctx, config, roots[part], part, images.where(F.col("part") == part), n)
+        _write_done(ctx, part, params[part], time.monotonic() - began)
     _say_flags(ctx)
+
+
+def _parts(ctx: Context, root: str) -> tuple[DataFrame, dict[str, int], dict[str, str]]:
+    """``image_id, path, part`` of all images, and by part, in their order, how many these are and where they lie.
+
+    ``root`` is where the photos of the study lie.
+    """
+    appends = appends_of(ctx.lake)
+    number = F.col("image_id")
+    # Of those that were appended behind their append's id, each with its own parts.
+    own = F.coalesce(number_of(appends).cast("bigint"), F.lit(0)) if appends else F.lit(0)
+    nth = F.expr(f"CAST((image_id - first) DIV {PART_IMAGES} AS STRING)")
+    part = F.when(F.col("first") == 0, nth).otherwise(F.concat_ws("-", F.col("first").cast("string"), nth))
+    images = ctx.lake.read("images").select("image_id", "path", own.alias("first")).withColumn("part", part)
+    rows = images.groupBy("part", "first").count().orderBy(F.min(number)).collect()
+    places = {0: root}
+    for append in appends:
+        try:
+            places[append.images.start] = find_images(append.case) or root
+        except CaseError as exc:
+            log.warning("quality: photos of the images appended as %s are left out: %s", append.append_id, exc)
+    known = [row for row in rows if row["first"] in places]
+    return images, {r["part"]: r["count"] for r in known}, {r["part"]: places[r["first"]] for r in known}
 
 
 def photos_of(config: Config) -> str:
