@@ -24,7 +24,7 @@ from motorpool.features.spec import (
     FeatureSet,
     Part,
     Step,
-    check_vehicle_steps,
+    check_order,
     default_name,
     parse_step,
 )
@@ -260,7 +260,7 @@ class FeatureSetConfig(Section):
             raise ValueError("give either `descriptor` or `join`")
         if self.join and len({p.descriptor for p in self.join}) < len(self.join):
             raise ValueError("`join` names a descriptor twice")
-        check_vehicle_steps(tuple(Part(p.descriptor, p.steps) for p in self.join or []), self.steps)
+        check_order(tuple(Part(p.descriptor, p.steps) for p in self.join or []), self.steps)
         try:
             self.to_feature_set()
         except ValueError as exc:

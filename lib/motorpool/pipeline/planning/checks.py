@@ -14,7 +14,7 @@ from motorpool.pipeline.planning.opening import Opened, known_columns, open_case
 from motorpool.pipeline.planning.packages import check_accelerator, check_packages
 from motorpool.pipeline.planning.problems import Problems
 from motorpool.pipeline.planning.widths import Shape, Width, width_of
-from motorpool.pipeline.stages.features import check_definitions, check_descriptors
+from motorpool.pipeline.stages.features import check_definitions, check_descriptors, check_group_columns
 from motorpool.pipeline.stages.ingest import check_sources, dropped_before, other_case
 from motorpool.pipeline.stages.quality import photos_of
 from motorpool.pipeline.stages.report import report_folder
@@ -127,6 +127,10 @@ def _look_at_features(config: Config, reads_case: bool, found: Findings) -> None
             check_descriptors(sets, there, where)
         lines = [line for text in unsure for line in text.splitlines()]
         found.notes += [f"{line}; whether the lake has it shows when Spark has started" for line in lines]
+    columns = known_columns(found.opened.case) if reads_case and found.opened else None
+    if columns is not None:
+        with found.problems.noted():
+            check_group_columns(sets, columns, "the case")
     if held:
         with found.problems.noted():
             check_definitions(sets, held.definitions)
