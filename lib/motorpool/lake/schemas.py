@@ -154,7 +154,8 @@ _INPUTS = (
             "explained_variance_curve": "That share for 1, 2, 3, ... components.",
             "definition": "All that defines its vectors, as JSON. Equal definitions give equal vectors.",
             "program": "The fitted numbers. Applied in order, its operations turn raw descriptors into features, also "
-            "those of new images.",
+            "those of new images. `group_center` and `group_standard` have a row `group` for each value of their column, "
+            "and a row `others` for all other images.",
             "created_at": _CREATED_AT,
         },
     ),
