@@ -16,6 +16,7 @@ from motorpool.config.describing import BuiltInConfig, NetworkConfig
 from motorpool.config.duplicates import PHOTOS, DuplicatesConfig, NeighboursConfig
 from motorpool.config.grids import Grid
 from motorpool.config.labels import LabelsConfig
+from motorpool.config.nuisance import NuisanceConfig
 from motorpool.config.photo_quality import PhotoQualityConfig
 from motorpool.errors import ConfigError
 from motorpool.features.spec import (
@@ -523,6 +524,9 @@ class Config(Section):
     cluster: ClusterConfig = Field(default=ClusterConfig(), description="Models to fit on every feature set.")
     consensus: ConsensusConfig | None = Field(
         default=None, description="Clusterings that several models agree on. Left out: none; `{}`: all defaults."
+    )
+    nuisance: NuisanceConfig | None = Field(
+        default=None, description="Columns that no cluster should follow. Left out: none."
     )
     outliers: OutlierConfig | None = Field(
         default=None, description="Outlier scores of all images. Left out: none; `{}`: all defaults."

@@ -41,11 +41,11 @@ _DEFAULTS: dict[str, Any] = {
     "group_center": None,
     "group_standard": None,
 }
-#: What the table ``images`` has beside attributes, with what to do instead of taking it for a group.
+#: What the table ``images`` has beside attributes, with why it is no group of images.
 _NO_GROUPS = {
     "image_id": "every image has its own",
     "path": "every image has its own",
-    "vehicle_id": "a new vehicle would have no mean: take vehicle_residual or vehicle_within",
+    "vehicle_id": "a new vehicle would have no mean (take vehicle_residual or vehicle_within)",
 }
 _CENTRES = ("mean", "median")
 

@@ -55,7 +55,7 @@ def build(
     best = _shown(models, settings)
     clusters, feature_sets = queries.clusters(lake, best["model_id"].tolist()), queries.feature_sets(lake)
     palettes = {str(m): palette_of(queries.colours(part)) for m, part in clusters.groupby("model_id")}
-    judged = verdict(models, pairs)
+    judged = verdict(models, pairs, queries.nuisance(lake))
 
     with timed("report: figures"):
         label_section = LabelSection(lake, folder, best, clusters, seed)

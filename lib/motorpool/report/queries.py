@@ -122,6 +122,11 @@ def agreement(lake: Lake) -> pd.DataFrame:
     return fetched(lake, "agreement", ["model_a", "model_b"])
 
 
+def nuisance(lake: Lake) -> pd.DataFrame:
+    """How far models follow columns that they should not: a row for each model and column."""
+    return fetched(lake, "nuisance", ["model_id", "column_name"])
+
+
 def tree(lake: Lake, model_id: str, tree_of: str) -> Tree | None:
     """The stored tree of an agglomerative model; None where the lake does not hold it.
 
