@@ -36,6 +36,7 @@ SURE = 0.75
 SECTIONS = (
     ("labels", "Labels"),
     ("verdict", "Verdict"),
+    ("drift", "New images"),
     ("models", "Models"),
     ("curves", "Curves"),
     ("agreement", "Agreement"),
@@ -262,8 +263,10 @@ def _rendered(context: Mapping[str, Any]) -> str:
         loader=PackageLoader("motorpool.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    # The one section that is not there where there is nothing to say.
+    sections = [section for section in SECTIONS if section[0] != "drift" or context["drift"]]
     return env.get_template("index.html.j2").render(
-        **context, gaps=gaps(), sections=SECTIONS, board_columns=board_columns()
+        **context, gaps=gaps(), sections=sections, board_columns=board_columns()
     )
 
 

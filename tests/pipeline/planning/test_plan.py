@@ -114,6 +114,7 @@ class TestPlan:
             "nuisance": {"columns": ["camera", "hour"]},
         }  # fmt: skip
         (folder / "case" / "raw_data").mkdir()
+        (folder / "case" / "attributes.csv").write_text("path,camera,hour\n")
         told = planned(config_of(folder, **more))
         assert None not in told.stages.values()
         assert told.stages["consensus"] == "2 models"
