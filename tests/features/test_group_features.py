@@ -15,8 +15,8 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler, normalize
-from tests.cases import blobs, run_of, write_case
 
+from cases import blobs, run_of, write_case
 from motorpool.config.load import parse_config
 from motorpool.config.run import CaseConfig
 from motorpool.errors import CaseError, ConfigError, LakeError
@@ -25,6 +25,7 @@ from motorpool.features.fit import Fitted, Fitter, transform
 from motorpool.features.group_steps import attach
 from motorpool.features.program import Program
 from motorpool.features.spec import FeatureSet, Part, Step, check_order, parse_step
+from motorpool.features.vehicle_steps import Vehicles
 from motorpool.kernels.group_moments import GroupMoments
 from motorpool.outliers.reconstruction import pca_error
 from motorpool.pipeline.assign import run_assign
@@ -249,6 +250,21 @@ def test_parts_of_a_join_have_groups_of_their_own(beside: Callable[..., DataFram
     model = PCA(3, svd_solver="full").fit(both)
     signs = np.sign((model.components_.T * item.program.ops[0].fields["components"]).sum(axis=0))
     np.testing.assert_allclose(ours, model.transform(both) * signs, atol=1e-3)
+
+
+def test_vehicles_are_looked_at_behind_the_groups(spark: SparkSession, beside: Callable[..., DataFrame]) -> None:
+    names = cameras()
+    x, df = made(names), beside({"camera": names}, x=made(names))
+    of = pa.table({"image_id": pa.array(np.arange(N)), "vehicle_id": pa.array([str(i // 4) for i in range(N)])})
+    vehicles = Vehicles.of(spark.createDataFrame(of))
+    sets = [chain(CENTER, "vehicle_mean"), chain({"pca": 4}, CENTER, {"vehicle_whiten": 2})]
+    with Fitter(df, sets, 1, vehicles) as fitter:
+        items = fitter.fit()
+        merged, whitened = (rows_of(fitter.transform(item)) for item in items)
+    means = by_group(x, names, scale=False).reshape(N // 4, 4, -1).mean(axis=1)
+    np.testing.assert_allclose(merged, np.repeat(means, 4, axis=0), atol=1e-5)
+    np.testing.assert_allclose(rows_of(transform(df, items[0].program, vehicles)), merged, atol=1e-6)
+    np.testing.assert_allclose(rows_of(transform(df, items[1].program)), whitened, atol=1e-5)
 
 
 def test_the_reconstruction_error_looks_behind_the_groups(beside: Callable[..., DataFrame]) -> None:

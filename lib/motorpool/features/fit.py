@@ -83,12 +83,11 @@ class Fitter:
     """Fits feature sets over one *wide* DataFrame, and applies them.
 
     ``wide`` holds ``image_id``, one ARRAY<FLOAT> column named after each descriptor, and the columns of groups that
-    sets use (`group_steps.attach`). Any number of
-    chains of standard, minmax, pca and svd, joined ones too, are fitted from one pass: the joint moments of
-    the raw columns hold all they need. ``clip`` and ``robust`` take one more pass each (a sample), and so
-    does the first step that needs moments after ``clip``, ``l2`` or a join of such parts; chains that begin
-    alike share these. What follows a projection is fitted on the projected vectors, which are kept on the
-    executors and computed once. ``vehicle_whiten`` and ``vehicle_within`` share a pass over the vehicles that are
+    sets use (`group_steps.attach`). Any number of chains of standard, minmax, pca and svd, joined ones too, are fitted
+    from one pass: the joint moments of the raw columns hold all they need. ``clip`` and ``robust`` take one more pass
+    each (a sample), and so does the first step that needs moments after ``clip``, ``l2`` or a join of such parts;
+    chains that begin alike share these. What follows a projection is fitted on the projected vectors, which are kept on
+    the executors and computed once. ``vehicle_whiten`` and ``vehicle_within`` share a pass over the vehicles that are
     `seen`; what follows ``vehicle_mean`` or ``vehicle_residual`` is fitted on their result, kept likewise; best behind
     a projection, since these steps pass twice over their input. ``group_center`` and ``group_standard`` of one column
     share a pass over its groups.

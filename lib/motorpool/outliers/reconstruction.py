@@ -42,8 +42,7 @@ def pca_error(wide: DataFrame, program: Program) -> DataFrame:
     score low; distances and forests find those.
 
     ``wide`` has ``image_id``, one ARRAY<FLOAT> column per raw descriptor and the columns of the program's groups. One
-    pass over it, when the result is read,
-    in float64: off by some 1e-8 of |x - c| where nearly all is kept.
+    pass over it, when the result is read, in float64: off by some 1e-8 of |x - c| where nearly all is kept.
 
     Where the parts of a joined set have projections of their own, those count, side by side: the squares of their
     errors, times the squares of the parts' weights, add up, so a descriptor in larger units counts for more.
