@@ -171,8 +171,8 @@ def _stages(config: Config, n_models: int) -> dict[str, str | None]:
             else None
         ),
         "quality": "every photo" if config.photo_quality else None,
-        "interpret": "titles of the report's models" if config.report else None,
         "label": ", ".join(attributes) or None,
+        "interpret": "titles of the report's models" if config.report else None,
         "report": config.report.out or "beside the lake" if config.report else None,
     }
 
