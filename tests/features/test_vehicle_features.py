@@ -557,9 +557,9 @@ def test_stored_programs_give_the_same_vectors(
     df, fitter, items = stored
     for item in items:
         program = Program.from_rows(item.program.to_rows()[::-1])
-        assert program.groups == (item is not items[2])
+        assert program.of_vehicles == (item is not items[2])
         assert [op.kind for op in program.ops] == [op.kind for op in item.program.ops]
-        ids, y = rows_of(transform(df, program, vehicles if program.groups else None))
+        ids, y = rows_of(transform(df, program, vehicles if program.of_vehicles else None))
         expected = rows_of(fitter.transform(item))
         assert np.array_equal(ids, expected[0])
         np.testing.assert_allclose(y, expected[1], atol=1e-5)
@@ -622,7 +622,7 @@ def test_the_lake_and_new_images(spark: SparkSession, case: Path, tmp_path: Path
     assert {name: r["n_images"] for name, r in held.items()} == {"mean": ROWS, "rest": ROWS - 2, "white": ROWS}
     assert held["white"]["explained_variance"] == pytest.approx(sum(held["white"]["explained_variance_curve"][:3]))
     assert held["white"]["steps"] == ["pca: 5", "vehicle_whiten: 3"]
-    assert load_program(ctx.lake, "rest").groups
+    assert load_program(ctx.lake, "rest").of_vehicles
     for model in ctx.lake.read("models").collect():
         labels = ctx.lake.read("labels", model_id=model["model_id"]).orderBy("image_id").toPandas()
         blind = CaseConfig(path=str(case), vehicle_pattern=None)

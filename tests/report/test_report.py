@@ -62,7 +62,8 @@ def ranked(**columns: list[Any]) -> pd.DataFrame:
     """Models as `queries.models` gives them."""
     n = len(columns["features"])
     fill = {"algorithm": ["kmeans"] * n, "n_clusters": [3] * n, "silhouette": [0.1] * n, "status": ["ok"] * n,
-            "model_id": [f"m{i}" for i in range(n)], "params": [{"k": "3"}] * n}  # fmt: skip
+            "model_id": [f"m{i}" for i in range(n)], "params": [{"k": "3"}] * n,
+            "warning": [None] * n}  # fmt: skip
     return pd.DataFrame(fill | columns)
 
 
@@ -92,9 +93,13 @@ class TestVerdict:
         [("m0", "m2", "a", "b", 0.25), ("m1", "m2", "a", "b", 0.9)],
         columns=["model_a", "model_b", "features_a", "features_b", "ari"],
     )
+    #: Nothing is measured of the first model.
+    FOLLOWED = pd.DataFrame(
+        [("m1", "camera", 0.9, 0.1, 10)], columns=["model_id", "column_name", "nmi", "nmi_by_chance", "n_images"]
+    )
 
     def test_places_are_counted_where_scores_compare(self) -> None:
-        found = verdict(self.MODELS, self.PAIRS)
+        found = verdict(self.MODELS, self.PAIRS, self.FOLLOWED)
         assert found is not None
         assert found.headline == "KMeans with 3 clusters on a"
         why = " ".join(found.why)
@@ -103,12 +108,12 @@ class TestVerdict:
         assert "Vehicle agreement alone would put 2 of the 3 models before it." in why
 
     def test_agreement_of_views_does_not_count(self) -> None:
-        found = verdict(self.MODELS.assign(vehicle_part=["whole", "whole", "within"]), self.PAIRS)
+        found = verdict(self.MODELS.assign(vehicle_part=["whole", "whole", "within"]), self.PAIRS, self.FOLLOWED)
         assert found is not None
         assert "Vehicle agreement alone would put 1 of the 2 models before it." in " ".join(found.why)
 
     def test_a_lead_says_what_to_do(self) -> None:
-        found = verdict(self.MODELS, self.PAIRS)
+        found = verdict(self.MODELS, self.PAIRS, self.FOLLOWED)
         assert found is not None
         gap = found.facts[1]
         assert gap.value == "0.010"
@@ -117,7 +122,9 @@ class TestVerdict:
             "you can name. Only if photos of one vehicle must share a cluster, take the next one: its vehicle "
             "agreement is 0.90, here it is 0.70."
         )
-        clear = verdict(self.MODELS.assign(score=[0.2, 0.4, 0.6], vehicle_agreement=[0.9, 0.8, 0.7]), self.PAIRS)
+        clear = verdict(
+            self.MODELS.assign(score=[0.2, 0.4, 0.6], vehicle_agreement=[0.9, 0.8, 0.7]), self.PAIRS, self.FOLLOWED
+        )
         assert clear is not None
         assert clear.facts[1].text == (
             "Large enough to start here: the next one, KMeans with 3 clusters on a, is clearly behind by these scores."
@@ -128,7 +135,7 @@ class TestVerdict:
                              (0.2, "do not name vehicles by these clusters")],
     )  # fmt: skip
     def test_agreement_says_whether_vehicles_can_be_named(self, value: float, means: str) -> None:
-        found = verdict(self.MODELS.assign(vehicle_agreement=value, agreement_vehicles=75), self.PAIRS)
+        found = verdict(self.MODELS.assign(vehicle_agreement=value, agreement_vehicles=75), self.PAIRS, self.FOLLOWED)
         assert found is not None
         assert means in found.facts[0].text
         assert found.facts[0].note == "0 is chance, 1 is always, on 75 vehicles with two or more photos."
@@ -138,21 +145,37 @@ class TestVerdict:
                            (0.1, "decide first what you want to tell apart")],
     )  # fmt: skip
     def test_other_descriptors_say_whether_to_trust_this_one(self, ari: float, means: str) -> None:
-        found = verdict(self.MODELS, self.PAIRS.assign(ari=ari))
+        found = verdict(self.MODELS, self.PAIRS.assign(ari=ari), self.FOLLOWED)
         assert found is not None
         assert means in found.facts[2].text
 
     def test_agreement_with_other_descriptors_is_of_this_model_only(self) -> None:
-        found = verdict(self.MODELS, self.PAIRS)
+        found = verdict(self.MODELS, self.PAIRS, self.FOLLOWED)
         assert found is not None
         assert found.facts[2].value == "0.25"
+
+    def test_what_it_should_not_follow_is_told_and_comes_first_where_it_does(self) -> None:
+        rows = [("m0", "hour", 0.3, 0.02, 1000), ("m0", "camera", 0.62, 0.02, 1000), ("m0", "none", None, None, 0)]
+        followed = pd.concat([self.FOLLOWED, pd.DataFrame(rows, columns=self.FOLLOWED.columns)])
+        quiet = verdict(self.MODELS, self.PAIRS, followed)
+        assert quiet is not None
+        assert (quiet.facts[-1].value, quiet.facts[-1].label) == ("0.62", "in common with camera")
+        assert quiet.facts[-1].text == "The clusters follow the camera little, so they show something else."
+        warned = verdict(self.MODELS.assign(warning="its clusters follow camera (NMI 0.62)"), self.PAIRS, followed)
+        assert warned is not None
+        assert len(warned.facts) == 4
+        assert warned.facts[0].text == (
+            "Its clusters follow camera (NMI 0.62). A cluster that is a camera is no type: look at its photos before "
+            "you name it, or take the camera out of the vectors by the step group_center: {by: camera}."
+        )
+        assert "chance alone stays below 0.02" in warned.facts[0].note
 
     def test_what_is_not_known_is_said(self) -> None:
         lone = ranked(
             features=["a"], rank=[1], rank_in_features=[1], score=[0.5], calinski_harabasz=[2.0], davies_bouldin=[1.0],
             vehicle_agreement=[None],
         )  # fmt: skip
-        found = verdict(lone, self.PAIRS.head(0))
+        found = verdict(lone, self.PAIRS.head(0), self.FOLLOWED)
         assert found is not None
         assert [fact.value for fact in found.facts] == ["–", "–", "–"]
         assert "Not measured" in found.facts[0].text
@@ -160,7 +183,7 @@ class TestVerdict:
 
     def test_no_ranked_model_no_verdict(self) -> None:
         none = self.MODELS.assign(rank=np.nan)
-        assert verdict(none, self.PAIRS) is None
+        assert verdict(none, self.PAIRS, self.FOLLOWED) is None
 
 
 class TestCharts:

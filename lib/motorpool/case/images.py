@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 
 from motorpool.case.folder import Case
 from motorpool.case.sources import PhotoList, Source, shown
-from motorpool.case.tables import named_columns, read_attributes
+from motorpool.case.tables import attribute_columns, named_columns, read_attributes
 from motorpool.config.run import DEFAULT_VEHICLE_PATTERN
 from motorpool.errors import CaseError, ConfigError
 from motorpool.spark.java import takes_pattern
@@ -99,6 +99,25 @@ def check_vehicle_column(spark: SparkSession | None, case: Case, column: str | N
             f"case.vehicle_column {column!r}: cannot be the path column: every image has its own path, so no vehicle "
             f"would have two photos. Name another column; {shown(case.attributes)} has {', '.join(names)}"
         )
+
+
+def check_columns(spark: SparkSession | None, case: Case, asking: Mapping[str, str]) -> None:
+    """CaseError where the attributes file lacks a column of ``images``; ``asking`` says of each what needs it."""
+    if not asking:
+        return
+    if case.attributes is None:
+        column, who = next(iter(asking.items()))
+        raise CaseError(
+            f"{who} needs the column {column!r} of the images, but the case of {shown(case.images_paths)} has no "
+            f"attributes file: add attributes.csv with the columns path and {column}, or name one as case.attributes"
+        )
+    names = list(attribute_columns(spark, case.attributes).values())
+    for column, who in asking.items():
+        if column not in names:
+            raise CaseError(
+                f"{shown(case.attributes)}: has no column {column!r}, which {who} needs; it has {', '.join(names)}: "
+                "add the column"
+            )
 
 
 def read_images(

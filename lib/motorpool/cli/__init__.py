@@ -818,8 +818,8 @@ def _show_best(lake: Lake, best: Row) -> None:
     scores = shown()
     for name in ("rank", "features", "clusters", *(score.narrow for score in scores)):
         table.add_column(name, justify="left" if name == "features" else "right")
-    board = lake.leaderboard().where("rank_in_features = 1").orderBy("rank").limit(12)
-    for row in board.collect():
+    board = lake.leaderboard().where("rank_in_features = 1").orderBy("rank").limit(12).collect()
+    for row in board:
         table.add_row(
             str(row["rank"]),
             row["features"],
@@ -833,6 +833,19 @@ def _show_best(lake: Lake, best: Row) -> None:
         f"{best['features']}.",
         soft_wrap=True,
     )
+    _show_warnings(board)
+
+
+def _show_warnings(board: Sequence[Row]) -> None:
+    """The models of the table above whose clusters follow what they should not."""
+    warned = [row for row in board if row["warning"]]
+    if not warned:
+        return
+    OUT.print("\nLook twice, a cluster that is a camera is no type:", style="bold")
+    for row in warned:
+        OUT.print(
+            f"  rank {row['rank']}, {row['features']}: {row['warning']}", soft_wrap=True, highlight=False, markup=False
+        )
 
 
 def _show_labels(lake: Lake) -> None:

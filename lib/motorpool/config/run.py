@@ -16,6 +16,7 @@ from motorpool.config.describing import BuiltInConfig, NetworkConfig
 from motorpool.config.duplicates import PHOTOS, DuplicatesConfig, NeighboursConfig
 from motorpool.config.grids import Grid
 from motorpool.config.labels import LabelsConfig
+from motorpool.config.nuisance import NuisanceConfig
 from motorpool.config.photo_quality import PhotoQualityConfig
 from motorpool.errors import ConfigError
 from motorpool.features.spec import (
@@ -24,7 +25,7 @@ from motorpool.features.spec import (
     FeatureSet,
     Part,
     Step,
-    check_vehicle_steps,
+    check_order,
     default_name,
     parse_step,
 )
@@ -260,7 +261,7 @@ class FeatureSetConfig(Section):
             raise ValueError("give either `descriptor` or `join`")
         if self.join and len({p.descriptor for p in self.join}) < len(self.join):
             raise ValueError("`join` names a descriptor twice")
-        check_vehicle_steps(tuple(Part(p.descriptor, p.steps) for p in self.join or []), self.steps)
+        check_order(tuple(Part(p.descriptor, p.steps) for p in self.join or []), self.steps)
         try:
             self.to_feature_set()
         except ValueError as exc:
@@ -523,6 +524,9 @@ class Config(Section):
     cluster: ClusterConfig = Field(default=ClusterConfig(), description="Models to fit on every feature set.")
     consensus: ConsensusConfig | None = Field(
         default=None, description="Clusterings that several models agree on. Left out: none; `{}`: all defaults."
+    )
+    nuisance: NuisanceConfig | None = Field(
+        default=None, description="Columns that no cluster should follow. Left out: none."
     )
     outliers: OutlierConfig | None = Field(
         default=None, description="Outlier scores of all images. Left out: none; `{}`: all defaults."

@@ -14,11 +14,13 @@ from pyspark.sql import functions as F
 
 from motorpool.backend.protocol import CPU, Backend
 from motorpool.errors import CaseError
+from motorpool.features.group_steps import Groups, columns_of, fit_groups, is_descriptor, marked
 from motorpool.features.holdout import fitted_on
-from motorpool.features.program import FittedPart, Op, Program, apply_ops
+from motorpool.features.program import FittedPart, Op, Program, apply_ops, codes
 from motorpool.features.spec import VEHICLE_PROJECTIONS, FeatureSet, Step
 from motorpool.features.steps import Spectrum, fit_step, needs
-from motorpool.features.vehicle_steps import Vehicles, apply_group, scatter
+from motorpool.features.vehicle_steps import Vehicles, apply_vehicles, scatter
+from motorpool.kernels.group_moments import GroupMoments
 from motorpool.kernels.moments import Moments, Stats
 from motorpool.kernels.sampling import RowSample
 from motorpool.kernels.scatter import Scatter
@@ -80,19 +82,20 @@ class _Chain:
 class Fitter:
     """Fits feature sets over one *wide* DataFrame, and applies them.
 
-    ``wide`` holds ``image_id`` and one ARRAY<FLOAT> column named after each descriptor. Any number of
-    chains of standard, minmax, pca and svd, joined ones too, are fitted from one pass: the joint moments of
-    the raw columns hold all they need. ``clip`` and ``robust`` take one more pass each (a sample), and so
-    does the first step that needs moments after ``clip``, ``l2`` or a join of such parts; chains that begin
-    alike share these. What follows a projection is fitted on the projected vectors, which are kept on the
-    executors and computed once. ``vehicle_whiten`` and ``vehicle_within`` share a pass over the vehicles that are
+    ``wide`` holds ``image_id``, one ARRAY<FLOAT> column named after each descriptor, and the columns of groups that
+    sets use (`group_steps.attach`). Any number of chains of standard, minmax, pca and svd, joined ones too, are fitted
+    from one pass: the joint moments of the raw columns hold all they need. ``clip`` and ``robust`` take one more pass
+    each (a sample), and so does the first step that needs moments after ``clip``, ``l2`` or a join of such parts;
+    chains that begin alike share these. What follows a projection is fitted on the projected vectors, which are kept on
+    the executors and computed once. ``vehicle_whiten`` and ``vehicle_within`` share a pass over the vehicles that are
     `seen`; what follows ``vehicle_mean`` or ``vehicle_residual`` is fitted on their result, kept likewise; best behind
-    a projection, since these steps pass twice over their input.
+    a projection, since these steps pass twice over their input. ``group_center`` and ``group_standard`` of one column
+    share a pass over its groups.
 
     ``vehicles`` says which vehicle each image shows; sets that use vehicles need it. Moments and scatter matrices are
-    summed up on ``backend``. Driver memory: a few float64
-    matrices of d x d, d being the columns of all descriptors together, and one sample of at most 128 MiB. Use as a
-    context manager: leaving it drops what was kept.
+    summed up on ``backend``. Driver memory: a few float64 matrices of d x d, d being the columns of all descriptors
+    together, one sample of at most 128 MiB, and 24 bytes for each column of each group. Use as a context manager:
+    leaving it drops what was kept.
     """
 
     def __init__(
@@ -108,13 +111,15 @@ class Fitter:
         self.sets = list(sets)
         self.seed = seed
         self.vehicles = vehicles
-        self.descriptors = tuple(c for c in wide.columns if c != "image_id")
+        self.descriptors = tuple(c for c in wide.columns if is_descriptor(c))
         self.n_passes = 0
         self._raw: Stats | None = None
         self._widths: dict[str, int] = {}
         self._fits: dict[str, tuple[Op, Spectrum | None]] = {}
         self._measured: dict[str, Stats] = {}
         self._scatters: dict[tuple[str, float], Scatter] = {}
+        self._groups: dict[str, Groups] = {}
+        self._of_groups: dict[tuple[str, str], GroupMoments] = {}
         self._keys: dict[str, list[str]] = {}
         self._kept: dict[str, DataFrame] = {}
 
@@ -132,8 +137,8 @@ class Fitter:
         """Fit every set.
 
         Raises CaseError when a step asks for more components than the data have, when values are too large or too small
-        for it, or when vehicles do not tell what a step wants to know; ValueError without rows, or without vehicles
-        where a set uses them.
+        for it, or when vehicles or groups do not tell what a step wants to know; ValueError without rows, or without
+        vehicles where a set uses them.
         """
         asking = [s.name for s in self.sets if s.uses_vehicles]
         if asking and self.vehicles is None:
@@ -176,22 +181,27 @@ class Fitter:
 
     def _run(self, chain: _Chain) -> None:
         """Fit step by step, with a pass for each thing that the statistics at hand do not tell."""
-        for index, step in enumerate(chain.steps):
-            key = chain.key(index + 1)
+        for step in chain.steps:
+            key = chain.key(len(chain.ops) + 1)
             if key not in self._fits:
-                need, spread = needs(step), None
-                if need == "sample":
-                    chain.sample = self._sample(chain)
-                elif need == "vehicles":
-                    spread = self._scatter(chain)
-                elif need != "nothing" and (chain.stats is None or (need == "range" and chain.stats.min is None)):
-                    chain.stats = self._measure(chain, chain.key(index))
-                self._fits[key] = fit_step(step, chain.stats, chain.sample, chain.where, spread)
+                self._fits[key] = self._fit_step(chain, step)
                 _check_numbers(self._fits[key][0], f"{chain.where}: {step}")
             op, spectrum = self._fits[key]
             chain.ops.append(op)
             chain.stats, chain.sample = op.push(chain.stats), None
             chain.spectrum = spectrum or chain.spectrum
+
+    def _fit_step(self, chain: _Chain, step: Step) -> tuple[Op, Spectrum | None]:
+        need, spread = needs(step), None
+        if need == "groups":
+            return self._fit_groups(chain, step), None
+        if need == "sample":
+            chain.sample = self._sample(chain)
+        elif need == "vehicles":
+            spread = self._scatter(chain)
+        elif need != "nothing" and (chain.stats is None or (need == "range" and chain.stats.min is None)):
+            chain.stats = self._measure(chain, chain.key(len(chain.ops)))
+        return fit_step(step, chain.stats, chain.sample, chain.where, spread)
 
     def _measure(self, chain: _Chain, key: str) -> Stats:
         """Statistics of the chain's output so far, taken once for all chains that begin alike."""
@@ -240,6 +250,32 @@ class Fitter:
             self._scatters[key] = scatter(self.vehicles.attach(vectors, chosen), self.backend)
         return self._scatters[key]
 
+    def _fit_groups(self, chain: _Chain, step: Step) -> Op:
+        """An operation by groups; what is known of these is found once for all steps alike."""
+        by, where = str(step.by), f"{chain.where}: {step}"
+        if by not in self._groups:
+            self._groups[by] = Groups.of(self.wide, by, where)
+        groups, program = self._groups[by], chain.program
+        groups.check_size(program.width([self._widths[d] for d in program.descriptors]), where)
+        key = chain.key(len(chain.ops)), by
+        if key not in self._of_groups:
+            self.n_passes += 1
+            self._of_groups[key] = self._group_moments(program, groups)
+        projected = any(op.kind == "project" for op in (*chain.ops, *(op for p in chain.parts for op in p.ops)))
+        return fit_groups(step, groups, self._of_groups[key], projected=projected)
+
+    def _group_moments(self, program: Program, groups: Groups) -> GroupMoments:
+        # From the raw columns always: what is kept has no column of groups beside it.
+        apply, by, names = _applying(program), groups.by, groups.names
+
+        def add(state: GroupMoments, batch: pa.RecordBatch) -> None:
+            for _, x in apply(batch):
+                state.update(codes(batch.column(marked(by)), names), x)
+
+        columns = dict.fromkeys((*program.group_columns, by))
+        df = self._raw_columns(program.descriptors, list(columns))
+        return blocks.fold(df, lambda: GroupMoments(len(names)), add, merge_on_cluster=True)
+
     def _sample(self, chain: _Chain) -> np.ndarray:
         width = sum(self._widths[p.descriptor] for p in chain.parts)
         size, seed = min(SAMPLE_ROWS, SAMPLE_VALUES // width), self.seed
@@ -285,28 +321,28 @@ class Fitter:
             if keys[cut] not in self._kept:
                 self._kept[keys[cut]] = blocks.persist(blocks.gather(self._vectors(first, keys)))
             return self._kept[keys[cut]], from_kept
-        if first.groups:
+        if first.of_vehicles:
             return self._vectors(first, keys), _applying(Program((FittedPart("vector", ()),), rest))
-        return self._raw_columns(program.descriptors), _applying(program)
+        return self._raw_columns(program.descriptors, program.group_columns), _applying(program)
 
     def _vectors(self, program: Program, keys: Sequence[str]) -> DataFrame:
         """The output of a program that ends where it is kept: ``image_id, vector``."""
-        if not program.groups:
-            return _streamed(self._raw_columns(program.descriptors), _applying(program))
+        if not program.of_vehicles:
+            return _streamed(self._raw_columns(program.descriptors, program.group_columns), _applying(program))
         assert self.vehicles is not None
         before = Program(program.parts, program.ops[:-1])
-        return apply_group(self._stream(before, keys), self.vehicles, program.ops[-1].kind)
+        return apply_vehicles(self._stream(before, keys), self.vehicles, program.ops[-1].kind)
 
-    def _raw_columns(self, descriptors: Sequence[str]) -> DataFrame:
-        return self.wide.select("image_id", *(f"`{d}`" for d in descriptors))
+    def _raw_columns(self, descriptors: Sequence[str], groups: Sequence[str]) -> DataFrame:
+        return self.wide.select("image_id", *(f"`{c}`" for c in (*descriptors, *map(marked, groups))))
 
     # -- applying ----------------------------------------------------------------------------------
 
     def transform(self, fitted: Fitted) -> DataFrame:
         """The feature set's vectors: ``image_id BIGINT, vector ARRAY<FLOAT>``.
 
-        One for every image of ``wide`` (with a vehicle's residual: for those that have one, see `apply_group`). Tasks
-        raise CaseError where one comes out infinite or NaN.
+        One for every image of ``wide`` (with a vehicle's residual: for those that have one, see `apply_vehicles`).
+        Tasks raise CaseError where one comes out infinite or NaN.
         """
         keys = self._keys[fitted.spec.name]
         cut = _kept_until(fitted.program.ops)
@@ -335,19 +371,22 @@ def _check_numbers(op: Op, where: str) -> None:
 
 def _kept_until(ops: Sequence[Op]) -> int:
     """How many operations lead to what is worth keeping: up to the one that looks at vehicles, or else up to the first
-    projection; none without either.
+    projection and the last one by groups behind it, which needs a column that is not kept; none without either.
     """
-    groups = [at for at, op in enumerate(ops) if op.is_group]
+    vehicles = [at for at, op in enumerate(ops) if op.of_vehicles]
     projections = [at for at, op in enumerate(ops) if op.kind == "project"]
-    return next(iter(groups or projections), -1) + 1
+    if vehicles or not projections:
+        return next(iter(vehicles), -1) + 1
+    return max(projections[0], *(at for at, op in enumerate(ops) if op.by is not None), -1) + 1
 
 
 def _applying(program: Program) -> Callable[[pa.RecordBatch], Rows]:
-    """A program over the columns of its descriptors."""
-    names = program.descriptors
+    """A program over the columns of its descriptors, and of its groups."""
+    names, groups = program.descriptors, program.group_columns
 
     def rows(batch: pa.RecordBatch) -> Rows:
-        yield blocks.batch_ids(batch), program.apply([blocks.to_matrix(batch.column(name)) for name in names])
+        raw = [blocks.to_matrix(batch.column(name)) for name in names]
+        yield blocks.batch_ids(batch), program.apply(raw, columns_of(batch, groups))
 
     return rows
 
@@ -370,16 +409,18 @@ def _streamed(df: DataFrame, rows: Callable[[pa.RecordBatch], Rows], where: str 
 
 
 def transform(wide: DataFrame, program: Program, vehicles: Vehicles | None = None) -> DataFrame:
-    """Apply a stored program to new descriptors: one ARRAY<FLOAT> column per descriptor beside ``image_id``.
+    """Apply a stored program to new descriptors: one ARRAY<FLOAT> column per descriptor beside ``image_id``, and those
+    of the program's groups (`group_steps.attach`).
 
     A program that looks at vehicles takes those of the new images: ``wide`` is read twice then, and the photos that
-    have no residual are left out (`apply_group`). ValueError without ``vehicles`` where the program needs them.
+    have no residual are left out (`apply_vehicles`). ValueError without ``vehicles`` where the program needs them.
     """
     before, group, after = program.split()
-    vectors = _streamed(wide.select("image_id", *(f"`{d}`" for d in program.descriptors)), _applying(before))
+    columns = (*program.descriptors, *map(marked, program.group_columns))
+    vectors = _streamed(wide.select("image_id", *(f"`{c}`" for c in columns)), _applying(before))
     if group is None:
         return vectors
     if vehicles is None:
         raise ValueError(f"{group.kind} looks at all photos of a vehicle, and no vehicles are given")
-    grouped = apply_group(vectors, vehicles, group.kind)
+    grouped = apply_vehicles(vectors, vehicles, group.kind)
     return _streamed(grouped, _applying(Program((FittedPart("vector", ()),), after))) if after else grouped

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import scipy.linalg
 
 from motorpool.kernels.moments import Stats
 
 #: Operations whose statistics do not follow from those of their input.
-_OPAQUE = ("clip", "l2", "vehicle_mean", "vehicle_median", "vehicle_residual")
+_OPAQUE = ("clip", "l2", "vehicle_mean", "vehicle_median", "vehicle_residual", "group_center", "group_standard")
+#: What operations by groups know of each group.
+_OF_GROUPS = {"group_center": ("mean",), "group_standard": ("mean", "deviation")}
+#: Their rows behind the first: one for each group, and a last one for images of no group.
+_GROUP, _OTHERS = "group", "others"
+#: Texts of each group column beside float32[n, d] rows, by its name: string[n], null where it is not known.
+Columns = Mapping[str, pa.Array]
 #: How many fields each operation has as rows; one without any has one empty row.
 _FIELDS = {"scale": 2, "project": 2, "clip": 2, "l2": 0, "vehicle_mean": 0, "vehicle_median": 0, "vehicle_residual": 0}
 
@@ -25,14 +33,19 @@ class Op:
     - ``project``: (x - centre) @ components, with float64[d] and float64[d, k];
     - ``clip``: to [low, high], float64[d] each;
     - ``l2``: every row divided by its Euclidean length (zero rows stay zero);
-    - ``vehicle_mean``, ``vehicle_median``, ``vehicle_residual``: not row by row; see `vehicles.apply_group`.
+    - ``vehicle_mean``, ``vehicle_median``, ``vehicle_residual``: not row by row; see `vehicle_steps.apply_vehicles`;
+    - ``group_center``: x - mean[g], ``group_standard``: (x - mean[g]) / deviation[g], with fields ``mean`` and
+      ``deviation`` float64[groups + 1, d]. g is the place of the row's text in column ``by`` among ``groups``, and the
+      last one for all other texts and for null. ``rows`` float64[groups + 1] are those that each was fitted on.
     """
 
     kind: str
     fields: dict[str, np.ndarray] = field(default_factory=dict)
+    by: str | None = None
+    groups: tuple[str, ...] = ()
 
     @property
-    def is_group(self) -> bool:
+    def of_vehicles(self) -> bool:
         """Whether it looks at all photos of a vehicle together."""
         return self.kind.startswith("vehicle_")
 
@@ -61,8 +74,8 @@ class Op:
         centre[start:stop] = self.fields["centre"]
         return stats.projected(centre, scipy.linalg.block_diag(before, inner, after))
 
-    def run(self, x: np.ndarray) -> np.ndarray:
-        """float32[n, d] to float32[n, d'], a new array.
+    def run(self, x: np.ndarray, columns: Columns | None = None) -> np.ndarray:
+        """float32[n, d] to float32[n, d'], a new array; ``columns`` has the column of an operation by groups.
 
         Shifts keep float64's digits: in float32 a mean far from zero would round away the spread about it.
         """
@@ -85,16 +98,55 @@ class Op:
             length = np.sqrt(np.einsum("ij,ij->i", x, x, dtype=np.float64))[:, None]
             scaled: np.ndarray = np.divide(x, length, out=np.zeros_like(x), where=length > 0, casting="unsafe")
             return scaled
-        if self.is_group:
+        if self.by is not None:
+            return self._run_by_group(x, (columns or {})[self.by])
+        if self.of_vehicles:
             raise ValueError(
                 f"operation {self.kind!r} looks at all photos of a vehicle: use motorpool.features.fit.transform"
             )
         raise ValueError(f"unknown operation {self.kind!r}")
 
+    def _run_by_group(self, x: np.ndarray, texts: pa.Array) -> np.ndarray:
+        at = codes(texts, self.groups)
+        y = x - self.fields["mean"][at]
+        if self.kind == "group_standard":
+            y /= self.fields["deviation"][at]
+        # Beyond float32 a value becomes infinite, which whoever writes the vectors refuses.
+        with np.errstate(over="ignore"):
+            result: np.ndarray = y.astype(np.float32)
+        return result
 
-def apply_ops(ops: Sequence[Op], x: np.ndarray) -> np.ndarray:
+    def to_rows(self) -> Iterator[tuple[str, str, np.ndarray]]:
+        """The operation's rows as operation, field and values: one for each field, or for each group."""
+        if self.by is None:
+            for name, values in self.fields.items() or {"": np.empty(0)}.items():
+                yield self.kind, name, values
+            return
+        yield self.kind, self.by, self.fields["rows"]
+        numbers = [self.fields[name] for name in _OF_GROUPS[self.kind]]
+        for at, name in enumerate(self.groups):
+            yield _GROUP, name, np.stack([values[at] for values in numbers])
+        yield _OTHERS, "", np.stack([values[-1] for values in numbers])
+
+    @classmethod
+    def of_group_rows(cls, rows: Sequence[tuple[str, str, np.ndarray]]) -> Op:
+        """An operation by groups back from `to_rows`."""
+        (kind, by, counts), *of_groups = rows
+        numbers = np.stack([values for _, _, values in of_groups], axis=1)
+        fields = {"rows": counts, **dict(zip(_OF_GROUPS[kind], numbers, strict=True))}
+        return cls(kind, fields, by, tuple(name for row, name, _ in of_groups if row == _GROUP))
+
+
+def codes(texts: pa.Array, groups: Sequence[str]) -> np.ndarray:
+    """int64[n]: the place of each of string[n] among ``groups``, and their number for all others and for null."""
+    found = pc.index_in(texts, value_set=pa.array(groups, pa.string()), skip_nulls=True)
+    places: np.ndarray = pc.fill_null(found, len(groups)).to_numpy(zero_copy_only=False).astype(np.int64)
+    return places
+
+
+def apply_ops(ops: Sequence[Op], x: np.ndarray, columns: Columns | None = None) -> np.ndarray:
     for op in ops:
-        x = op.run(x)
+        x = op.run(x, columns)
     return x
 
 
@@ -123,16 +175,22 @@ class Program:
         return tuple(part.descriptor for part in self.parts)
 
     @property
-    def groups(self) -> bool:
+    def of_vehicles(self) -> bool:
         """Whether applying it takes the images' vehicles."""
-        return any(op.is_group for op in self.ops)
+        return any(op.of_vehicles for op in self.ops)
+
+    @property
+    def group_columns(self) -> tuple[str, ...]:
+        """The columns of ``images`` that its operations by groups read, each once."""
+        every = (*(op for part in self.parts for op in part.ops), *self.ops)
+        return tuple(dict.fromkeys(op.by for op in every if op.by is not None))
 
     def split(self) -> tuple[Program, Op | None, tuple[Op, ...]]:
         """What comes before the operation that looks at vehicles, that operation, and what follows it.
 
         The whole program, None and nothing where there is no such operation.
         """
-        at = next((i for i, op in enumerate(self.ops) if op.is_group), None)
+        at = next((i for i, op in enumerate(self.ops) if op.of_vehicles), None)
         if at is None:
             return self, None, ()
         return Program(self.parts, self.ops[:at]), self.ops[at], self.ops[at + 1 :]
@@ -140,23 +198,27 @@ class Program:
     def width(self, raw: Sequence[int]) -> int:
         """The number of features from the numbers of columns of its descriptors."""
         before, _, after = self.split()
-        return int(apply_ops(after, before.apply([np.zeros((1, n), np.float32) for n in raw])).shape[1])
+        columns = {name: pa.nulls(1, pa.string()) for name in self.group_columns}
+        return int(apply_ops(after, before.apply([np.zeros((1, n), np.float32) for n in raw], columns)).shape[1])
 
-    def apply(self, raw: Sequence[np.ndarray]) -> np.ndarray:
+    def apply(self, raw: Sequence[np.ndarray], columns: Columns | None = None) -> np.ndarray:
         """One float32[n, d_i] of each descriptor, in the order of ``descriptors``, to float32[n, n_features].
 
-        ValueError where the program looks at vehicles.
+        ``columns`` has string[n] of each of the ``group_columns``. ValueError where the program looks at vehicles.
         """
         done = []
         for part, x in zip(self.parts, raw, strict=True):
-            y = apply_ops(part.ops, x)
+            y = apply_ops(part.ops, x, columns)
             done.append(y if part.weight == 1.0 else y * np.float32(part.weight))
-        return apply_ops(self.ops, done[0] if len(done) == 1 else np.concatenate(done, axis=1))
+        return apply_ops(self.ops, done[0] if len(done) == 1 else np.concatenate(done, axis=1), columns)
 
     # -- as rows of the lake: plain numbers that any engine can read -------------------------------
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """The ``program`` column of ``feature_sets``; part -1 are the common operations."""
+        """The ``program`` column of ``feature_sets``; part -1 are the common operations.
+
+        An operation by groups has a row with its column and the groups' numbers of images, then one for each group.
+        """
         rows: list[dict[str, Any]] = []
 
         def add(part: int, op: str, name: str, values: np.ndarray) -> None:
@@ -168,8 +230,8 @@ class Program:
             add(index, "weight", part.descriptor, np.array([part.weight]))
         for index, ops in [*enumerate(p.ops for p in self.parts), (-1, self.ops)]:
             for op in ops:
-                for name, values in op.fields.items() or {"": np.empty(0)}.items():
-                    add(index, op.kind, name, values)
+                for kind, name, values in op.to_rows():
+                    add(index, kind, name, values)
         return rows
 
     @classmethod
@@ -178,10 +240,17 @@ class Program:
         parts: list[tuple[str, float]] = []
         ops: dict[int, list[Op]] = {}
         pending: dict[str, np.ndarray] = {}
+        of_groups: list[tuple[str, str, np.ndarray]] = []
         for row in sorted(rows, key=lambda r: r["position"]):
             values = np.array(row["values"], np.float64).reshape(row["shape"])
             if row["op"] == "weight":
                 parts.append((row["field"], float(values[0])))
+                continue
+            if row["op"] in _OF_GROUPS or of_groups:
+                of_groups.append((row["op"], row["field"], values))
+                if row["op"] == _OTHERS:
+                    ops.setdefault(row["part"], []).append(Op.of_group_rows(of_groups))
+                    of_groups = []
                 continue
             if _FIELDS[row["op"]]:
                 pending[row["field"]] = values

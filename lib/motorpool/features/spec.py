@@ -11,7 +11,7 @@ from motorpool.texts import as_number
 
 STEP_KINDS = (
     "clip", "l2", "standard", "minmax", "robust", "pca", "svd", "vehicle_whiten", "vehicle_within", "vehicle_mean",
-    "vehicle_residual"
+    "vehicle_residual", "group_center", "group_standard"
 )  # fmt: skip
 
 #: Projections that are fitted on how photos spread within and between vehicles; to apply them takes no vehicle.
@@ -21,7 +21,10 @@ VEHICLE_PROJECTIONS = ("vehicle_whiten", "vehicle_within")
 PROJECTIONS = ("pca", "svd", *VEHICLE_PROJECTIONS)
 
 #: Steps that look at all photos of a vehicle together, so they cannot be applied row by row.
-GROUP_KINDS = ("vehicle_mean", "vehicle_residual")
+VEHICLE_CENTRES = ("vehicle_mean", "vehicle_residual")
+
+#: Steps that treat the images of each group apart; a column of the table ``images`` tells the groups.
+GROUP_STEPS = ("group_center", "group_standard")
 
 #: The share of vehicles that vehicle steps are fitted on where nothing else is said; the rest is there to judge by.
 FIT_SHARE = 0.5
@@ -35,6 +38,14 @@ _DEFAULTS: dict[str, Any] = {
     "vehicle_whiten": None,
     "vehicle_within": None,
     "vehicle_mean": "mean",
+    "group_center": None,
+    "group_standard": None,
+}
+#: What the table ``images`` has beside attributes, with why it is no group of images.
+_NO_GROUPS = {
+    "image_id": "every image has its own",
+    "path": "every image has its own",
+    "vehicle_id": "a new vehicle would have no mean (take vehicle_residual or vehicle_within)",
 }
 _CENTRES = ("mean", "median")
 
@@ -48,7 +59,7 @@ class Step:
 
     ``param`` is a pair of quantiles for clip and robust, a number of components (int) or a share of
     variance (float in (0, 1)) for pca, svd, vehicle_whiten and vehicle_within, ``mean`` or ``median`` for
-    vehicle_mean, and None otherwise.
+    vehicle_mean, the column of ``images`` for group_center and group_standard, and None otherwise.
     """
 
     kind: str
@@ -57,6 +68,8 @@ class Step:
     def __str__(self) -> str:
         if self.param is None:
             return self.kind
+        if self.by is not None:
+            return f"{self.kind}: {{by: {self.by}}}"
         value = list(self.param) if isinstance(self.param, tuple) else self.param
         return f"{self.kind}: {value}"
 
@@ -71,8 +84,14 @@ class Step:
         return self.kind + "_".join(f"{v:g}" for v in values)
 
     @property
-    def is_group(self) -> bool:
-        return self.kind in GROUP_KINDS
+    def of_vehicles(self) -> bool:
+        """Whether it looks at all photos of a vehicle together."""
+        return self.kind in VEHICLE_CENTRES
+
+    @property
+    def by(self) -> str | None:
+        """The column of ``images`` that tells the groups; None for steps without."""
+        return str(self.param) if self.kind in GROUP_STEPS else None
 
 
 def _default(kind: str) -> Param:
@@ -103,6 +122,8 @@ def parse_step(raw: Any) -> Step:
         param = _DEFAULTS[kind]
     if kind == "vehicle_mean":
         return Step(kind, _centre(kind, param))
+    if kind in GROUP_STEPS:
+        return Step(kind, _column(kind, param))
     return Step(kind, _quantiles(kind, param) if kind in ("clip", "robust") else _components(kind, param))
 
 
@@ -110,6 +131,17 @@ def _centre(kind: str, param: Any) -> str:
     if param not in _CENTRES:
         raise ValueError(f"{kind}: {param!r}: expected one of {', '.join(_CENTRES)}")
     return str(param)
+
+
+def _column(kind: str, param: Any) -> str:
+    column = param.get("by") if isinstance(param, dict) and set(param) == {"by"} else None
+    if not isinstance(column, str) or not column:
+        raise ValueError(
+            f"{kind}: {param!r}: expected a column of the table `images`, such as {{{kind}: {{by: camera}}}}"
+        )
+    if column.lower() in _NO_GROUPS:
+        raise ValueError(f"{kind}: by {column!r}: {_NO_GROUPS[column.lower()]}, so name an attribute, such as camera")
+    return column
 
 
 def _quantiles(kind: str, param: Any) -> tuple[float, float]:
@@ -145,25 +177,28 @@ class Part:
     weight: float = 1.0
 
 
-def check_vehicle_steps(parts: tuple[Part, ...], steps: tuple[Step, ...]) -> None:
-    """ValueError where steps that look at vehicles stand where they cannot work, or would leave nothing.
+def check_order(parts: tuple[Part, ...], steps: tuple[Step, ...]) -> None:
+    """ValueError where steps that look at vehicles or groups stand where they cannot work, or would leave nothing.
 
     vehicle_mean and vehicle_residual go among the common steps, one of them at most. Behind vehicle_mean the photos of
     a vehicle are equal, and behind vehicle_residual the vehicles are, so there the projections have nothing to see; in
-    residuals pca finds what vehicle_within would.
+    residuals pca finds what vehicle_within would. group_center and group_standard go in front of both: photos of a
+    vehicle come from several groups.
     """
     for part in parts:
         for step in part.steps:
-            if step.is_group:
+            if step.of_vehicles:
                 raise ValueError(f"{step.kind}: stands in a part of a join; put it behind the join, in its `steps`")
     seen: Step | None = None
     for step in steps:
-        if seen is not None and step.is_group:
+        if seen is not None and step.of_vehicles:
             raise ValueError(f"{step.kind} behind {seen.kind}: give one of them; together they leave nothing new")
+        if seen is not None and step.by is not None:
+            raise ValueError(f"{step.kind} behind {seen.kind}: put it in front, where each photo is still on its own")
         if seen is not None and step.kind in VEHICLE_PROJECTIONS:
             left = "within a vehicle" if seen.kind == "vehicle_mean" else "between vehicles"
             raise ValueError(f"{step.kind} behind {seen.kind}: no spread {left} is left; put it in front")
-        seen = step if step.is_group else seen
+        seen = step if step.of_vehicles else seen
 
 
 @dataclass(frozen=True)
@@ -184,10 +219,19 @@ class FeatureSet:
         return tuple(part.descriptor for part in self.parts)
 
     @property
+    def every_step(self) -> tuple[Step, ...]:
+        """The steps of the parts, then the common ones."""
+        return (*(s for p in self.parts for s in p.steps), *self.steps)
+
+    @property
     def vehicle_steps(self) -> tuple[Step, ...]:
         """The steps that need to know which photos show the same vehicle."""
-        every = (*(s for p in self.parts for s in p.steps), *self.steps)
-        return tuple(s for s in every if s.kind.startswith("vehicle_"))
+        return tuple(s for s in self.every_step if s.kind.startswith("vehicle_"))
+
+    @property
+    def group_columns(self) -> tuple[str, ...]:
+        """The columns of ``images`` that tell the groups of its steps, each once."""
+        return tuple(dict.fromkeys(s.by for s in self.every_step if s.by is not None))
 
     @property
     def uses_vehicles(self) -> bool:
@@ -212,6 +256,8 @@ class FeatureSet:
         content: dict[str, Any] = {"parts": parts, "steps": [str(s) for s in self.steps]}
         if self.uses_vehicles:
             content["fit_share"] = self.fit_share
+        if self.group_columns:
+            content["group_columns"] = self.group_columns
         return json.dumps(content, sort_keys=True)
 
     @property
@@ -224,6 +270,11 @@ class FeatureSet:
             return [str(s) for s in (*self.parts[0].steps, *self.steps)]
         parts = [f"{p.descriptor}: [{', '.join(map(str, p.steps))}] x {p.weight:g}" for p in self.parts]
         return [*parts, *(str(s) for s in self.steps)]
+
+
+def group_columns_of(definition: str) -> tuple[str, ...]:
+    """`FeatureSet.group_columns` of a set that only the lake knows, by its ``definition``."""
+    return tuple(json.loads(definition).get("group_columns", ()))
 
 
 def default_name(parts: tuple[Part, ...], steps: tuple[Step, ...]) -> str:

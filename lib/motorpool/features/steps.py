@@ -39,10 +39,12 @@ class Spectrum:
 def needs(step: Step) -> str:
     """What fitting the step asks for.
 
-    ``nothing``, ``moments``, ``range`` (moments with min and max), ``sample``, or ``vehicles`` (the scatter within and
-    between them).
+    ``nothing``, ``moments``, ``range`` (moments with min and max), ``sample``, ``vehicles`` (the scatter within and
+    between them), or ``groups`` (`group_steps.fit_groups`).
     """
-    if step.kind == "l2" or step.is_group:
+    if step.by is not None:
+        return "groups"
+    if step.kind == "l2" or step.of_vehicles:
         return "nothing"
     if step.kind in VEHICLE_PROJECTIONS:
         return "vehicles"
@@ -65,7 +67,7 @@ def fit_step(
     """
     if step.kind == "l2":
         return Op("l2"), None
-    if step.is_group:
+    if step.of_vehicles:
         return Op("vehicle_median" if step.param == "median" else step.kind), None
     if step.kind in VEHICLE_PROJECTIONS:
         if scatter is None:

@@ -128,7 +128,7 @@ def centres(rows: DataFrame, how: str) -> DataFrame:
     raise ValueError(f"centre {how!r}: expected mean or median")
 
 
-def apply_group(vectors: DataFrame, vehicles: Vehicles, kind: str) -> DataFrame:
+def apply_vehicles(vectors: DataFrame, vehicles: Vehicles, kind: str) -> DataFrame:
     """A vehicle operation on ``image_id, vector``: ``vehicle_mean``, ``vehicle_median`` or ``vehicle_residual``.
 
     The first two give every photo its vehicle's centre, so equal vectors to all its photos. The last gives it what it

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
+from motorpool.kernels.runs import starts_of
+
 
 @dataclass(frozen=True)
 class Groups:
@@ -47,11 +49,6 @@ def discriminants(within: np.ndarray, between: np.ndarray, shrinkage: float) -> 
     return np.clip(values[::-1], 0.0, None), vectors[:, ::-1]
 
 
-def _starts(keys: np.ndarray) -> np.ndarray:
-    """Where runs of equal keys begin, int64[runs], for at least one key."""
-    return np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-
-
 def pieces(keys: np.ndarray, codes: np.ndarray, x: np.ndarray) -> tuple[Groups, np.ndarray]:
     """The groups in float32[m, d] rows, and the rows less their group's mean, float32[m, d] in the groups' order.
 
@@ -60,7 +57,7 @@ def pieces(keys: np.ndarray, codes: np.ndarray, x: np.ndarray) -> tuple[Groups, 
     """
     order = np.argsort(codes, kind="stable")
     held = codes[order]
-    starts = _starts(held)
+    starts = starts_of(held)
     n = np.diff(np.append(starts, len(held)))
     rows = x[order].astype(np.float64)
     mean = np.add.reduceat(rows, starts, axis=0) / n[:, None]
@@ -85,7 +82,7 @@ class Merging:
     def add(self, more: Groups) -> Groups:
         """Take at least one piece; returns the groups that are complete by now."""
         held = more if self._open is None else _joined(self._open, more)
-        starts = _starts(held.keys)
+        starts = starts_of(held.keys)
         n = np.add.reduceat(held.n, starts)
         mean = np.add.reduceat(held.n[:, None] * held.mean, starts, axis=0) / n[:, None]
         whole = Groups(held.keys[starts], n, mean)

@@ -13,7 +13,8 @@ def columns() -> list[str]:
     """The columns that the view shows of ``models``."""
     seen = [score for score in SCORES.values() if score.shown != "models"]
     found = [score.name for score in seen if score.measured != "fit"]
-    return [*_FIRST, *found, *_OF_VEHICLES, *(score.name for score in seen if score.measured == "fit")]
+    of_fit = [score.name for score in seen if score.measured == "fit"]
+    return [*_FIRST, *found, *_OF_VEHICLES, *of_fit, "warning"]
 
 
 def leaderboard() -> str:

@@ -154,7 +154,8 @@ _INPUTS = (
             "explained_variance_curve": "That share for 1, 2, 3, ... components.",
             "definition": "All that defines its vectors, as JSON. Equal definitions give equal vectors.",
             "program": "The fitted numbers. Applied in order, its operations turn raw descriptors into features, also "
-            "those of new images.",
+            "those of new images. `group_center` and `group_standard` have a row `group` for each value of their "
+            "column, and a row `others` for all other images.",
             "created_at": _CREATED_AT,
         },
     ),
@@ -246,7 +247,8 @@ def _models() -> Table:
         "models",
         "model_id STRING, features STRING, algorithm STRING, params MAP<STRING,STRING>, n_clusters INT, "
         f"n_noise BIGINT, {_doubles(found)}agreement_vehicles BIGINT, vehicle_part STRING, {_doubles(of_fit)}"
-        "status STRING, reason STRING, n_iter INT, seconds DOUBLE, backend STRING, created_at TIMESTAMP",
+        "status STRING, reason STRING, warning STRING, n_iter INT, seconds DOUBLE, backend STRING, "
+        "created_at TIMESTAMP",
         "cluster",
         rows="One row per model. A row here says that the model is finished.",
         comments={
@@ -265,6 +267,8 @@ def _models() -> Table:
             **of_fit,
             "status": "`ok`, `degenerate` (kept, not ranked) or `failed`.",
             "reason": "Why it is degenerate or failed.",
+            "warning": "Why to look twice before its clusters are used as labels: the columns of `nuisance.columns` "
+            "that they follow. Null without any.",
             "n_iter": "Passes or iterations.",
             "seconds": "Seconds of fitting. Models that share their passes share the seconds.",
             "backend": _BACKEND,
@@ -452,6 +456,26 @@ _AGREEMENT = Table(
         "ari": "Adjusted Rand index: 0 is chance, 1 is equal. Noise counts as a cluster.",
         "nmi": "Normalised mutual information, 0 to 1. Noise counts as a cluster.",
         "n_images": "Images compared.",
+    },
+)
+
+_NUISANCE = Table(
+    "nuisance",
+    "model_id STRING, column_name STRING, nmi DOUBLE, nmi_by_chance DOUBLE, n_images BIGINT, n_values BIGINT, "
+    "fingerprint STRING, created_at TIMESTAMP",
+    "nuisance",
+    rows="One row per model with labels and column of `nuisance.columns`: how far its clusters follow it.",
+    comments={
+        "model_id": _MODEL_ID,
+        "column_name": "The column of `images`, such as `camera`.",
+        "nmi": "Normalised mutual information of clusters and values, 0 (they have nothing in common) to 1 (the "
+        "clusters are the values). Noise counts as a cluster; null where no image has a value.",
+        "nmi_by_chance": "The figure that values without any connection to the clusters stay below in 999 of 1,000 "
+        "draws.",
+        "n_images": "Images that have a label and a value.",
+        "n_values": "Different values of these.",
+        "fingerprint": "Hash of the column: where its values change, models are measured again.",
+        "created_at": _CREATED_AT,
     },
 )
 
@@ -798,6 +822,7 @@ TABLES: Mapping[str, Table] = _Lookup(
         **_by_name(
             *_CLUSTERED,
             _AGREEMENT,
+            _NUISANCE,
             _VEHICLES,
             *_OUTLIERS,
             *_PROJECTIONS,

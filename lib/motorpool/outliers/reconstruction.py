@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from pyspark.sql import DataFrame
 
-from motorpool.features.program import FittedPart, Op, Program
+from motorpool.features.group_steps import columns_of, marked
+from motorpool.features.program import Columns, FittedPart, Op, Program
 from motorpool.outliers.scores import SCORES, pack_scores
 from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
@@ -21,9 +22,9 @@ class _Projection:
     op: Op
     weight: float = 1.0
 
-    def left_out(self, raw: dict[str, np.ndarray]) -> np.ndarray:
+    def left_out(self, raw: dict[str, np.ndarray], columns: Columns) -> np.ndarray:
         """float64[n]: the squared length of what the projection drops, from float32[n, d_i] descriptors."""
-        x = self.before.apply([raw[name] for name in self.before.descriptors])
+        x = self.before.apply([raw[name] for name in self.before.descriptors], columns)
         centred = x - self.op.fields["centre"]
         kept = centred @ self.op.fields["components"]
         # Components are orthonormal, so the rest is what Pythagoras leaves.
@@ -40,8 +41,8 @@ def pca_error(wide: DataFrame, program: Program) -> DataFrame:
     themselves have lost: something strange in the picture. Dark or blank frames leave out less than ordinary ones and
     score low; distances and forests find those.
 
-    ``wide`` has ``image_id`` and one ARRAY<FLOAT> column per raw descriptor. One pass over it, when the result is read,
-    in float64: off by some 1e-8 of |x - c| where nearly all is kept.
+    ``wide`` has ``image_id``, one ARRAY<FLOAT> column per raw descriptor and the columns of the program's groups. One
+    pass over it, when the result is read, in float64: off by some 1e-8 of |x - c| where nearly all is kept.
 
     Where the parts of a joined set have projections of their own, those count, side by side: the squares of their
     errors, times the squares of the parts' weights, add up, so a descriptor in larger units counts for more.
@@ -52,14 +53,16 @@ def pca_error(wide: DataFrame, program: Program) -> DataFrame:
     if not projections:
         raise ValueError("the feature set has no pca or svd step that comes first, so nothing tells what it leaves out")
     names = sorted({name for p in projections for name in p.before.descriptors})
+    groups = sorted({column for p in projections for column in p.before.group_columns})
 
     def run(batches: Batches) -> Batches:
         for batch in batches:
             raw = {name: blocks.to_matrix(batch.column(name)) for name in names}
-            squared = np.sum([p.left_out(raw) for p in projections], axis=0)
+            columns = columns_of(batch, groups)
+            squared = np.sum([p.left_out(raw, columns) for p in projections], axis=0)
             yield pack_scores(blocks.batch_ids(batch), np.sqrt(squared))
 
-    return wide.select("image_id", *(f"`{name}`" for name in names)).mapInArrow(run, SCORES)
+    return wide.select("image_id", *(f"`{c}`" for c in (*names, *map(marked, groups)))).mapInArrow(run, SCORES)
 
 
 def reconstructs(program: Program) -> bool:
@@ -86,7 +89,7 @@ def _first_projections(program: Program) -> list[_Projection]:
 
 
 def _first(ops: tuple[Op, ...]) -> int | None:
-    at = next((at for at, op in enumerate(ops) if op.kind == "project" or op.is_group), None)
+    at = next((at for at, op in enumerate(ops) if op.kind == "project" or op.of_vehicles), None)
     return at if at is not None and _is_orthonormal(ops[at]) else None
 
 

@@ -26,7 +26,8 @@ class Resources:
 
     ``vectors`` has image_id and vector. ``models`` are the ids of the models that each method reads the labels of,
     ``read_labels`` gives the labels of some models (image_id, model_id, cluster, outlier_score), ``read_descriptors``
-    the raw descriptors by name as columns beside image_id. ``say`` gets messages on the search's progress.
+    what a program reads: raw descriptors by name, and columns of groups, beside image_id. ``say`` gets messages on the
+    search's progress.
 
     Persisted frames stay until `release`.
     """
@@ -38,7 +39,7 @@ class Resources:
     models: Mapping[str, Sequence[str]]
     known_vehicles: Vehicles | None
     read_labels: Callable[[Sequence[str]], DataFrame]
-    read_descriptors: Callable[[Sequence[str]], DataFrame]
+    read_descriptors: Callable[[Program], DataFrame]
     read_program: Callable[[], Program]
     say: Callable[[str], None]
     _held: list[Callable[[], object]] = field(default_factory=list)

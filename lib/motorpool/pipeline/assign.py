@@ -18,7 +18,7 @@ from pyspark.sql import functions as F
 from motorpool.case.arrays import ArrayFile
 from motorpool.case.descriptors import Descriptor, Header, check_keys, open_array_files, read_vectors, with_columns
 from motorpool.case.folder import Case, find_case
-from motorpool.case.images import check_paths, read_images
+from motorpool.case.images import check_columns, check_paths, read_images
 from motorpool.case.sources import shown
 from motorpool.case.tables import read_paths
 from motorpool.cluster.far import far_limits, is_far
@@ -32,6 +32,7 @@ from motorpool.describe.describer import Describer
 from motorpool.describe.photo_vectors import photo_vectors
 from motorpool.errors import CaseError, ConfigError
 from motorpool.features.fit import transform
+from motorpool.features.group_steps import attach
 from motorpool.features.program import Program
 from motorpool.features.vehicle_steps import Vehicles
 from motorpool.labelling.apply import Labeller
@@ -86,6 +87,15 @@ class _Needed:
     def descriptors(self) -> list[str]:
         return sorted({d for program in self.programs.values() for d in program.descriptors})
 
+    @property
+    def group_columns(self) -> dict[str, str]:
+        """The columns of ``images`` that the feature sets read, and what needs each, as text."""
+        asking: dict[str, str] = {}
+        for features, program in self.programs.items():
+            for column in program.group_columns:
+                asking.setdefault(column, self.asking[features])
+        return asking
+
     def readers(self) -> Counter[str]:
         """How many passes each feature set's vectors take."""
         found = Counter(model.features for model in self.models.values())
@@ -112,9 +122,11 @@ def run_assign(
     are labelled as the lake's own images that nobody has looked at; photos of a vehicle vote where the new case says
     which vehicle they show, and each for itself where it does not. No new image counts as an outlier.
 
-    Where a feature set has a step that looks at all photos of a vehicle (`apply_group`), the new photos are grouped
+    Where a feature set has a step that looks at all photos of a vehicle (`apply_vehicles`), the new photos are grouped
     by the vehicles of their own case; those alone of their vehicle have no cluster by ``vehicle_residual``, and where
-    no attribute is labelled they are left out of the file. CaseError where the case has no vehicles then.
+    no attribute is labelled they are left out of the file. CaseError where the case has no vehicles then, and where it
+    lacks a column that the groups of a feature set are told by (`group_steps`); images of groups that were not fitted
+    are treated by the numbers of all.
 
     ``out`` is CSV, or Parquet where its name ends so, and appears whole or not at all. Raises ConfigError for a model
     that the lake does not hold or that labels nothing new, and for attributes that it has no labels of; CaseError for a
@@ -137,6 +149,7 @@ def run_assign(
         stack.enter_context(refusing_bad_rows(spark, descriptors))
         paths = blocks.persist(read_paths(spark, found.images_paths))
         stack.callback(paths.unpersist)
+        check_columns(spark, found, needed.group_columns)
         with timed(f"assign: checking {shown(found.images_paths)}"):
             n_images, _ = check_paths(paths, found.images_paths)
         descriptors |= with_columns(spark, arrays, found, paths, n_images, needed.descriptors)
@@ -153,7 +166,7 @@ def run_assign(
             for name, given in descriptors.items()
         }
         images = read_images(paths, found, case.vehicle_pattern, case.vehicle_column)
-        vectors = _vectors(frames, images, found, needed, stack)
+        vectors = _vectors(frames, images, n_images, found, needed, stack)
         with timed(f"assign: labelling {n_images:,} images by {model.algorithm} on {model.features}"):
             clusters = {}
             for own, item in needed.models.items():
@@ -305,27 +318,34 @@ def _check_describers(lake: Lake, needed: _Needed, describers: Mapping[str, Desc
 
 
 def _vectors(
-    frames: Mapping[str, DataFrame], images: DataFrame, found: Case, needed: _Needed, stack: ExitStack
+    frames: Mapping[str, DataFrame],
+    images: DataFrame,
+    n_images: int,
+    found: Case,
+    needed: _Needed,
+    stack: ExitStack,
 ) -> dict[str, DataFrame]:
     """``image_id, vector`` of the new images by feature set, persisted until the end where several passes read them.
 
     CaseError where a feature set looks at vehicles and the case has none.
     """
     vehicles = None
-    grouping = next((name for name, program in needed.programs.items() if program.groups), None)
+    grouping = next((name for name, program in needed.programs.items() if program.of_vehicles), None)
     if grouping is not None:
         vehicles = Vehicles.of(images)
         problem = vehicles.problem()
         if problem:
-            kind = next(op.kind for op in needed.programs[grouping].ops if op.is_group)
+            kind = next(op.kind for op in needed.programs[grouping].ops if op.of_vehicles)
             raise CaseError(
                 f"{needed.asking[grouping]} has the step {kind}, which looks at all photos of a vehicle, but in "
                 f"{shown(found.images_paths)} {problem}: {VEHICLES_ADVICE}"
             )
     made = {}
     for name, program in needed.programs.items():
-        wide = side_by_side({d: frames[d] for d in program.descriptors})
-        made[name] = transform(wide, program, vehicles if program.groups else None)
+        wide = attach(
+            side_by_side({d: frames[d] for d in program.descriptors}), images, program.group_columns, n_images
+        )
+        made[name] = transform(wide, program, vehicles if program.of_vehicles else None)
         if needed.readers()[name] > 1:
             made[name] = stack.enter_context(blocks.kept(made[name]))
     return made

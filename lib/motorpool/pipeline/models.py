@@ -78,7 +78,7 @@ def model_row(
     spec: ModelSpec, status: str, reason: str | None, facts: Facts | None = None, **values: Any
 ) -> dict[str, Any]:
     """A row of ``models``; what is not given is null, and so are numbers that are not finite."""
-    names = ("n_clusters", "n_noise", *SCORES, "agreement_vehicles", "n_iter", "seconds")
+    names = ("n_clusters", "n_noise", *SCORES, "agreement_vehicles", "warning", "n_iter", "seconds")
     row: dict[str, Any] = dict.fromkeys(names)
     if facts is not None:
         row |= _scores_of_fit(facts) | {"n_iter": facts.n_iter, "seconds": facts.seconds}

@@ -21,6 +21,7 @@ from motorpool.pipeline.stages.features import run_features
 from motorpool.pipeline.stages.ingest import run_ingest
 from motorpool.pipeline.stages.interpret import run_interpret
 from motorpool.pipeline.stages.label import run_label
+from motorpool.pipeline.stages.nuisance import run_nuisance
 from motorpool.pipeline.stages.outliers import run_outliers
 from motorpool.pipeline.stages.project import run_project
 from motorpool.pipeline.stages.quality import run_quality
@@ -35,6 +36,7 @@ STAGES = {
     "features": caught_up(run_features, add_features),
     "cluster": caught_up(run_cluster, add_labels),
     "consensus": run_consensus,
+    "nuisance": run_nuisance,
     "vehicles": run_vehicles,
     "outliers": caught_up(run_outliers, add_outliers),
     "project": run_project,

@@ -19,6 +19,7 @@ from motorpool.report import page, queries
 from motorpool.report.commands import Commands
 from motorpool.report.palette import palette_of
 from motorpool.report.photos.album import Album
+from motorpool.report.sections.drift_section import DriftSection
 from motorpool.report.sections.label_section import LabelSection
 from motorpool.report.sections.map_section import MapSection
 from motorpool.report.sections.model_section import ModelSection
@@ -55,10 +56,11 @@ def build(
     best = _shown(models, settings)
     clusters, feature_sets = queries.clusters(lake, best["model_id"].tolist()), queries.feature_sets(lake)
     palettes = {str(m): palette_of(queries.colours(part)) for m, part in clusters.groupby("model_id")}
-    judged = verdict(models, pairs)
+    judged = verdict(models, pairs, queries.nuisance(lake))
 
     with timed("report: figures"):
         label_section = LabelSection(lake, folder, best, clusters, seed)
+        drift_section = DriftSection(lake, folder, models)
         model_section = ModelSection(lake, folder, overview, models, best, clusters, pairs, feature_sets, palettes)
     with timed("report: maps"):
         map_section = MapSection(lake, settings, folder, feature_sets["features"].tolist(), best, palettes, seed)
@@ -70,8 +72,8 @@ def build(
         map_section.write_points(album)
         context: dict[str, Any] = label_section.context(album) | photo_section.context(album)
 
-    context |= model_section.context() | map_section.context()
     commands = Commands.of(lake)
+    context |= model_section.context() | map_section.context() | drift_section.context(commands)
     context |= {
         # The last two parts, which a person knows the lake by; the whole name is at the end of the page.
         "title": "/".join(Path(str(lake)).parts[-2:]),
@@ -88,7 +90,7 @@ def build(
         "without_photos": images_root is None,
     }
     charts = page.chart_data(
-        [*label_section.charts, *model_section.charts],
+        [*label_section.charts, *drift_section.charts, *model_section.charts],
         model_section.tree,
         map_section.index,
         {**model_section.tree_palette, **palettes},

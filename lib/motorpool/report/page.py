@@ -36,6 +36,7 @@ SURE = 0.75
 SECTIONS = (
     ("labels", "Labels"),
     ("verdict", "Verdict"),
+    ("drift", "New images"),
     ("models", "Models"),
     ("curves", "Curves"),
     ("agreement", "Agreement"),
@@ -61,7 +62,7 @@ def board_columns() -> list[tuple[str, str, str]]:
         *scores,
         ("model_id", "Model id", "text"),
         ("params", "Parameters", "text"),
-        ("reason", "Why not ranked", "text"),
+        ("remark", "Remark", "text"),
     ]
 
 
@@ -89,7 +90,7 @@ def board(models: pd.DataFrame, n_images: int) -> list[dict[str, Any]]:
             *(_cell(model[s.name], s.decimals) for s in table_scores()),
             _text(model["model_id"]) | {"id": True},
             _text(", ".join(f"{k} {v}" for k, v in params.items())),
-            _text("" if not is_missing(model["rank"]) else model["reason"] or model["status"]),
+            _text(remark(model)),
         ]
         rows.append(
             {
@@ -102,6 +103,12 @@ def board(models: pd.DataFrame, n_images: int) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def remark(model: Mapping[str, Any]) -> str:
+    """Why a model is not ranked, and what to look at before it is used; empty where there is nothing to say."""
+    why = "" if not is_missing(model["rank"]) else model["reason"] or model["status"]
+    return "; ".join(text for text in (why, model["warning"]) if isinstance(text, str) and text)
 
 
 def _cell(value: Any, digits: int) -> dict[str, Any]:
@@ -256,8 +263,10 @@ def _rendered(context: Mapping[str, Any]) -> str:
         loader=PackageLoader("motorpool.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
+    # The one section that is not there where there is nothing to say.
+    sections = [section for section in SECTIONS if section[0] != "drift" or context["drift"]]
     return env.get_template("index.html.j2").render(
-        **context, gaps=gaps(), sections=SECTIONS, board_columns=board_columns()
+        **context, gaps=gaps(), sections=sections, board_columns=board_columns()
     )
 
 

@@ -21,6 +21,8 @@ from motorpool.interpret.wording import named_colour
 from motorpool.lake import Lake
 from motorpool.report.wording import records
 
+#: Stands for all appends together in the table ``drift``.
+ALL_APPENDS = "all"
 #: More models than this make a table that no browser sorts at once; the first of the ranking are kept.
 MAX_MODELS = 5_000
 #: Photos of a cluster in its CSV file, those nearest the centre.
@@ -120,6 +122,29 @@ def colours(clusters: pd.DataFrame) -> dict[int, str | None]:
 
 def agreement(lake: Lake) -> pd.DataFrame:
     return fetched(lake, "agreement", ["model_a", "model_b"])
+
+
+def nuisance(lake: Lake) -> pd.DataFrame:
+    """How far models follow columns that they should not: a row for each model and column."""
+    return fetched(lake, "nuisance", ["model_id", "column_name"])
+
+
+def drift(lake: Lake) -> pd.DataFrame:
+    """How far appended images differ: a row for each model and append, and for each model over `ALL_APPENDS`."""
+    return fetched(lake, "drift", ["append_id", "model_id"])
+
+
+def appends(lake: Lake) -> pd.DataFrame:
+    """All appends, in the order in which they came."""
+    return fetched(lake, "appends", ["first_image_id"])
+
+
+def appended_sizes(lake: Lake, model_ids: Sequence[str]) -> pd.DataFrame:
+    """``model_id, cluster, n`` of the appended images in the clusters of some models, -1 for noise."""
+    first = lake.first_appended()
+    labels = lake.read_or_empty("labels", model_id=list(model_ids)).where(F.col("image_id") >= F.lit(first))
+    counts = labels.groupBy("model_id", "cluster").agg(F.count("*").alias("n"))
+    return to_frame(counts.orderBy("model_id", "cluster"))
 
 
 def tree(lake: Lake, model_id: str, tree_of: str) -> Tree | None:

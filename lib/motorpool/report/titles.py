@@ -45,7 +45,7 @@ def titles_file(context: Mapping[str, Any]) -> str:
 def write_retitled(folder: Path, clusters: pd.DataFrame) -> None:
     """Write a report's page again with the titles of the rows of ``clusters``, of the models that are on the page.
 
-    Only what has titles is written: the page, the charts' data, and the two pictures with clusters' names. OSError and
+    Only what has titles is written: the page, the charts' data, and the pictures with clusters' names. OSError and
     ValueError for a folder without a page, or one of another version.
     """
     context, data = page.read(folder)
@@ -73,7 +73,7 @@ def _retitle(context: dict[str, Any], data: dict[str, Any], clusters: pd.DataFra
             item |= page.title_facts(row)
     data["titles"] = all_titles(clusters[clusters["model_id"].isin(list(data["titles"]))])
     for name, found in data.items():
-        if name == "cluster_sizes":
+        if name in charts.BY_CLUSTER:
             data[name] = charts.Chart.from_json(found).retitled(titles).to_json()
         elif name == "dendrogram":
             tree = found["tree"]
@@ -82,10 +82,11 @@ def _retitle(context: dict[str, Any], data: dict[str, Any], clusters: pd.DataFra
 
 def _draw(folder: Path, data: Mapping[str, Any], clusters: pd.DataFrame) -> None:
     titles = _by_model(clusters)
-    if "cluster_sizes" in data:
-        chart = charts.Chart.from_json(data["cluster_sizes"])
-        drawing.draw_chart(chart, folder / "figures" / "cluster_sizes.png")
-        data_files.write_chart(chart, folder / "figures" / "cluster_sizes.csv")
+    for name in charts.BY_CLUSTER:
+        if name in data:
+            chart = charts.Chart.from_json(data[name])
+            drawing.draw_chart(chart, folder / "figures" / f"{name}.png")
+            data_files.write_chart(chart, folder / "figures" / f"{name}.csv")
     if "dendrogram" in data:
         tree = data["dendrogram"]["tree"]
         palette = {int(c): colour for c, colour in data["palettes"].get(tree["model_id"], {}).items()}

@@ -38,17 +38,21 @@ class Verdict:
     facts: tuple[Fact, ...]
 
 
-def verdict(models: pd.DataFrame, agreement: pd.DataFrame) -> Verdict | None:
+def verdict(models: pd.DataFrame, agreement: pd.DataFrame, nuisance: pd.DataFrame) -> Verdict | None:
     """The ranking's first model, what put it there and what speaks for and against it; None where none is ranked.
 
-    ``models`` and ``agreement`` as `queries.models` and `queries.agreement` give them.
+    ``models``, ``agreement`` and ``nuisance`` as the functions of `queries` with these names give them.
     """
     ranked = models[models["rank"].notna()].sort_values("rank")
     if ranked.empty:
         return None
     best = ranked.iloc[0]
-    facts = (_agreement_fact(best), _gap_fact(best, ranked), _stability_fact(best, agreement))
-    return Verdict(str(best["model_id"]), headline(best), tuple(_why(best, ranked)), facts)
+    facts = [_agreement_fact(best), _gap_fact(best, ranked), _stability_fact(best, agreement)]
+    followed = _nuisance_fact(best, nuisance)
+    if followed is not None:
+        # A warning comes before all that speaks for the model.
+        facts.insert(len(facts) if is_missing(best["warning"]) else 0, followed)
+    return Verdict(str(best["model_id"]), headline(best), tuple(_why(best, ranked)), tuple(facts))
 
 
 def headline(model: Any) -> str:
@@ -129,6 +133,27 @@ def _gap_fact(best: pd.Series, ranked: pd.DataFrame) -> Fact:
             f"{number(other, 2)}, here it is {number(mine, 2)}."
         )
     return Fact(number(gap), label, text, note=f"In mean rank, from 0 to 1; below {CLOSE} is close.")
+
+
+def _nuisance_fact(best: pd.Series, nuisance: pd.DataFrame) -> Fact | None:
+    """The column that the model follows most, of those that it should not; None where none was measured."""
+    own = nuisance[(nuisance["model_id"] == best["model_id"]) & nuisance["nmi"].notna()]
+    if own.empty:
+        return None
+    most = own.sort_values(["nmi", "column_name"], ascending=[False, True]).iloc[0]
+    column = most["column_name"]
+    if not is_missing(best["warning"]):
+        text = (
+            f"{capital(best['warning'])}. A cluster that is a {column} is no type: look at its photos before you name "
+            f"it, or take the {column} out of the vectors by the step group_center: {{by: {column}}}."
+        )
+    else:
+        text = f"The clusters follow the {column} little, so they show something else."
+    note = (
+        f"Normalised mutual information on {int(most['n_images']):,} images: 0 has nothing in common, 1 is the same; "
+        f"chance alone stays below {number(most['nmi_by_chance'], 2)}."
+    )
+    return Fact(number(most["nmi"], 2), f"in common with {column}", text, note=note)
 
 
 def _stability_fact(best: pd.Series, agreement: pd.DataFrame) -> Fact:

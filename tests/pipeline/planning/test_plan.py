@@ -111,11 +111,14 @@ class TestPlan:
             "projections": {"methods": ["pca"], "dims": [2, 3], "features": ["both"]},
             "labels": {"attributes": {"view": {}}}, "vehicles": {"models_per_features": "all"},
             "duplicates": {"features": ["both"]}, "neighbours": {"k": 3}, "photo_quality": {},
+            "nuisance": {"columns": ["camera", "hour"]},
         }  # fmt: skip
         (folder / "case" / "raw_data").mkdir()
+        (folder / "case" / "attributes.csv").write_text("path,camera,hour\n")
         told = planned(config_of(folder, **more))
         assert None not in told.stages.values()
         assert told.stages["consensus"] == "2 models"
+        assert told.stages["nuisance"] == "camera, hour"
         assert told.stages["outliers"] == "lof on 2 feature sets"
         assert told.stages["project"] == "pca2, pca3 of 1 feature set"
         assert told.stages["duplicates"] == "1 feature set and the photo files, similarity 0.99"

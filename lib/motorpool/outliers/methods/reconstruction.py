@@ -18,7 +18,7 @@ def _score(resources: Resources) -> Scored:
     from motorpool.outliers.reconstruction import pca_error
 
     program = resources.program
-    return Scored(pca_error(resources.read_descriptors(program.descriptors), program))
+    return Scored(pca_error(resources.read_descriptors(program), program))
 
 
 def _score_new(study: Resources, new: Resources) -> DataFrame:

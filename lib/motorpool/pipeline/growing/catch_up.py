@@ -79,10 +79,10 @@ def add_features(ctx: Context) -> None:
             vehicles = None
             for name in missing:
                 program = load_program(lake, name)
-                if program.groups and vehicles is None:
+                if program.of_vehicles and vehicles is None:
                     vehicles = Vehicles.of(append.among(lake.read("images")))
-                wide = wide_descriptors(lake, program.descriptors, append.among)
-                vectors = transform(wide, program, vehicles if program.groups else None)
+                wide = wide_descriptors(lake, program.descriptors, append.among, program.group_columns)
+                vectors = transform(wide, program, vehicles if program.of_vehicles else None)
                 values = len(append.images) * (int(sets[name]["n_features"]) + 2)
                 named = vectors.withColumn("features", F.lit(name))
                 lake.replace_images("features", named, append.images, {"features": [name]}, values)

@@ -17,7 +17,7 @@ from pyspark.sql import functions as F
 
 from motorpool.case.descriptors import Descriptor, check_keys, open_array_files, read_vectors, with_columns
 from motorpool.case.folder import find_case
-from motorpool.case.images import check_paths, check_vehicle_column, read_images
+from motorpool.case.images import check_columns, check_paths, check_vehicle_column, read_images
 from motorpool.case.sources import shown
 from motorpool.case.tables import read_paths
 from motorpool.config.run import CaseConfig
@@ -35,6 +35,7 @@ from motorpool.pipeline.growing.appends import (
 )
 from motorpool.pipeline.ingesting.bad_rows import listed_bad_rows, refusing_bad_rows, rows_to_drop, without
 from motorpool.pipeline.pace import timed
+from motorpool.pipeline.stages.features import held_group_columns
 from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,9 @@ def bring_in(ctx: Context, config: CaseConfig) -> Came:
     table ``images`` lacks are left out, with a warning. Everything is checked before the first write, and vectors while
     they are converted.
 
-    Raises CaseError for a case that lacks a descriptor of the lake, has one of another width, or names an image of the
-    lake with other vectors; LakeError where the lake holds no case. Memory does not grow with the images.
+    Raises CaseError for a case that lacks a descriptor of the lake, or a column that groups of a feature set are told
+    by, has a descriptor of another width, or names an image of the lake with other vectors; LakeError where the lake
+    holds no case. Memory does not grow with the images.
     """
     lake, spark = ctx.lake, ctx.spark
     lake.check("sources")
@@ -86,6 +88,8 @@ def bring_in(ctx: Context, config: CaseConfig) -> Came:
     with ExitStack() as stack:
         stack.enter_context(explained())
         check_vehicle_column(spark, case, config.vehicle_column)
+        asking = {c: f"feature set {name} of the lake" for c, name in held_group_columns(lake).items()}
+        check_columns(spark, case, asking)
         paths = stack.enter_context(blocks.kept(read_paths(spark, case.images_paths)))
         with timed(f"append: checking {shown(case.images_paths)}"):
             n_rows, fingerprint = check_paths(paths, case.images_paths)

@@ -14,8 +14,9 @@ from motorpool.pipeline.planning.opening import Opened, known_columns, open_case
 from motorpool.pipeline.planning.packages import check_accelerator, check_packages
 from motorpool.pipeline.planning.problems import Problems
 from motorpool.pipeline.planning.widths import Shape, Width, width_of
-from motorpool.pipeline.stages.features import check_definitions, check_descriptors
+from motorpool.pipeline.stages.features import check_definitions, check_descriptors, check_group_columns
 from motorpool.pipeline.stages.ingest import check_sources, dropped_before, other_case
+from motorpool.pipeline.stages.nuisance import check_nuisance_columns
 from motorpool.pipeline.stages.quality import photos_of
 from motorpool.pipeline.stages.report import report_folder
 
@@ -59,6 +60,7 @@ def look(config: Config, stages: Collection[str]) -> Findings:
         _look_at_features(config, "ingest" in stages, found)
     if "cluster" in stages and not config.cluster.models:
         problems.append("cluster.models: is empty: list at least one grid, e.g. {algorithm: kmeans, k: 2..15}")
+    _look_at_nuisance(config, stages, found)
     _look_at_photos(config, stages, found)
     if config.report is not None:
         if "interpret" in stages and config.report.titles is not None:
@@ -90,6 +92,14 @@ def _look_at_conflicts(config: Config, held: Held, opened: Opened, problems: Pro
         refused = config.require_case().on_bad_rows == "refuse" and not computed
         if refused and any(r["n_dropped"] for r in held.sources.values()):
             raise dropped_before(lake)
+
+
+def _look_at_nuisance(config: Config, stages: Collection[str], found: Findings) -> None:
+    """Whether the case has the columns that clusters are compared with."""
+    columns = known_columns(found.opened.case) if found.opened else None
+    if "nuisance" in stages and config.nuisance is not None and columns is not None:
+        with found.problems.noted():
+            check_nuisance_columns(config.nuisance, columns, "the case")
 
 
 def _look_at_photos(config: Config, stages: Collection[str], found: Findings) -> None:
@@ -127,6 +137,10 @@ def _look_at_features(config: Config, reads_case: bool, found: Findings) -> None
             check_descriptors(sets, there, where)
         lines = [line for text in unsure for line in text.splitlines()]
         found.notes += [f"{line}; whether the lake has it shows when Spark has started" for line in lines]
+    columns = known_columns(found.opened.case) if reads_case and found.opened else None
+    if columns is not None:
+        with found.problems.noted():
+            check_group_columns(sets, columns, "the case")
     if held:
         with found.problems.noted():
             check_definitions(sets, held.definitions)

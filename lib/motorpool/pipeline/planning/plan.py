@@ -156,6 +156,7 @@ def _stages(config: Config, n_models: int) -> dict[str, str | None]:
         "features": counted(len(config.features), "feature set"),
         "cluster": counted(n_models, "model"),
         "consensus": counted(len(config.consensus.n_clusters), "model") if config.consensus else None,
+        "nuisance": ", ".join(config.nuisance.columns) if config.nuisance else None,
         "vehicles": f"votes in {'all' if each == 'all' else f'the best {each}'} models of each set" if each else None,
         "outliers": f"{', '.join(outliers.methods)} on {_sets(config, outliers.features)}" if outliers else None,
         "project": (
@@ -170,8 +171,8 @@ def _stages(config: Config, n_models: int) -> dict[str, str | None]:
             else None
         ),
         "quality": "every photo" if config.photo_quality else None,
-        "interpret": "titles of the report's models" if config.report else None,
         "label": ", ".join(attributes) or None,
+        "interpret": "titles of the report's models" if config.report else None,
         "report": config.report.out or "beside the lake" if config.report else None,
     }
 

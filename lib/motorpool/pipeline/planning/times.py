@@ -80,6 +80,9 @@ def expected_seconds(config: Config, found: Findings) -> dict[str, float]:
     }
     if config.consensus:
         seconds["consensus"] = 2 * _STAGE + sizes.data(n * len(config.consensus.n_clusters) * _LABEL)
+    if config.nuisance:
+        n_models = sum(map(len, models.values())) * len(config.nuisance.columns)
+        seconds["nuisance"] = _STAGE + sizes.data(n * n_models * _LABEL)
     if config.report is not None:
         photos = min(_PHOTOS, n, _PHOTOS_OF_CLUSTER * 10) if found.photos else 0
         seconds["interpret"] = 2 * _STAGE + sizes.data(len(config.features) * photos * _PHOTO)

@@ -10,8 +10,9 @@ from pyspark.sql import functions as F
 
 from motorpool.errors import ConfigError, LakeError
 from motorpool.features.fit import Fitted, Fitter
+from motorpool.features.group_steps import attach
 from motorpool.features.program import Program
-from motorpool.features.spec import PROJECTIONS, FeatureSet
+from motorpool.features.spec import PROJECTIONS, FeatureSet, group_columns_of
 from motorpool.features.vehicle_steps import Vehicles
 from motorpool.lake import Lake
 from motorpool.pipeline.context import Context, explained
@@ -28,8 +29,8 @@ def run_features(ctx: Context) -> None:
     """Fit and write the feature sets that the lake does not hold yet.
 
     The row in ``feature_sets`` is written after the vectors, so a set without it is made again. Raises
-    ConfigError when a set names a descriptor that was not ingested, LakeError when the lake holds a set
-    of the same name with other steps, or lacks the vehicles that a set's steps look at.
+    ConfigError when a set names a descriptor that was not ingested, or a column that ``images`` lacks; LakeError when
+    the lake holds a set of the same name with other steps, or lacks the vehicles that a set's steps look at.
     """
     sets = ctx.config.feature_sets
     if not sets:
@@ -45,7 +46,8 @@ def run_features(ctx: Context) -> None:
     sets_done = Counted(ctx.pace, len(pending), "feature sets")
     for group in _groups(pending):
         names = sorted({d for fs in group for d in fs.descriptors})
-        wide = wide_descriptors(ctx.lake, names, ctx.lake.fitted)
+        columns = list(dict.fromkeys(c for fs in group for c in fs.group_columns))
+        wide = wide_descriptors(ctx.lake, names, ctx.lake.fitted, columns)
         with explained(), Fitter(wide, group, _SAMPLE_SEED, vehicles, ctx.backend) as fitter:
             with timed(f"features: fitting {len(group)} feature sets on {', '.join(names)}"):
                 fitted = fitter.fit()
@@ -55,9 +57,15 @@ def run_features(ctx: Context) -> None:
                 sets_done.add()
 
 
-def wide_descriptors(lake: Lake, names: Iterable[str], among: Callable[[DataFrame], DataFrame]) -> DataFrame:
-    """`side_by_side` of some of the lake's descriptors; ``among`` gives those of some rows whose images are wanted."""
-    return side_by_side({name: among(lake.read("descriptors", descriptor=name)) for name in names})
+def wide_descriptors(
+    lake: Lake, names: Iterable[str], among: Callable[[DataFrame], DataFrame], columns: Sequence[str] = ()
+) -> DataFrame:
+    """`side_by_side` of some of the lake's descriptors, with the ``columns`` of ``images`` that tell groups.
+
+    ``among`` gives those of some rows whose images are wanted.
+    """
+    wide = side_by_side({name: among(lake.read("descriptors", descriptor=name)) for name in names})
+    return attach(wide, among(lake.read("images")), columns, lake.count("images")) if columns else wide
 
 
 def side_by_side(frames: Mapping[str, DataFrame]) -> DataFrame:
@@ -105,6 +113,8 @@ VEHICLES_ADVICE = (
 def _pending(ctx: Context, sets: Sequence[FeatureSet]) -> list[FeatureSet]:
     ctx.lake.check("sources")
     check_descriptors(sets, {r["descriptor"] for r in ctx.lake.rows("sources", ["descriptor"])}, "the lake")
+    if any(fs.group_columns for fs in sets):
+        check_group_columns(sets, set(ctx.lake.read("images").columns), "the table images")
     known = {r["features"]: r["definition"] for r in ctx.lake.rows("feature_sets", ["features", "definition"])}
     check_definitions(sets, known)
     return [fs for fs in sets if fs.name not in known]
@@ -118,6 +128,27 @@ def check_descriptors(sets: Sequence[FeatureSet], there: Collection[str], where:
         for index, fs in enumerate(sets)
         for name in fs.descriptors
         if name not in there
+    ]
+    if missing:
+        raise ConfigError("\n".join(missing))
+
+
+def held_group_columns(lake: Lake) -> dict[str, str]:
+    """The columns of ``images`` that feature sets of the lake are fitted with, and one of the sets for each."""
+    rows = sorted(lake.rows("feature_sets", ["features", "definition"]), key=lambda row: str(row["features"]))
+    return {column: str(row["features"]) for row in rows for column in group_columns_of(row["definition"])}
+
+
+def check_group_columns(sets: Sequence[FeatureSet], there: Collection[str], where: str) -> None:
+    """ConfigError, a line for each, where steps of feature sets name columns that are not among those ``there``."""
+    attributes = sorted(set(there) - {"image_id", "path", "vehicle_id"})
+    missing = [
+        f"features[{index}] ({fs.name}): {step}: {where} has no column {step.by!r}; its attributes are "
+        f"{', '.join(attributes) or 'none'}: name one of them, or add the column to the attributes file "
+        "(case.attributes)"
+        for index, fs in enumerate(sets)
+        for step in fs.every_step
+        if step.by is not None and step.by not in there
     ]
     if missing:
         raise ConfigError("\n".join(missing))

@@ -25,6 +25,7 @@ from motorpool.pipeline.growing.appends import write_late
 from motorpool.pipeline.ingesting.bad_rows import computed_of, listed_bad_rows, refusing_bad_rows, rows_to_drop, without
 from motorpool.pipeline.ingesting.describing import clear, compute
 from motorpool.pipeline.pace import timed
+from motorpool.pipeline.stages.features import held_group_columns
 from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def run_ingest(ctx: Context) -> None:
     commits. Those that are computed from photos go to the table ``described`` first. Attributes that have changed since
     are written anew. Descriptors that the config no longer names stay in the lake. Raises CaseError for a case that
     cannot be used, LakeError when the lake holds another one: with other paths or files, other vehicles, or without
-    images that this config would keep.
+    images that this config would keep, or where a column has changed that a feature set is fitted with.
     """
     config = ctx.config.require_case()
     case = find_case(config)
@@ -182,7 +183,9 @@ def _write_attributes(ctx: Context, case: Case, paths: DataFrame) -> bool:
     others = sorted(set(described.columns) - {"image_id", "path", "vehicle_id"})
     same_columns = set(described.columns) == set(in_lake.columns)
     columns = others if same_columns else []
-    (of_case, of_lake) = _summed(described, columns).unionAll(_summed(in_lake, columns)).collect()
+    groups = held_group_columns(ctx.lake)
+    held = [c for c in groups if c in described.columns]
+    (of_case, of_lake) = _summed(described, columns, held).unionAll(_summed(in_lake, columns, held)).collect()
     if same_columns and of_case == of_lake:
         return False
     # Before anything else, so that a mistake in the attributes file is called one.
@@ -192,6 +195,12 @@ def _write_attributes(ctx: Context, case: Case, paths: DataFrame) -> bool:
             f"the lake {ctx.lake} holds these images with other vehicles than case.vehicle_pattern, "
             "case.vehicle_column and the attributes file give now: set them as they were, or use another lake.path, or "
             f"remove {ctx.lake} first"
+        )
+    if len(held) < len(groups) or of_case["groups"] != of_lake["groups"]:
+        raise LakeError(
+            f"feature set {next(iter(groups.values()))} of the lake {ctx.lake} was fitted with other values of "
+            f"{', '.join(groups)} than the attributes file gives now: put the former ones back, or use another "
+            f"lake.path, or remove {ctx.lake} first"
         )
     first = ctx.lake.first_appended()
     if first is not None:
@@ -204,9 +213,9 @@ def _write_attributes(ctx: Context, case: Case, paths: DataFrame) -> bool:
     return True
 
 
-def _summed(images: DataFrame, columns: Sequence[str]) -> DataFrame:
-    """One row, the same for any partitions: a sum of hashes for the vehicles and one for some other columns."""
-    hashed = {"vehicles": ["vehicle_id"], "attributes": columns}
+def _summed(images: DataFrame, columns: Sequence[str], groups: Sequence[str]) -> DataFrame:
+    """One row, the same for any partitions: sums of hashes for the vehicles, for some columns, and for the groups'."""
+    hashed = {"vehicles": ["vehicle_id"], "attributes": columns, "groups": groups}
     return images.agg(
         *(
             F.sum(F.xxhash64("image_id", *(f"`{c}`" for c in some)).cast("decimal(38,0)")).alias(name)

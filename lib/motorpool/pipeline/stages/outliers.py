@@ -271,7 +271,7 @@ def resources_of(
         models={method: ids for (name, method), ids in plan.models.items() if name == features},
         known_vehicles=vehicles,
         read_labels=lambda ids: among(ctx.lake.read_or_empty("labels", model_id=list(ids) or ["none"])),
-        read_descriptors=lambda names: wide_descriptors(ctx.lake, names, among),
+        read_descriptors=lambda program: wide_descriptors(ctx.lake, program.descriptors, among, program.group_columns),
         read_program=lambda: load_program(ctx.lake, features),
         say=lambda text: log.debug("outliers: %s: %s", features, text),
     )

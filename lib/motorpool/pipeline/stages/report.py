@@ -95,8 +95,9 @@ def write_report(lake: Lake, settings: ReportConfig, out: Path, images_root: str
     """Read the tables, draw, and write the folder ``out``; photos come from ``images_root``, where there is one.
 
     Reads: models, images, feature_sets, clusters, and what there is of k_distances, agreement, parameters, labels,
-    projections, projection_methods, cluster_members, outliers, outlier_methods, outlier_reasons, vehicles. Writes no
-    table. Driver memory: some 100 MB, whatever the number of images. LakeError where no model has been fitted.
+    projections, projection_methods, cluster_members, outliers, outlier_methods, outlier_reasons, vehicles, nuisance,
+    appends, drift. Writes no table. Driver memory: some 100 MB, whatever the number of images. LakeError where no model
+    has been fitted.
     """
     # Here, since the packages that draw are an extra.
     check_packages()

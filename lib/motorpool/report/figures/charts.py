@@ -19,6 +19,8 @@ from motorpool.report.wording import algorithm_name, capital, label_of, records
 Titles = Mapping[str, Mapping[int, str | None]]
 #: Small multiples that a person compares on one page.
 MAX_PANELS = 24
+#: Charts whose bars are clusters: those that new titles change.
+BY_CLUSTER = ("cluster_sizes", "drift")
 #: Clusters that one bar chart names.
 MAX_BARS = 40
 #: Parameters that say how many clusters a model must find.
@@ -95,16 +97,22 @@ class Chart:
         return cls(**{**data, "panels": tuple(panels)})
 
     def retitled(self, titles: Titles) -> Chart:
-        """With the bars of clusters called as ``titles`` has them."""
+        """With the bars of clusters called as ``titles`` has them; models that it lacks stay as they are."""
         panels = [
-            replace(p, series=tuple(s if not s.clusters else _called(s, titles.get(p.model_id, {})) for s in p.series))
+            replace(p, series=tuple(_called(s, titles[p.model_id]) if s.clusters else s for s in p.series))
+            if p.model_id in titles
+            else p
             for p in self.panels
         ]
         return replace(self, panels=tuple(panels))
 
 
 def _called(series: Series, titles: Mapping[int, str | None]) -> Series:
-    return replace(series, text=[label_of(titles.get(cluster), cluster) for cluster in series.clusters])
+    return replace(series, text=[_bar_name(titles.get(cluster), cluster) for cluster in series.clusters])
+
+
+def _bar_name(title: Any, cluster: int) -> str:
+    return label_of(title, cluster) if cluster >= 0 else "noise"
 
 
 def score_charts(models: pd.DataFrame) -> Iterator[Chart]:
@@ -248,6 +256,42 @@ def size_chart(best: pd.DataFrame, clusters: pd.DataFrame, palettes: Palettes) -
             )
         )
     return Chart("cluster_sizes", "Sizes of the clusters", tuple(panels)) if panels else None
+
+
+def drift_chart(models: pd.DataFrame, clusters: pd.DataFrame, new: pd.DataFrame) -> Chart:
+    """The clusters' shares of the fitted images and of the appended ones, noise among them: largest first, 40 at most.
+
+    ``models`` has a row for each panel, ``clusters`` the sizes among fitted images, ``new`` (``model_id, cluster, n``)
+    those among appended ones.
+    """
+    panels = []
+    for model in records(models.head(MAX_PANELS)):
+        own = clusters[clusters["model_id"] == model["model_id"]]
+        titles: dict[int, Any] = {int(row["cluster"]): row["title"] for row in records(own)}
+        before = dict(zip(own["cluster"].astype(int), own["size"].astype(int), strict=True)) | {
+            -1: model["n_noise"] or 0
+        }
+        of = new[new["model_id"] == model["model_id"]]
+        after = dict(zip(of["cluster"].astype(int), of["n"].astype(int), strict=True))
+        shares = [
+            {cluster: 100 * n / max(sum(counts.values()), 1) for cluster, n in counts.items()}
+            for counts in (before, after)
+        ]
+        order = sorted(
+            (c for c in before.keys() | after.keys() if before.get(c) or after.get(c)),
+            key=lambda c: (-max(s.get(c, 0.0) for s in shares), c),
+        )
+        shown = order[:MAX_BARS]
+        names = [_bar_name(titles.get(c), c) for c in shown]
+        places = [float(at) for at in range(len(shown))]
+        series = tuple(
+            Series(name, [s.get(c, 0.0) for c in shown], places, "bars", colour, names, clusters=shown)
+            for colour, (name, s) in enumerate(zip(("fitted images", "new images"), shares, strict=True))
+        )
+        more = f", the largest {MAX_BARS}" if len(order) > MAX_BARS else ""
+        title = f"{model['features']}: {int(model['n_clusters'])} clusters{more}"
+        panels.append(Panel(title, "% of images", "", series, model_id=model["model_id"]))
+    return Chart("drift", "Shares of the clusters, then and now", tuple(panels))
 
 
 def label_chart(label_sets: pd.DataFrame) -> Chart | None:

@@ -63,8 +63,10 @@ def draw_chart(chart: Chart, out: Path) -> None:
     columns = min(2 if bars else 3, len(chart.panels))
     rows = math.ceil(len(chart.panels) / columns)
     tallest = max(len(s.x) for p in chart.panels for s in p.series) if bars else 0
+    # Bars beside each other take more room.
+    slot = 0.2 if max(len(p.series) for p in chart.panels) == 1 else 0.3
     width = 4.6 if bars else 3.6 if columns > 1 else 6.4
-    figure = _figure(width * columns, rows * (max(1.6, 0.6 + 0.2 * tallest) if bars else 2.7) + 0.5)
+    figure = _figure(width * columns, rows * (max(1.6, 0.6 + slot * tallest) if bars else 2.7) + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False, sharey=chart.share_y)
     handles: dict[str, Any] = {}
     for axes, panel in zip(grid.flat, chart.panels, strict=False):
@@ -88,10 +90,13 @@ def _draw_panel(axes: Any, panel: Panel, slots: int, handles: dict[str, Any]) ->
     if panel.log_x:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
-    for series in panel.series:
+    beside = sum(s.kind == "bars" for s in panel.series)
+    for at, series in enumerate(panel.series):
         colour = COLOURS[series.colour % len(COLOURS)]
         if series.kind == "bars":
-            _draw_bars(axes, series, slots)
+            drawn = _draw_bars(axes, series, slots, at, beside)
+            if beside > 1:
+                handles.setdefault(series.name, drawn)
             continue
         if series.kind == "line":
             # Colours repeat in long legends, and so some lines are broken.
@@ -109,16 +114,21 @@ def _draw_panel(axes: Any, panel: Panel, slots: int, handles: dict[str, Any]) ->
         handles.setdefault(series.name, drawn)
 
 
-def _draw_bars(axes: Any, series: Series, slots: int) -> None:
+def _draw_bars(axes: Any, series: Series, slots: int, nth: int, beside: int) -> Any:
+    """The ``nth`` of as many sets of bars as stand ``beside`` each other."""
+    height = 0.7 / beside
+    places = [y + height * (nth - (beside - 1) / 2) for y in series.y]
     # Outlined, since a white bar on white paper is none.
-    axes.barh(series.y, series.x, color=series.fill or COLOURS[0], height=0.7, edgecolor=_INK, linewidth=0.5)
+    colour = series.fill or COLOURS[series.colour % len(COLOURS)]
+    drawn = axes.barh(places, series.x, color=colour, height=height, edgecolor=_INK, linewidth=0.5)
     axes.set_yticks(series.y, [_plain(_shortened(t, 30)) for t in series.text])
     # As many slots in every panel: bars are equally thick.
     axes.set_ylim(slots - 0.4, -0.6)
     axes.grid(False, axis="y")
-    for at, value in zip(series.y, series.x, strict=True):
-        axes.annotate(f" {value:.1f}", (value, at), va="center", fontsize=7, color=_INK)
+    for at, value in zip(places, series.x, strict=True):
+        axes.annotate(f" {value:.1f}", (value, at), va="center", fontsize=7 if beside == 1 else 6, color=_INK)
     axes.margins(x=0.12)
+    return drawn
 
 
 def draw_agreement(names: Sequence[str], ari: np.ndarray, out: Path) -> None:

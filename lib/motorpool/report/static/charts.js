@@ -54,7 +54,8 @@ function fillLegend(list, chart) {
   for (const panel of chart.panels) for (const s of panel.series) if (!names.has(s.name)) names.set(s.name, s);
   list.replaceChildren();
   for (const [name, series] of names) {
-    if (series.kind === "bars") continue;
+    // A single set of bars is named by the axis.
+    if (series.kind === "bars" && names.size === 1) continue;
     const item = make("li");
     item.append(legendMark(series), make("span", name));
     list.append(item);
@@ -65,7 +66,7 @@ function traceOf(series) {
   const colour = colourAt(series.colour);
   const x = series.x, y = series.y;
   if (series.kind === "bars") {
-    return { type: "bar", orientation: "h", x, y: series.text.map(short), marker: { color: series.fill.length ? series.fill.map(onGround) : colourAt(0), line: { color: css("--soft"), width: 0.5 } }, hovertext: series.text.map(escaped), hovertemplate: "%{hovertext}: %{x:.2f} %<extra></extra>" };
+    return { type: "bar", orientation: "h", x, y: series.text.map(short), marker: { color: series.fill.length ? series.fill.map(onGround) : colourAt(series.colour), line: { color: css("--soft"), width: 0.5 } }, name: escaped(series.name), hovertext: series.text.map(escaped), hovertemplate: "%{hovertext}: %{x:.2f} % (%{fullData.name})<extra></extra>" };
   }
   const hollow = series.hollow.length ? series.hollow : x.map(() => false);
   const open = hollow.map((h) => (h ? "circle-open" : "circle"));
@@ -86,7 +87,9 @@ function panelLayout(chart, panel, range) {
   const x = axis(panel.x_label, panel.log_x ? { type: "log", dtick: 1 } : { rangemode: "normal" });
   const y = bars ? axis("", { autorange: "reversed", type: "category", showgrid: false }) : axis(panel.y_label, chart.share_y ? { range, nticks: 7 } : { nticks: 7 });
   const tallest = Math.max(...panel.series.map((s) => s.x.length));
-  return layout({ height: bars ? 70 + 24 * tallest : 260, xaxis: x, yaxis: y, dragmode: coarse.matches ? false : "zoom", bargap: 0.3 });
+  // Bars beside each other take more room.
+  const slot = panel.series.length > 1 ? 36 : 24;
+  return layout({ height: bars ? 70 + slot * tallest : 260, xaxis: x, yaxis: y, dragmode: coarse.matches ? false : "zoom", bargap: 0.3 });
 }
 
 async function drawChart(figure) {
