@@ -24,6 +24,7 @@ from motorpool.lake.delta import DeltaCatalog, DeltaFolder, driver_folder
 from motorpool.lake.driver_rows import Keys, arrow_rows, as_dicts, selected
 from motorpool.lake.parquet import ParquetFolder
 from motorpool.lake.schemas import TABLES, VIEWS, Table
+from motorpool.spark import blocks
 from motorpool.texts import NAME_PATTERN
 
 #: Values of rows that this process writes instead of tasks, at most: some 32 MiB.
@@ -228,11 +229,13 @@ class Lake:
         """Replace the rows whose key columns hold the given values; ``df`` holds rows of these keys only.
 
         ``n_values`` says how many values (numbers, texts, elements of vectors) it has at most, where the caller knows.
-        Up to FEW_VALUES come to this process, which writes them as `replace_rows` does: a commit by Spark takes several
-        jobs. More are written by tasks.
+        Up to FEW_VALUES come to this process, which writes them as `replace_rows` does, as it does what it holds
+        (`blocks.held`): a commit by Spark takes several jobs. More are written by tasks.
         """
         _check_keys(keys)
-        if n_values is not None and n_values <= FEW_VALUES and self.sees_files:
+        if blocks.held(df) is not None:
+            self.replace_rows(table, blocks.table(df), keys)
+        elif n_values is not None and n_values <= FEW_VALUES and self.sees_files:
             self.replace_rows(table, conform(df, TABLES[table]).toArrow(), keys)
         else:
             self._write(TABLES[table], lambda: conform(df, TABLES[table]), keys)

@@ -7,14 +7,20 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from motorpool.cluster.models import Facts, ModelSpec
 from motorpool.config.run import ClusterConfig
 from motorpool.kernels.scores import SCORES, Scores, measured
 from motorpool.pipeline.context import Context
+from motorpool.spark import blocks
+from motorpool.spark.blocks import Batches
 
+_LABELS = {
+    "model_id": "STRING", "image_id": "BIGINT", "cluster": "INT", "distance": "FLOAT", "strength": "FLOAT",
+    "outlier_score": "FLOAT",
+}  # fmt: skip
 #: How the reason of a model begins to speak of numbers that are not finite, which no threshold decides.
 NOT_COMPUTED = "cannot be computed"
 
@@ -108,17 +114,24 @@ def write_models(ctx: Context, rows: Sequence[dict[str, Any]]) -> None:
 
 def write_labels(ctx: Context, wide: DataFrame, model_ids: Sequence[str]) -> None:
     """One row per model and image from one row per image (`Labelled.wide`)."""
-    names = F.array(*(F.lit(m) for m in model_ids))
-    triples = F.posexplode(F.arrays_zip("clusters", "distances", "strengths", "outliers")).alias("model", "found")
-    long = wide.select("image_id", triples).select(
-        F.get(names, "model").alias("model_id"),
-        "image_id",
-        F.col("found.clusters").alias("cluster"),
-        F.col("found.distances").alias("distance"),
-        F.col("found.strengths").alias("strength"),
-        F.col("found.outliers").alias("outlier_score"),
-    )
+    long = long_labels(wide, model_ids)
     ctx.lake.replace("labels", long, {"model_id": list(model_ids)}, ctx.values(len(long.columns) * len(model_ids)))
+
+
+def long_labels(wide: DataFrame, model_ids: Sequence[str]) -> DataFrame:
+    """The rows of ``labels`` from one row per image; held where these are."""
+    names = pa.array(list(model_ids))
+    columns = ("clusters", "distances", "strengths", "outliers")
+
+    def run(batches: Batches) -> Batches:
+        for batch in batches:
+            n = len(batch)
+            models = pa.array(np.tile(np.arange(len(names)), n))
+            images = pa.array(np.repeat(blocks.batch_ids(batch), len(names)))
+            found = [batch.column(column).flatten() for column in columns]
+            yield pa.RecordBatch.from_arrays([names.take(models), images, *found], [*_LABELS])
+
+    return blocks.mapped(wide, run, ", ".join(f"{name} {kind}" for name, kind in _LABELS.items()))
 
 
 def cluster_rows(spec: ModelSpec, facts: Facts, scores: Scores, origin: np.ndarray, n: int) -> Iterable[dict[str, Any]]:

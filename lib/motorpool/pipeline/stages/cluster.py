@@ -32,6 +32,7 @@ from motorpool.pipeline.models import (
 from motorpool.pipeline.pace import Counted, timed
 from motorpool.pipeline.rejudge import rejudge
 from motorpool.pipeline.study import specs_of
+from motorpool.pipeline.vectors import gathered
 from motorpool.pipeline.vehicle_agreement import agreement_columns, remeasure
 from motorpool.spark import blocks
 
@@ -85,7 +86,6 @@ def _drawn_curves(ctx: Context) -> set[tuple[str, str, int]]:
 
 def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], missing: set[CurveKey], done: Counted) -> None:
     """Fit the jobs of one feature set; ``missing`` are the curves that the config asks for and the lake lacks."""
-    vectors = ctx.lake.fitted(ctx.lake.read("features", features=features.name))
     n = ctx.lake.count_fitted("features", features=[features.name])
     possible = []
     for job in jobs:
@@ -100,29 +100,28 @@ def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], missing: 
     curves = {(metric, k) for metric, k in missing if k <= n} | _read_by(possible)
     if not possible and not curves:
         return
-    block_df = blocks.persist(blocks.gather(vectors))
+
+    def progress(text: str) -> None:
+        ctx.doing = f"{features.name}: {text}"
+        log.debug("cluster: %s", ctx.doing)
+
     try:
-
-        def progress(text: str) -> None:
-            ctx.doing = f"{features.name}: {text}"
-            log.debug("cluster: %s", ctx.doing)
-
-        # Before any model: what is in `models` is complete, its curve included.
-        drawn = _draw_curves(ctx, features, block_df, curves)
-        with Fitting(block_df, possible, ctx.config.seed, progress, ctx.backend, drawn) as fitting:
-            for job in possible:
-                with timed(f"cluster: {job.grid.algorithm} on {features.name}, {len(job.specs)} models"):
-                    fitted = fitting.fit(job)
-                try:
-                    progress(f"scoring and labelling {len(fitted.models)} models")
-                    with timed(f"cluster: scoring and labelling {len(fitted.models)} models of {features.name}"):
-                        _score_and_write(ctx, fitted, n)
-                finally:
-                    fitted.release()
-                done.add(len(job.specs))
+        with gathered(ctx, features.name) as block_df:
+            # Before any model: what is in `models` is complete, its curve included.
+            drawn = _draw_curves(ctx, features, block_df, curves)
+            with Fitting(block_df, possible, ctx.config.seed, progress, ctx.backend, drawn) as fitting:
+                for job in possible:
+                    with timed(f"cluster: {job.grid.algorithm} on {features.name}, {len(job.specs)} models"):
+                        fitted = fitting.fit(job)
+                    try:
+                        progress(f"scoring and labelling {len(fitted.models)} models")
+                        with timed(f"cluster: scoring and labelling {len(fitted.models)} models of {features.name}"):
+                            _score_and_write(ctx, fitted, n)
+                    finally:
+                        fitted.release()
+                    done.add(len(job.specs))
     finally:
         ctx.doing = ""
-        block_df.unpersist()
 
 
 @dataclass
