@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from functools import cache, reduce
+from typing import Any, Protocol, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -158,12 +159,18 @@ def hold(spark: SparkSession, batches: Batches, schema: str | StructType) -> Dat
 
     The caller knows that they are few: about HELD_VALUES numbers.
     """
-    columns = to_arrow_schema(StructType.fromDDL(schema) if isinstance(schema, str) else schema)
+    columns = _arrow_schema(schema) if isinstance(schema, str) else to_arrow_schema(schema)
     with threadpool_limits(limits=1):
         rows = pa.Table.from_batches([b.select(columns.names).cast(columns) for b in batches], columns)
     df = spark.createDataFrame(rows)
     _held[df] = rows.to_batches()
     return df
+
+
+@cache
+def _arrow_schema(ddl: str) -> pa.Schema:
+    """The columns that Spark DDL names as Arrow has them; the JVM reads it once."""
+    return to_arrow_schema(cast(StructType, StructType.fromDDL(ddl)))
 
 
 def held(df: DataFrame) -> list[pa.RecordBatch] | None:
@@ -185,6 +192,15 @@ def mapped(df: DataFrame, run: Callable[[Batches], Batches], schema: str, n_valu
     if batches is None or n_values > HELD_VALUES:
         return df.mapInArrow(run, schema)
     return hold(df.sparkSession, run(iter(batches)), schema)
+
+
+def together(frames: Sequence[DataFrame]) -> DataFrame:
+    """The rows of DataFrames with the same columns, one or more, behind each other; held where all of them are."""
+    batches = [_held.get(df) for df in frames]
+    found = [b for b in batches if b is not None]
+    if len(found) < len(frames):
+        return reduce(DataFrame.unionByName, frames)
+    return hold(frames[0].sparkSession, [batch for some in found for batch in some], frames[0].schema)
 
 
 def persist(df: DataFrame) -> DataFrame:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from motorpool.backend.protocol import CPU
 from motorpool.errors import ConfigError, LakeError
 from motorpool.features.fit import Fitted, Fitter
 from motorpool.features.program import Program
@@ -16,6 +19,7 @@ from motorpool.features.vehicle_steps import Vehicles
 from motorpool.lake import Lake
 from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.pace import Counted, timed
+from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +74,33 @@ def side_by_side(frames: Mapping[str, DataFrame]) -> DataFrame:
     for frame in named[1:]:
         wide = wide.join(frame, on="image_id", how="inner")
     return wide
+
+
+@contextmanager
+def gathered(ctx: Context, features: str) -> Iterator[DataFrame]:
+    """Blocks of the rows that are fitted on, for as long as the `with` lasts.
+
+    Up to HELD_VALUES numbers are held, so that passes over them take no Spark job; tasks alone load a GPU's libraries,
+    so with one all are gathered by tasks. More are persisted by the executors.
+    """
+    if held_values(ctx, features) is not None:
+        vectors = ctx.lake.fetch("features", ["image_id", "vector"], features=[features])
+        first = ctx.lake.first_appended()
+        if first is not None:
+            vectors = vectors.filter(pc.less(vectors.column("image_id"), first))
+        yield blocks.gather_here(ctx.spark, vectors)
+        return
+    with blocks.kept(blocks.gather(ctx.lake.fitted(ctx.lake.read("features", features=features)))) as block_df:
+        yield block_df
+
+
+def held_values(ctx: Context, features: str) -> int | None:
+    """How many numbers the vectors of a feature set are, those of appended images too; None where they are not held."""
+    if ctx.backend.name != CPU.name:
+        return None
+    rows = ctx.lake.rows("feature_sets", ["n_features"], features=[features])
+    n_values = int(rows[0]["n_features"]) * ctx.lake.count("features", features=[features]) if rows else 0
+    return n_values if n_values <= blocks.HELD_VALUES else None
 
 
 def load_program(lake: Lake, features: str) -> Program:
