@@ -220,9 +220,13 @@ class TestReproducing:
     def test_partitions_do_not_change_labels(
         self, spark: SparkSession, case: Path, tmp_path: Path, done: Context, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Splits of 15 rows, and all rows of images written by tasks: 4 files and 4 tasks where others have one."""
+        """Splits of 15 rows, and all rows of images passed over and written by tasks: 4 where others have one."""
         partitions = 4
         monkeypatch.setattr("motorpool.lake.FEW_VALUES", 0)
+        monkeypatch.setattr("motorpool.lake.FEW_READ", 0)
+        monkeypatch.setattr("motorpool.pipeline.stages.features.FEW_VALUES", 0)
+        monkeypatch.setattr("motorpool.spark.blocks.HELD_VALUES", 0)
+        monkeypatch.setattr("motorpool.spark.tasks.FEW_PRODUCTS", 0)
         monkeypatch.setattr("motorpool.case.descriptors._SPLIT_BYTES", ROWS // partitions * 4 * 6)
         before = spark.conf.get("spark.sql.shuffle.partitions")
         spark.conf.set("spark.sql.shuffle.partitions", str(partitions))

@@ -96,10 +96,9 @@ def vehicle_agreement(wide_labels: DataFrame, images: DataFrame, n_models: int) 
     of labels that the driver holds, which the vehicles then come to.
     """
     vehicles = images.where(F.col("vehicle_id").isNotNull()).select("image_id", "vehicle_id")
-    batches = blocks.held(wide_labels)
-    if batches is not None:
+    if blocks.held(wide_labels) is not None:
         counts = PairCounts(n_models)
-        _count_here(counts, pa.Table.from_batches(batches), vehicles.toArrow())
+        _count_here(counts, blocks.table(wide_labels), vehicles.toArrow())
         return VehicleAgreement(counts.agreement(), counts.n_vehicles)
     by_vehicle = (
         wide_labels.select("image_id", "clusters")

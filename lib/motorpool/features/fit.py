@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -89,7 +89,8 @@ class Fitter:
     `seen`; what follows ``vehicle_mean`` or ``vehicle_residual`` is fitted on their result, kept likewise; best behind
     a projection, since these steps pass twice over their input.
 
-    ``vehicles`` says which vehicle each image shows; sets that use vehicles need it. Moments and scatter matrices are
+    ``widths`` are the descriptors' numbers of columns; without them a job looks at the first row. ``vehicles`` says
+    which vehicle each image shows; sets that use vehicles need it. Moments and scatter matrices are
     summed up on ``backend``. Driver memory: a few float64
     matrices of d x d, d being the columns of all descriptors together, and one sample of at most 128 MiB. Use as a
     context manager: leaving it drops what was kept.
@@ -102,6 +103,7 @@ class Fitter:
         seed: int,
         vehicles: Vehicles | None = None,
         backend: Backend = CPU,
+        widths: Mapping[str, int] | None = None,
     ) -> None:
         self.wide = wide
         self.backend = backend
@@ -111,7 +113,7 @@ class Fitter:
         self.descriptors = tuple(c for c in wide.columns if c != "image_id")
         self.n_passes = 0
         self._raw: Stats | None = None
-        self._widths: dict[str, int] = {}
+        self._widths = {d: widths[d] for d in self.descriptors} if widths is not None else {}
         self._fits: dict[str, tuple[Op, Spectrum | None]] = {}
         self._measured: dict[str, Stats] = {}
         self._scatters: dict[tuple[str, float], Scatter] = {}
@@ -138,10 +140,11 @@ class Fitter:
         asking = [s.name for s in self.sets if s.uses_vehicles]
         if asking and self.vehicles is None:
             raise ValueError(f"feature set {asking[0]} looks at vehicles, and none are given")
-        row = self.wide.first()
-        if row is None:
-            raise ValueError("there are no rows to fit on")
-        self._widths = {d: len(row[d]) for d in self.descriptors}
+        if not self._widths:
+            row = self.wide.first()
+            if row is None:
+                raise ValueError("there are no rows to fit on")
+            self._widths = {d: len(row[d]) for d in self.descriptors}
         chains = [c for s in self.sets for c in [p.steps for p in s.parts if p.steps] or [s.steps]]
         if any(needs(step) in ("moments", "range") for chain in chains for step in chain[:1]):
             everything = Program(tuple(FittedPart(d, ()) for d in self.descriptors), ())

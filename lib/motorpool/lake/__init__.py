@@ -325,7 +325,7 @@ class Lake:
         if callable(rows):
             self._tables.write(table, rows, keys, images)
         elif not self._tables.replace_rows(table, rows, keys, images):
-            self._tables.write(table, lambda: self.spark.createDataFrame(rows), keys, images)
+            self._tables.write(table, lambda: self.spark.createDataFrame(rows.combine_chunks()), keys, images)
         if self.in_catalog:
             self._make_views(table.name)
 

@@ -13,6 +13,7 @@ from pyspark.sql import DataFrame
 from motorpool.cluster.models import Facts, ModelSpec
 from motorpool.config.run import ClusterConfig
 from motorpool.kernels.scores import SCORES, Scores, measured
+from motorpool.lake.arrow_types import arrow_columns
 from motorpool.pipeline.context import Context
 from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
@@ -20,10 +21,7 @@ from motorpool.spark.blocks import Batches
 #: Labels that wait to be written, at most: some 50 MiB, which took about a minute to make.
 WAITING_LABELS = 2**20
 
-_LABELS = {
-    "model_id": "STRING", "image_id": "BIGINT", "cluster": "INT", "distance": "FLOAT", "strength": "FLOAT",
-    "outlier_score": "FLOAT",
-}  # fmt: skip
+_LABELS = "model_id STRING, image_id BIGINT, cluster INT, distance FLOAT, strength FLOAT, outlier_score FLOAT"
 
 Row = Mapping[str, Any]
 
@@ -167,7 +165,7 @@ class Results:
         if batches is None:
             write_labels(self._ctx, wide, ids)
         else:
-            self._labels.append(pa.Table.from_batches(_long(batches, ids)))
+            self._labels.append(pa.Table.from_batches(_long(batches, ids), arrow_columns(_LABELS)))
             self._ids += ids
 
     def add(self, models: Iterable[Row], clusters: Iterable[Row] = (), parameters: Iterable[Row] = ()) -> None:
@@ -202,7 +200,7 @@ def write_labels(ctx: Context, wide: DataFrame, model_ids: Sequence[str]) -> Non
     def run(batches: Batches) -> Batches:
         return _long(batches, model_ids)
 
-    long = wide.mapInArrow(run, ", ".join(f"{name} {kind}" for name, kind in _LABELS.items()))
+    long = wide.mapInArrow(run, _LABELS)
     ctx.lake.replace("labels", long, {"model_id": list(model_ids)}, ctx.values(len(long.columns) * len(model_ids)))
 
 
@@ -213,4 +211,4 @@ def _long(batches: Batches, model_ids: Sequence[str]) -> Batches:
         models = pa.array(np.tile(np.arange(len(names)), len(batch)))
         images = pa.array(np.repeat(blocks.batch_ids(batch), len(names)))
         found = (batch.column(column).flatten() for column in ("clusters", "distances", "strengths", "outliers"))
-        yield pa.RecordBatch.from_arrays([names.take(models), images, *found], list(_LABELS))
+        yield pa.RecordBatch.from_arrays([names.take(models), images, *found], arrow_columns(_LABELS).names)

@@ -150,8 +150,8 @@ def _pack(ids: np.ndarray, x: np.ndarray) -> pa.RecordBatch:
 
 # -- held by the driver ------------------------------------------------------------------------------
 
-#: The batches of held DataFrames, for as long as these are in use.
-_held: WeakKeyDictionary[DataFrame, list[pa.RecordBatch]] = WeakKeyDictionary()
+#: The rows of held DataFrames, for as long as these are in use.
+_held: WeakKeyDictionary[DataFrame, pa.Table] = WeakKeyDictionary()
 
 
 def hold(spark: SparkSession, batches: Batches, schema: str | StructType) -> DataFrame:
@@ -161,9 +161,11 @@ def hold(spark: SparkSession, batches: Batches, schema: str | StructType) -> Dat
     """
     columns = _arrow_schema(schema) if isinstance(schema, str) else to_arrow_schema(schema)
     with threadpool_limits(limits=1):
-        rows = pa.Table.from_batches([b.select(columns.names).cast(columns) for b in batches], columns)
-    df = spark.createDataFrame(rows)
-    _held[df] = rows.to_batches()
+        found = [b.select(columns.names).cast(columns) for b in batches]
+    rows = pa.Table.from_batches(found or [pa.RecordBatch.from_pylist([], columns)])
+    # As one batch: behind an empty one Spark loses the next.
+    df = spark.createDataFrame(rows.combine_chunks())
+    _held[df] = rows
     return df
 
 
@@ -178,17 +180,18 @@ def held(df: DataFrame) -> list[pa.RecordBatch] | None:
 
     A batch has as many rows as it was given with.
     """
-    return _held.get(df)
+    rows = _held.get(df)
+    return None if rows is None else rows.to_batches()
 
 
 def n_held(df: DataFrame) -> int:
     """How many images' rows the blocks of a held DataFrame have; 0 for any other."""
-    return sum(len(ids) for batch in _held.get(df) or () for ids, _ in block_arrays(batch))
+    return sum(len(ids) for batch in held(df) or () for ids, _ in block_arrays(batch))
 
 
 def mapped(df: DataFrame, run: Callable[[Batches], Batches], schema: str, n_values: int = 0) -> DataFrame:
     """``df.mapInArrow(run, schema)``; of a held DataFrame held, unless it has more than HELD_VALUES ``n_values``."""
-    batches = _held.get(df)
+    batches = held(df)
     if batches is None or n_values > HELD_VALUES:
         return df.mapInArrow(run, schema)
     return hold(df.sparkSession, run(iter(batches)), schema)
@@ -196,11 +199,13 @@ def mapped(df: DataFrame, run: Callable[[Batches], Batches], schema: str, n_valu
 
 def together(frames: Sequence[DataFrame]) -> DataFrame:
     """The rows of DataFrames with the same columns, one or more, behind each other; held where all of them are."""
-    batches = [_held.get(df) for df in frames]
-    found = [b for b in batches if b is not None]
-    if len(found) < len(frames):
-        return reduce(DataFrame.unionByName, frames)
-    return hold(frames[0].sparkSession, [batch for some in found for batch in some], frames[0].schema)
+    batches: list[pa.RecordBatch] = []
+    for df in frames:
+        found = held(df)
+        if found is None:
+            return reduce(DataFrame.unionByName, frames)
+        batches += found
+    return hold(frames[0].sparkSession, batches, frames[0].schema)
 
 
 def persist(df: DataFrame) -> DataFrame:
@@ -208,7 +213,7 @@ def persist(df: DataFrame) -> DataFrame:
 
     Nothing is done with a held one, which is kept already.
     """
-    return df if _held.get(df) is not None else df.persist(StorageLevel.MEMORY_AND_DISK)
+    return df if df in _held else df.persist(StorageLevel.MEMORY_AND_DISK)
 
 
 @contextmanager
@@ -226,7 +231,7 @@ def computed(df: DataFrame) -> DataFrame:
 
     For what outlives what it is made from.
     """
-    if _held.get(df) is not None:
+    if df in _held:
         return df
     df = persist(df)
     try:
@@ -239,8 +244,8 @@ def computed(df: DataFrame) -> DataFrame:
 
 def table(df: DataFrame) -> pa.Table:
     """All rows on the driver, which has room for them."""
-    batches = _held.get(df)
-    return df.toArrow() if batches is None else pa.Table.from_batches(batches)
+    rows = _held.get(df)
+    return df.toArrow() if rows is None else rows
 
 
 def to_driver(df: DataFrame, *columns: str) -> Iterator[tuple[Any, ...]]:
@@ -248,7 +253,7 @@ def to_driver(df: DataFrame, *columns: str) -> Iterator[tuple[Any, ...]]:
 
     `toLocalIterator` runs a job for each partition, one after the other, so rows are gathered in few partitions first.
     """
-    batches = _held.get(df)
+    batches = held(df)
     if batches is not None:
         for batch in batches:
             yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
@@ -286,7 +291,7 @@ def fold(
     there are more, or with ``merge_on_cluster`` for large states, one further stage merges them first.
     A held DataFrame fills one state in this process, on one core as a task does: the same for any number of slots.
     """
-    batches = _held.get(df)
+    batches = held(df)
     if batches is not None:
         return _fold_here(batches, start, update)
     spark = df.sparkSession
