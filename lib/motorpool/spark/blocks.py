@@ -32,8 +32,8 @@ BLOCK_ROWS = 4096
 #: The states of more tasks than this are merged on the cluster before they reach the driver.
 _DRIVER_MERGES = 32
 
-#: Numbers that a held DataFrame has at most: 4 MiB of float32, here and once more in the JVM. Spark gives a file of that
-#: size to one task, so that a cluster would do no more of it side by side.
+#: Numbers that a held DataFrame has at most: 4 MiB of float32, here and once more in the JVM. Spark gives a file of
+#: that size to one task, so a cluster would do no more of it side by side.
 HELD_VALUES = 2**20
 
 BLOCK_SCHEMA = "ids BINARY, data BINARY, width INT"
