@@ -64,7 +64,7 @@ def _motorpool(args: argparse.Namespace, name: str) -> dict[str, Any]:
     from motorpool.kernels.maps.layouts import Layout
     from motorpool.kernels.pairs.sweep import Wanted
     from motorpool.maps.first_pass import first_pass
-    from motorpool.maps.placing import Axes, lay_out_all
+    from motorpool.maps.placing import Axes, Sampled, lay_out_all
     from motorpool.neighbours.search import search
     from motorpool.neighbours.shards import arrange
     from motorpool.spark import blocks
@@ -95,7 +95,8 @@ def _motorpool(args: argparse.Namespace, name: str) -> dict[str, Any]:
         labelled = fit_dbscan(arranged, counted, eps, grid, backend=backend)
     seen = first_pass(block_df, args.sample, 100, 0)
     with step("umap"):
-        lay_out_all(spark, seen.sample, Axes.of(seen.stats, 2), [Layout("umap", 2, 15, 30.0, 0)], backend)
+        asked = Sampled(seen.sample, Axes.of(seen.stats, 2), [Layout("umap", 2, 15, 30.0, 0)])
+        lay_out_all(spark, [asked], backend)
     spark.stop()
     return {
         "explained": fitted.spectrum.explained if fitted.spectrum else None,

@@ -138,8 +138,7 @@ def blocked(on_spark: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
 
 #: Modules of the algorithms over blocks whose columns are expressions.
 _WITH_COLUMNS = (
-    "cluster.density.cells", "cluster.density.dbscan", "neighbours.queries", "neighbours.search",
-    "neighbours.spanning", "neighbours.shards", "outliers.local",
+    "cluster.density.cells", "neighbours.queries", "neighbours.shards", "outliers.local",
 )  # fmt: skip
 
 

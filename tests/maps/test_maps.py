@@ -27,7 +27,7 @@ from motorpool.kernels.moments import Moments
 from motorpool.kernels.sampling import uniform_hash
 from motorpool.maps import registry
 from motorpool.maps.first_pass import first_pass
-from motorpool.maps.placing import Axes, lay_out_all, place_all
+from motorpool.maps.placing import Axes, Sampled, lay_out_all, place_all
 from motorpool.maps.registry import MAP_METHODS, check_packages
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.run import check_config
@@ -222,7 +222,7 @@ def fetch(placed: DataFrame, name: str, n: int) -> np.ndarray:
 def principal(df: DataFrame, n: int) -> dict[int, np.ndarray]:
     seen = first_pass(df, 10, 10, seed=0)
     assert seen.stats.n == n
-    placed = place_all(df, {f"pca{d}": Axes.of(seen.stats, d) for d in (2, 3)}, seen.sample, {})
+    placed = place_all("made", df, {f"pca{d}": Axes.of(seen.stats, d) for d in (2, 3)}, seen.sample, {})
     return {d: fetch(placed, f"pca{d}", n) for d in (2, 3)}
 
 
@@ -262,9 +262,10 @@ def test_all_rows_find_their_place_on_any_partitions(spark: SparkSession, blocke
         assert np.array_equal(seen.sample.ids, drawn)
         assert np.array_equal(seen.sample.x, x[drawn])
         assert np.array_equal(np.sort(np.argsort(uniform_hash(np.arange(420), 6))[:90]), seen.judged.ids)
-        (done,) = lay_out_all(spark, seen.sample, Axes.of(seen.stats, 2), [layout("tsne", perplexity=10.0)])
+        asked = Sampled(seen.sample, Axes.of(seen.stats, 2), [layout("tsne", perplexity=10.0)])
+        ((done,),) = lay_out_all(spark, [asked])
         assert done.seconds > 0
-        placed = place_all(df, {"pca2": Axes.of(seen.stats, 2)}, seen.sample, {"tsne2": done.placed})
+        placed = place_all("made", df, {"pca2": Axes.of(seen.stats, 2)}, seen.sample, {"tsne2": done.placed})
         assert placed.columns == ["image_id", "method", "x", "y", "z"]
         found.append((done.placed.places, fetch(placed, "tsne2", 420)))
         assert np.array_equal(found[-1][1][drawn], done.placed.places)

@@ -23,7 +23,9 @@ from motorpool.errors import LakeError
 from motorpool.lake import Lake
 from motorpool.lake.schemas import TABLES, Table
 from motorpool.pipeline.context import Context
+from motorpool.pipeline.run import STAGES as STAGES_BY_NAME
 from motorpool.pipeline.run import run_pipeline
+from motorpool.pipeline.stages import cluster
 from motorpool.pipeline.stages.features import load_program
 from standalone import wait_for
 
@@ -220,9 +222,13 @@ class TestReproducing:
     def test_partitions_do_not_change_labels(
         self, spark: SparkSession, case: Path, tmp_path: Path, done: Context, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Splits of 15 rows, and all rows of images written by tasks: 4 files and 4 tasks where others have one."""
+        """Splits of 15 rows, and all rows of images passed over and written by tasks: 4 where others have one."""
         partitions = 4
         monkeypatch.setattr("motorpool.lake.FEW_VALUES", 0)
+        monkeypatch.setattr("motorpool.lake.FEW_READ", 0)
+        monkeypatch.setattr("motorpool.pipeline.stages.features.FEW_VALUES", 0)
+        monkeypatch.setattr("motorpool.spark.blocks.HELD_VALUES", 0)
+        monkeypatch.setattr("motorpool.spark.tasks.FEW_PRODUCTS", 0)
         monkeypatch.setattr("motorpool.case.descriptors._SPLIT_BYTES", ROWS // partitions * 4 * 6)
         before = spark.conf.get("spark.sql.shuffle.partitions")
         spark.conf.set("spark.sql.shuffle.partitions", str(partitions))
@@ -265,6 +271,30 @@ class TestAgain:
             assert before[table] == after[table]
         for table in ("models", "labels", "clusters", "parameters"):
             assert set(before[table]) < set(after[table])
+        assert contents(ctx.lake, clock=False) == contents(done.lake, clock=False)
+
+    def test_what_was_fitted_before_an_error_is_written(
+        self, spark: SparkSession, case: Path, tmp_path: Path, done: Context, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ctx = run_of(spark, case, tmp_path / "lake", done.config.lake.format, **STUDY)
+        for stage in ("ingest", "features"):
+            STAGES_BY_NAME[stage](ctx)
+        score = cluster.score_models
+        calls: list[int] = []
+
+        def fails_later(*args: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 3:
+                raise LakeError("the third grid cannot be scored")
+            return score(*args)
+
+        monkeypatch.setattr(cluster, "score_models", fails_later)
+        with pytest.raises(LakeError, match="the third grid"):
+            cluster.run_cluster(ctx)
+        written = {r["model_id"] for r in ctx.lake.rows("models", ["model_id"])}
+        assert len(written) == 4
+        assert {r["model_id"] for r in ctx.lake.read("labels").select("model_id").distinct().collect()} <= written
+        run_pipeline(ctx)
         assert contents(ctx.lake, clock=False) == contents(done.lake, clock=False)
 
     def test_changed_steps_under_the_same_name_are_refused(
@@ -313,8 +343,9 @@ class TestStopped:
             # These tables' rows say that work is done; the next attempt goes on from there, one write at a time.
             marked = {"sources", "feature_sets", "models"} & set(written)
             allowed = 1 if marked else allowed + 1
-        sets = ["features", "feature_sets"]
-        assert stops[: 4 + 2 * len(sets)] == ["descriptors", "images", "bad_rows", "sources", *sets, *sets]
+        # Both feature sets are written together, as are all models.
+        assert stops[:6] == ["descriptors", "images", "bad_rows", "sources", "features", "feature_sets"]
+        assert stops.count("models") == 1
         # No write comes after the last one.
         assert {*stops, written[-1]} == {t.name for t in WRITTEN}
         assert contents(ctx.lake, clock=False) == contents(done.lake, clock=False)

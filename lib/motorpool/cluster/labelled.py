@@ -84,7 +84,8 @@ class Labelled:
                         names=["image_id", "clusters", "distances", "strengths", "outliers"],
                     )
 
-        return self.df.mapInArrow(run, WIDE_SCHEMA)
+        n_values = 4 * len(self.sizes) * blocks.n_held(self.df)
+        return blocks.mapped(self.df, run, WIDE_SCHEMA, n_values)
 
 
 def _lists(offsets: pa.Array, array: np.ndarray) -> pa.ListArray:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -90,9 +92,14 @@ def vehicle_agreement(wide_labels: DataFrame, images: DataFrame, n_models: int) 
     """Agreement of each model with the vehicles (see PairCounts), over the photos of ``images`` that have one.
 
     ``wide_labels`` has image_id and ``clusters`` (one element per model), ``images`` has a unique image_id
-    and vehicle_id; images that either lacks count nowhere. One shuffle of the labels, none of the vectors.
+    and vehicle_id; images that either lacks count nowhere. One shuffle of the labels, none of the vectors; none
+    of labels that the driver holds, which the vehicles then come to.
     """
     vehicles = images.where(F.col("vehicle_id").isNotNull()).select("image_id", "vehicle_id")
+    if blocks.held(wide_labels) is not None:
+        counts = PairCounts(n_models)
+        _count_here(counts, blocks.table(wide_labels), vehicles.toArrow())
+        return VehicleAgreement(counts.agreement(), counts.n_vehicles)
     by_vehicle = (
         wide_labels.select("image_id", "clusters")
         .join(vehicles, on="image_id", how="inner")
@@ -103,9 +110,24 @@ def vehicle_agreement(wide_labels: DataFrame, images: DataFrame, n_models: int) 
 
     def add(state: PairCounts, batch: pa.RecordBatch) -> None:
         if len(batch):
-            labels = batch.column("clusters").flatten().to_numpy(zero_copy_only=False).reshape(len(batch), -1)
-            state.update(batch.column("vehicle_id").to_numpy(zero_copy_only=False), labels)
+            state.update(batch.column("vehicle_id").to_numpy(zero_copy_only=False), _labels(batch.column("clusters")))
 
     counts = blocks.fold(by_vehicle, lambda: PairCounts(n_models), add)
     by_model = counts.agreement()
     return VehicleAgreement(by_model, counts.n_vehicles)
+
+
+def _count_here(counts: PairCounts, wide: pa.Table, vehicles: pa.Table) -> None:
+    """Count the pairs of photos of each vehicle: ``wide`` and ``vehicles`` as `vehicle_agreement` has them."""
+    vehicles = vehicles.sort_by("vehicle_id")
+    at = pc.index_in(vehicles.column("image_id"), wide.column("image_id"))
+    known = vehicles.filter(at.is_valid()).column("vehicle_id")
+    if len(known):
+        labels = _labels(wide.column("clusters").combine_chunks())
+        counts.update(known.to_numpy(zero_copy_only=False), labels[at.drop_null().to_numpy()])
+
+
+def _labels(clusters: pa.ListArray) -> np.ndarray:
+    """int[n, models] of one list for each of n images."""
+    result: np.ndarray = clusters.flatten().to_numpy(zero_copy_only=False).reshape(len(clusters), -1)
+    return result

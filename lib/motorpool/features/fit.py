@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -92,10 +92,11 @@ class Fitter:
     a projection, since these steps pass twice over their input. ``group_center`` and ``group_standard`` of one column
     share a pass over its groups.
 
-    ``vehicles`` says which vehicle each image shows; sets that use vehicles need it. Moments and scatter matrices are
-    summed up on ``backend``. Driver memory: a few float64 matrices of d x d, d being the columns of all descriptors
-    together, one sample of at most 128 MiB, and 24 bytes for each column of each group. Use as a context manager:
-    leaving it drops what was kept.
+    ``widths`` are the descriptors' numbers of columns; without them a job looks at the first row. ``vehicles`` says
+    which vehicle each image shows; sets that use vehicles need it. Moments and scatter matrices are summed up on
+    ``backend``. Driver memory: a few float64 matrices of d x d, d being the columns of all descriptors together, one
+    sample of at most 128 MiB, and 24 bytes for each column of each group. Use as a context manager: leaving it drops
+    what was kept.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Fitter:
         seed: int,
         vehicles: Vehicles | None = None,
         backend: Backend = CPU,
+        widths: Mapping[str, int] | None = None,
     ) -> None:
         self.wide = wide
         self.backend = backend
@@ -114,7 +116,7 @@ class Fitter:
         self.descriptors = tuple(c for c in wide.columns if is_descriptor(c))
         self.n_passes = 0
         self._raw: Stats | None = None
-        self._widths: dict[str, int] = {}
+        self._widths = {d: widths[d] for d in self.descriptors} if widths is not None else {}
         self._fits: dict[str, tuple[Op, Spectrum | None]] = {}
         self._measured: dict[str, Stats] = {}
         self._scatters: dict[tuple[str, float], Scatter] = {}
@@ -143,10 +145,11 @@ class Fitter:
         asking = [s.name for s in self.sets if s.uses_vehicles]
         if asking and self.vehicles is None:
             raise ValueError(f"feature set {asking[0]} looks at vehicles, and none are given")
-        row = self.wide.first()
-        if row is None:
-            raise ValueError("there are no rows to fit on")
-        self._widths = {d: len(row[d]) for d in self.descriptors}
+        if not self._widths:
+            row = self.wide.first()
+            if row is None:
+                raise ValueError("there are no rows to fit on")
+            self._widths = {d: len(row[d]) for d in self.descriptors}
         chains = [c for s in self.sets for c in [p.steps for p in s.parts if p.steps] or [s.steps]]
         if any(needs(step) in ("moments", "range") for chain in chains for step in chain[:1]):
             everything = Program(tuple(FittedPart(d, ()) for d in self.descriptors), ())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 #: Attribute columns with more values than this are names or measurements, not kinds.
@@ -65,9 +65,17 @@ def attribute_columns(images: DataFrame) -> tuple[list[str], list[str]]:
     columns = [c for c in images.columns if c not in _OWN]
     if not columns:
         return [], []
-    row = images.agg(*(F.approx_count_distinct(F.col(f"`{c}`"), 0.01).alias(c) for c in columns)).first()
+    # As exact as approx_count_distinct to 1 %, whose 1,639 columns of a buffer for each column take Spark seconds to
+    # compile.
+    row = images.agg(*(_n_values(F.col(f"`{c}`")).alias(c) for c in columns)).first()
     few = [c for c in columns if row is not None and 0 < row[c] <= MAX_VALUES]
     return few, [c for c in columns if row is not None and row[c] > MAX_VALUES]
+
+
+def _n_values(column: Column) -> Column:
+    """About how many values a column has: exact for dozens, beyond that to about 1 %."""
+    hashed = F.when(column.isNotNull(), F.xxhash64(column))
+    return F.hll_sketch_estimate(F.hll_sketch_agg(hashed, F.lit(14)))
 
 
 def attributes_fingerprint(images: DataFrame, columns: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
 from motorpool.config.run import CONSENSUS, LakeConfig, has_scheme
@@ -24,10 +25,17 @@ from motorpool.lake.delta import DeltaCatalog, DeltaFolder, driver_folder
 from motorpool.lake.driver_rows import Keys, arrow_rows, as_dicts, selected
 from motorpool.lake.parquet import ParquetFolder
 from motorpool.lake.schemas import TABLES, VIEWS, Table
+from motorpool.spark import blocks
 from motorpool.texts import NAME_PATTERN
 
 #: Values of rows that this process writes instead of tasks, at most: some 32 MiB.
 FEW_VALUES = 4 * 2**20
+#: Values of a table that this process reads instead of tasks, at most: 8 MiB in it, some more in the JVM.
+FEW_READ = 2**20
+#: The column of tables whose rows are long: their values are not counted by rows and columns.
+_VECTOR = "vector"
+#: What columns of users may hold, so that Arrow and Spark mean the same by them.
+_PLAIN_TYPES = (pa.string(), pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.bool_())
 #: The folder inside the lake's whose lock an append holds.
 _GROWING = ".growing"
 #: A query that names the tables which it reads.
@@ -109,12 +117,36 @@ class Lake:
             raise LakeError(f"table {table!r} is not in the lake {self}: run `motorpool {stage}` first")
 
     def read(self, table: str, **keys: str | Sequence[str]) -> DataFrame:
-        """The rows of a table, only those with the given key values; LakeError when it does not exist."""
+        """The rows of a table, only those with the given key values; LakeError when it does not exist.
+
+        Up to FEW_READ values this process reads, where it sees the files, and holds (`blocks.hold`): Spark's questions
+        to a Delta table take jobs of their own, before the first row is read. More are read by tasks.
+        """
         self.check(table)
+        few = self._few(table, {key: [value] if isinstance(value, str) else value for key, value in keys.items()})
+        if few is not None:
+            return few
         df = self._whole(table)
         for key, value in keys.items():
             df = df.where(F.col(key) == value if isinstance(value, str) else F.col(key).isin(list(value)))
         return df
+
+    def _few(self, table: str, keys: Keys) -> DataFrame | None:
+        """`read` of few rows without vectors, held; None for others, and where only Spark knows their types."""
+        known = TABLES[table]
+        if _VECTOR in known.columns or not self.sees_files:
+            return None
+        n = self._tables.count(table, keys)
+        if n is None or n * len(known.columns) > FEW_READ:
+            return None
+        rows = self._tables.fetch(table, (), keys)
+        if rows is None or rows.nbytes > 8 * FEW_READ:
+            return None
+        further = [f for f in rows.schema if f.name not in known.schema.fieldNames()]
+        if not all(f.type in _PLAIN_TYPES for f in further):
+            return None
+        schema = StructType([*known.schema, *from_arrow_schema(pa.schema(further))])
+        return blocks.hold(self.spark, rows.to_batches(), schema)
 
     def _whole(self, table: str) -> DataFrame:
         """A table with all of its columns: nulls for those that it had not yet when it was written."""
@@ -228,11 +260,13 @@ class Lake:
         """Replace the rows whose key columns hold the given values; ``df`` holds rows of these keys only.
 
         ``n_values`` says how many values (numbers, texts, elements of vectors) it has at most, where the caller knows.
-        Up to FEW_VALUES come to this process, which writes them as `replace_rows` does: a commit by Spark takes several
-        jobs. More are written by tasks.
+        Up to FEW_VALUES come to this process, which writes them as `replace_rows` does, as it does what it holds
+        (`blocks.held`): a commit by Spark takes several jobs. More are written by tasks.
         """
         _check_keys(keys)
-        if n_values is not None and n_values <= FEW_VALUES and self.sees_files:
+        if blocks.held(df) is not None:
+            self.replace_rows(table, blocks.table(df), keys)
+        elif n_values is not None and n_values <= FEW_VALUES and self.sees_files:
             self.replace_rows(table, conform(df, TABLES[table]).toArrow(), keys)
         else:
             self._write(TABLES[table], lambda: conform(df, TABLES[table]), keys)
@@ -291,7 +325,7 @@ class Lake:
         if callable(rows):
             self._tables.write(table, rows, keys, images)
         elif not self._tables.replace_rows(table, rows, keys, images):
-            self._tables.write(table, lambda: self.spark.createDataFrame(rows), keys, images)
+            self._tables.write(table, lambda: self.spark.createDataFrame(rows.combine_chunks()), keys, images)
         if self.in_catalog:
             self._make_views(table.name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +24,8 @@ from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
 from motorpool.spark.tasks import run_tasks
 
-#: One row per image and map; ``z`` is null in two dimensions.
-PLACES = "image_id BIGINT, method STRING, x FLOAT, y FLOAT, z FLOAT"
+#: One row per image and map of a feature set; ``z`` is null in two dimensions.
+PLACES = "features STRING, image_id BIGINT, method STRING, x FLOAT, y FLOAT, z FLOAT"
 
 
 @dataclass(frozen=True)
@@ -68,30 +69,38 @@ class LaidOut:
     backend: str = "cpu"
 
 
-def lay_out_all(
-    spark: SparkSession, sample: Rows, axes: Axes, layouts: Sequence[Layout], backend: Backend = CPU
-) -> list[LaidOut]:
-    """One sample laid out in every way asked for, one Spark task of one core each; the sample travels to each.
+class Sampled(NamedTuple):
+    """A table's sample, its principal axes, and the layouts that are asked for of it."""
+
+    sample: Rows
+    axes: Axes
+    layouts: Sequence[Layout]
+
+
+def lay_out_all(spark: SparkSession, tables: Sequence[Sampled], backend: Backend = CPU) -> list[list[LaidOut]]:
+    """Samples laid out in every way asked for, one Spark task of one core each; all samples travel to each.
 
     Layouts start from the first of the principal ``axes``, as many as they have dimensions. One that ``backend`` does
     not have is made on the CPU, and says so. ValueError for a method that lays nothing out.
     """
-    if not layouts:
-        return []
+    asked = [(t, layout) for t in tables for layout in t.layouts]
+    if not asked:
+        return [[] for _ in tables]
     # Executors know the registry as it was installed, not what has been added to it here.
-    methods = [MAP_METHODS[layout.method] for layout in layouts]
+    methods = [MAP_METHODS[layout.method] for _, layout in asked]
     here = [_own_layout(method) for method in methods]
-    starts = {layout.dims: axes.first(layout.dims).project(sample.x) for layout in layouts}
 
     def run(index: int) -> LaidOut:
         began = time.monotonic()
-        layout, method = layouts[index], methods[index]
+        (rows, axes, _), layout = asked[index]
+        method = methods[index]
         own = backend.layout_of(method.name, layout.dims)
-        placed = Placed((own or here[index])(sample.x, starts[layout.dims], layout), method.kernel)
-        return LaidOut(placed, time.monotonic() - began, backend.name if own else CPU.name)
+        placed = (own or here[index])(rows.x, axes.first(layout.dims).project(rows.x), layout)
+        return LaidOut(Placed(placed, method.kernel), time.monotonic() - began, backend.name if own else CPU.name)
 
-    costs = [method.cost * layout.dims**2 for method, layout in zip(methods, layouts, strict=True)]
-    return run_tasks(spark, costs, run)
+    costs = [len(t.sample) * method.cost * layout.dims**2 for method, (t, layout) in zip(methods, asked, strict=True)]
+    done = iter(run_tasks(spark, costs, run))
+    return [[next(done) for _ in t.layouts] for t in tables]
 
 
 def _own_layout(method: MapMethod) -> LayOut:
@@ -100,12 +109,14 @@ def _own_layout(method: MapMethod) -> LayOut:
     return method.lay_out
 
 
-def place_all(block_df: DataFrame, axes: Mapping[str, Axes], sample: Rows, layouts: Mapping[str, Placed]) -> DataFrame:
-    """Every row of blocks on every map, as PLACES: by principal axes, or among the layouts of a sample.
+def place_all(
+    features: str, block_df: DataFrame, axes: Mapping[str, Axes], sample: Rows, layouts: Mapping[str, Placed]
+) -> DataFrame:
+    """Every row of a feature set's blocks on every map, as PLACES: by principal axes, or among the layouts of a sample.
 
-    Lazy, one pass; maps by their names. Images of the sample are where their layout has put them, the others where
-    `Landmarks` does: exact where the sample is all rows. The search for neighbours is shared by all layouts. Memory of
-    a task: the sample, and what `Landmarks.place` says for a block.
+    Lazy, one pass (at once, and held, where the driver holds the blocks); maps by their names. Images of the sample are
+    where their layout has put them, the others where `Landmarks` does: exact where the sample is all rows. The search
+    for neighbours is shared by all layouts. Memory of a task: the sample, and what `Landmarks.place` says for a block.
     """
 
     def run(batches: Batches) -> Batches:
@@ -113,18 +124,20 @@ def place_all(block_df: DataFrame, axes: Mapping[str, Axes], sample: Rows, layou
         for batch in batches:
             for ids, x in blocks.block_arrays(batch):
                 for name, found in axes.items():
-                    yield _pack(name, ids, found.project(x))
+                    yield _pack(features, name, ids, found.project(x))
                 if landmarks is not None:
                     for name, places in landmarks.place(ids, x).items():
-                        yield _pack(name, ids, places)
+                        yield _pack(features, name, ids, places)
 
-    return block_df.mapInArrow(run, PLACES)
+    values = (len(axes) + len(layouts)) * 6 * blocks.n_held(block_df)
+    return blocks.mapped(block_df, run, PLACES, values)
 
 
-def _pack(name: str, ids: np.ndarray, places: np.ndarray) -> pa.RecordBatch:
+def _pack(features: str, name: str, ids: np.ndarray, places: np.ndarray) -> pa.RecordBatch:
     n = len(ids)
     coordinates = [pa.array(np.ascontiguousarray(column), pa.float32()) for column in places.T]
     if len(coordinates) == 2:
         coordinates.append(pa.nulls(n, pa.float32()))
-    columns = [pa.array(ids), pa.array([name] * n, pa.string()), *coordinates]
-    return pa.RecordBatch.from_arrays(columns, names=["image_id", "method", "x", "y", "z"])
+    set_of, method = (pa.repeat(pa.scalar(text, pa.string()), n) for text in (features, name))
+    columns = [set_of, pa.array(ids), method, *coordinates]
+    return pa.RecordBatch.from_arrays(columns, names=["features", "image_id", "method", "x", "y", "z"])

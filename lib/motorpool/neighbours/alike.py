@@ -14,7 +14,7 @@ from pyspark.sql import functions as F
 from motorpool.kernels.pairs.alike import PARTNER, axes_of, best_partners, find_alike, shorten
 from motorpool.kernels.sampling import RowSample
 from motorpool.kernels.trees.union_find import roots, unite
-from motorpool.neighbours.shards import Shard, arrange, load, over_pairs, over_shards, pairs_between
+from motorpool.neighbours.shards import Shard, arrange, load, of_kinds, over_pairs, over_shards, pairs_between
 from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
 
@@ -85,9 +85,9 @@ def find_alike_rows(
         pairs = [*((s, s) for s in range(n)), *pairs_between(n)]
         with blocks.kept(over_pairs(arranged, pairs, work)) as state:
             forest = _Forest()
-            for data in blocks.to_driver(state.where(F.col("kind") == _FOREST), "data"):
+            for (data,) in blocks.to_driver(of_kinds(state, _FOREST), "data"):
                 forest.add(load(data))
-            listed = state.where(F.col("kind") == _LISTED)
+            listed = of_kinds(state, _LISTED)
             partners = blocks.computed(over_shards(arranged, listed, merge, PARTNERS, with_rows=False))
         return Alike(partners, forest.groups())
     finally:

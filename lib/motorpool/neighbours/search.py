@@ -7,12 +7,20 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from motorpool.backend.protocol import CPU, Backend
 from motorpool.kernels.pairs.geometry import to_gap
 from motorpool.kernels.pairs.sweep import Side, Wanted
-from motorpool.neighbours.shards import STATE, Arranged, Shard, over_pairs, over_shards, pack_state, pairs_between
+from motorpool.neighbours.shards import (
+    STATE,
+    Arranged,
+    Shard,
+    of_kinds,
+    over_pairs,
+    over_shards,
+    pack_state,
+    pairs_between,
+)
 from motorpool.spark import blocks
 
 #: Kinds of the arrays that a search leaves for every shard.
@@ -60,7 +68,7 @@ def search(
     if arranged.n_shards == 1:
         return blocks.computed(of_shards)
     with blocks.kept(of_shards) as own:
-        known = own.where(F.col("kind").isin(COUNTS, GAPS, FOUND))
+        known = of_kinds(own, COUNTS, GAPS, FOUND)
         others = over_pairs(arranged, pairs_between(arranged.n_shards), between, known)
 
         def merge(shard: Shard, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:

@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -118,7 +119,11 @@ def arrange(block_df: DataFrame, metric: Metric, seed: int) -> Arranged:
                 rows = order[start : start + blocks.BLOCK_ROWS]
                 yield _piece(shard, "rows", chunk, ids[rows].tobytes(), x[rows].tobytes())
 
-    pieces = place(block_df.mapInArrow(split, _PIECE), "shard", n_shards).mapInArrow(collect, _PIECE)
+    if n_shards == 1 and blocks.held(block_df) is not None:
+        # One task would have all rows, and so has the driver.
+        pieces = blocks.mapped(blocks.mapped(block_df, split, _PIECE), collect, _PIECE)
+    else:
+        pieces = place(block_df.mapInArrow(split, _PIECE), "shard", n_shards).mapInArrow(collect, _PIECE)
     return Arranged(blocks.persist(pieces), spread.n, width, n_shards, metric, spread.mean, shift, unit)
 
 
@@ -194,12 +199,11 @@ def over_pairs(
     """Run ``work(a, b)`` in one task for each pair of shards (``b`` is None where a shard meets itself).
 
     ``state`` (columns STATE) are the arrays found for the shards so far: ``work`` has them in ``Shard.state``. The
-    result has the same columns: what ``work`` yields, as (shard, kind, array).
+    result has the same columns: what ``work`` yields, as (shard, kind, array). Where the driver holds the one shard
+    that there is, it does the work, and holds the result.
     """
     spark = arranged.spark
     sent = [(shard, task) for task, pair in enumerate(pairs) for shard in sorted(set(pair))]
-    tasks = F.broadcast(spark.createDataFrame(sent, "shard INT, task INT"))
-    pieces = _with_state(arranged, state)
     ready, width = _ready(arranged), arranged.width
 
     def run(batches: Batches) -> Batches:
@@ -209,6 +213,11 @@ def over_pairs(
             for shard, kind, array in work(a, b if b is not a else None):
                 yield pack_state(shard, kind, array)
 
+    here = _held_pieces(arranged, state, with_rows=True)
+    if here is not None:
+        return blocks.hold(spark, run(here), STATE)
+    pieces = _with_state(arranged, state)
+    tasks = F.broadcast(spark.createDataFrame(sent, "shard INT, task INT"))
     placed = place(pieces.join(tasks, "shard").select("task", *_columns()), "task", len(pairs))
     return placed.drop("task").mapInArrow(run, STATE)
 
@@ -223,15 +232,18 @@ def over_shards(
 ) -> DataFrame:
     """Run ``work(shard, found)`` in one task for each shard; ``found`` holds all arrays of each kind in ``state``.
 
-    Without ``with_rows`` the vectors stay where they are and the shard comes without rows.
+    Without ``with_rows`` the vectors stay where they are and the shard comes without rows. Held as `over_pairs` is.
     """
-    pieces = _with_state(arranged, state) if with_rows else _as_pieces(state)
     ready, width = _ready(arranged), arranged.width
 
     def run(batches: Batches) -> Batches:
         for shard, found, rows in _grouped(_fields(batches), width, ready):
             yield from work(Shard(shard, rows), found)
 
+    here = _held_pieces(arranged, state, with_rows=with_rows)
+    if here is not None:
+        return blocks.hold(arranged.spark, run(here), schema)
+    pieces = _with_state(arranged, state) if with_rows else _as_pieces(state)
     return place(pieces, "shard", arranged.n_shards).mapInArrow(run, schema)
 
 
@@ -250,6 +262,34 @@ def _as_pieces(state: DataFrame) -> DataFrame:
 
 def _with_state(arranged: Arranged, state: DataFrame | None) -> DataFrame:
     return arranged.pieces if state is None else arranged.pieces.unionByName(_as_pieces(state))
+
+
+def _held_pieces(arranged: Arranged, state: DataFrame | None, *, with_rows: bool) -> list[pa.RecordBatch] | None:
+    """What tasks get, where the driver holds all of it: the pieces of one shard, and its state."""
+    rows = blocks.held(arranged.pieces)
+    states = [] if state is None else blocks.held(state)
+    if rows is None or states is None:
+        return None
+    return (rows if with_rows else []) + [_held_state(batch) for batch in states]
+
+
+def _held_state(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch of STATE as pieces."""
+    n = len(batch)
+    columns = {"chunk": pa.array([0] * n, pa.int32()), "ids": pa.array([b""] * n, pa.binary())}
+    return pa.RecordBatch.from_arrays(
+        [columns[name] if name in columns else batch.column(name) for name in _columns()],
+        names=_columns(),
+    )
+
+
+def of_kinds(state: DataFrame, *kinds: str) -> DataFrame:
+    """The rows of STATE of some kinds; held where ``state`` is."""
+    batches = blocks.held(state)
+    if batches is None:
+        return state.where(F.col("kind").isin(*kinds))
+    wanted = pa.array(kinds)
+    return blocks.hold(state.sparkSession, [b.filter(pc.is_in(b.column("kind"), wanted)) for b in batches], STATE)
 
 
 # -- what travels ------------------------------------------------------------------------------------

@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from motorpool.backend.protocol import CPU, Backend
 from motorpool.kernels.pairs.geometry import Rows, to_distance
@@ -24,7 +23,7 @@ from motorpool.kernels.pairs.loops import Tile, jit, points_of, precision_of
 from motorpool.kernels.pairs.tiles import tiles_of
 from motorpool.kernels.trees import union_find
 from motorpool.neighbours.search import FOUND, GAPS, IDS
-from motorpool.neighbours.shards import STATE, Arranged, Shard, load, over_pairs, pack_state
+from motorpool.neighbours.shards import STATE, Arranged, Shard, load, of_kinds, over_pairs, pack_state
 from motorpool.spark import blocks
 
 _PART, _CORE, _ACTIVE, _BOUND, _BEST = "part", "core", "active", "bound", "best"
@@ -92,8 +91,9 @@ def _last_finite(gaps: np.ndarray) -> np.ndarray:
 def _lists(nearest: DataFrame, n: int) -> tuple[np.ndarray, dict[int, np.ndarray], np.ndarray, np.ndarray]:
     """ids int64[n] ascending, each shard's numbers, gaps float64[n, k] and found int32[n, k] (numbers, -1: none)."""
     state: dict[str, dict[int, np.ndarray]] = {}
-    for row in nearest.where(F.col("kind").isin(IDS, GAPS, FOUND)).toLocalIterator():
-        state.setdefault(row["kind"], {})[row["shard"]] = load(row["data"])
+    arrays = of_kinds(nearest, IDS, GAPS, FOUND)
+    for shard, kind, data in blocks.to_driver(arrays, "shard", "kind", "data"):
+        state.setdefault(kind, {})[shard] = load(data)
     ids = np.sort(np.concatenate(list(state[IDS].values())))
     order = {shard: np.searchsorted(ids, own) for shard, own in state[IDS].items()}
     k = next(iter(state[GAPS].values())).shape[1]
@@ -217,7 +217,8 @@ def _search(
             found.append(_outgoing(b, a, cosine, backend))
         yield a.index, _BEST, np.concatenate(found).view(np.uint8)
 
-    lists = [load(a).view(_BEST_DTYPE) for a in blocks.to_driver(over_pairs(arranged, pairs, work, state), "data")]
+    arrays = blocks.to_driver(over_pairs(arranged, pairs, work, state), "data")
+    lists = [load(array).view(_BEST_DTYPE) for (array,) in arrays]
     edges = np.concatenate([np.empty(0, _BEST_DTYPE), *lists])
     left, right = np.searchsorted(ids, edges["from"]), np.searchsorted(ids, edges["to"])
     low, high = np.minimum(left, right), np.maximum(left, right)
@@ -268,4 +269,6 @@ def _members(rows: Rows, core: np.ndarray, part: np.ndarray) -> Members:
 def send(arranged: Arranged, order: dict[int, np.ndarray], arrays: dict[str, np.ndarray]) -> DataFrame:
     """Arrays over all rows (``order``: each shard's rows in them) as STATE rows of their shards."""
     batches = [pack_state(shard, kind, array[rows]) for shard, rows in order.items() for kind, array in arrays.items()]
+    if blocks.held(arranged.pieces) is not None:
+        return blocks.hold(arranged.spark, batches, STATE)
     return arranged.spark.createDataFrame(pa.Table.from_batches(batches), STATE)

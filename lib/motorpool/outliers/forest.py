@@ -45,7 +45,7 @@ def isolation_forest(
             for ids, x in blocks.block_arrays(batch):
                 yield pack_scores(ids, -forest.score_samples(x))
 
-    return (block_df if scored is None else scored).mapInArrow(run, SCORES)
+    return blocks.mapped(block_df if scored is None else scored, run, SCORES)
 
 
 def _draw(block_df: DataFrame, seed: int) -> np.ndarray:

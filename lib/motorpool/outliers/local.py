@@ -19,8 +19,9 @@ from pyspark.sql import functions as F
 from motorpool.kernels.pairs.geometry import to_distance
 from motorpool.neighbours.queries import nearest_rows
 from motorpool.neighbours.search import FOUND, GAPS, IDS
-from motorpool.neighbours.shards import Arranged, Shard, load, over_shards
+from motorpool.neighbours.shards import Arranged, Shard, load, of_kinds, over_shards
 from motorpool.outliers.scores import SCORES, pack_lists, pack_scores
+from motorpool.spark import blocks
 
 #: Keeps densities finite where more than k rows are equal; scikit-learn's number, so that scores agree there too.
 _LEAST_REACH = 1e-10
@@ -42,8 +43,7 @@ def over_neighbours(arranged: Arranged, state: DataFrame, k: int, pack: Pack, sc
         (ids,), (gaps,), (others,) = found[IDS], found[GAPS], found[FOUND]
         yield pack(ids, to_distance(gaps[:, :k], metric), others[:, :k])
 
-    kept = state.where(F.col("kind").isin(IDS, GAPS, FOUND))
-    return over_shards(arranged, kept, work, schema, with_rows=False)
+    return over_shards(arranged, of_kinds(state, IDS, GAPS, FOUND), work, schema, with_rows=False)
 
 
 def nearest(arranged: Arranged, state: DataFrame, n: int) -> DataFrame:
@@ -123,7 +123,7 @@ class _Known:
 
     @classmethod
     def of(cls, scores: DataFrame) -> _Known:
-        table = scores.toArrow()
+        table = blocks.table(scores)
         ids, values = (table.column(c).to_numpy() for c in ("image_id", "score"))
         order = np.argsort(ids)
         return cls(ids[order], values[order])

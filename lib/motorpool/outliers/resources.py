@@ -42,6 +42,8 @@ class Resources:
     read_descriptors: Callable[[Program], DataFrame]
     read_program: Callable[[], Program]
     say: Callable[[str], None]
+    #: The vectors as blocks, where somebody keeps these already.
+    gathered: DataFrame | None = None
     _held: list[Callable[[], object]] = field(default_factory=list)
 
     def persist(self, df: DataFrame) -> DataFrame:
@@ -58,7 +60,7 @@ class Resources:
     @cached_property
     def block_df(self) -> DataFrame:
         """The vectors as blocks of rows."""
-        return self.persist(blocks.gather(self.vectors))
+        return self.persist(blocks.gather(self.vectors)) if self.gathered is None else self.gathered
 
     @cached_property
     def program(self) -> Program:

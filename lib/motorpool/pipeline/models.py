@@ -1,19 +1,29 @@
-"""How a model is judged, and its rows in ``models``, ``labels``, ``clusters`` and ``parameters``."""
+"""How a model is judged, its rows in ``models``, ``labels``, ``clusters`` and ``parameters``, and writing them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from motorpool.cluster.models import Facts, ModelSpec
 from motorpool.config.run import ClusterConfig
 from motorpool.kernels.scores import SCORES, Scores, measured
+from motorpool.lake.arrow_types import arrow_columns
 from motorpool.pipeline.context import Context
+from motorpool.spark import blocks
+from motorpool.spark.blocks import Batches
+
+#: Labels that wait to be written, at most: some 50 MiB, which took about a minute to make.
+WAITING_LABELS = 2**20
+
+_LABELS = "model_id STRING, image_id BIGINT, cluster INT, distance FLOAT, strength FLOAT, outlier_score FLOAT"
+
+Row = Mapping[str, Any]
 
 #: How the reason of a model begins to speak of numbers that are not finite, which no threshold decides.
 NOT_COMPUTED = "cannot be computed"
@@ -101,26 +111,6 @@ def model_row(
 UNTITLED: dict[str, Any] = dict.fromkeys(("title", "description", "title_from", "title_share", "given", "evidence"))
 
 
-def write_models(ctx: Context, rows: Sequence[dict[str, Any]]) -> None:
-    """Put rows of ``models`` in the place of those of the same models."""
-    ctx.lake.replace_rows("models", rows, {"model_id": [str(r["model_id"]) for r in rows]})
-
-
-def write_labels(ctx: Context, wide: DataFrame, model_ids: Sequence[str]) -> None:
-    """One row per model and image from one row per image (`Labelled.wide`)."""
-    names = F.array(*(F.lit(m) for m in model_ids))
-    triples = F.posexplode(F.arrays_zip("clusters", "distances", "strengths", "outliers")).alias("model", "found")
-    long = wide.select("image_id", triples).select(
-        F.get(names, "model").alias("model_id"),
-        "image_id",
-        F.col("found.clusters").alias("cluster"),
-        F.col("found.distances").alias("distance"),
-        F.col("found.strengths").alias("strength"),
-        F.col("found.outliers").alias("outlier_score"),
-    )
-    ctx.lake.replace("labels", long, {"model_id": list(model_ids)}, ctx.values(len(long.columns) * len(model_ids)))
-
-
 def cluster_rows(spec: ModelSpec, facts: Facts, scores: Scores, origin: np.ndarray, n: int) -> Iterable[dict[str, Any]]:
     """Rows of ``clusters`` of a model of ``n`` images; means in ``scores`` are from ``origin`` float64[d]."""
     centres = facts.centres if facts.centres is not None else (scores.means + origin).astype(np.float32)
@@ -145,3 +135,80 @@ def parameter_rows(spec: ModelSpec, facts: Facts) -> Iterable[dict[str, Any]]:
             "shape": [int(s) for s in values.shape],
             "values": np.asarray(values, np.float64).reshape(-1).tolist(),
         }
+
+
+# -- writing ------------------------------------------------------------------------------------------
+
+
+class Results:
+    """Rows of ``labels``, ``clusters``, ``parameters`` and ``models``, which `write` puts into the lake in this order.
+
+    What is in ``models`` is complete: its row comes last, and a model without it is made again. Labels that the driver
+    holds wait, until there are WAITING_LABELS of them: a commit costs as much as fitting models on few images does.
+    All others are written as they come.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._labels: list[pa.Table] = []
+        self._ids: list[str] = []
+        self._clusters: list[Row] = []
+        self._parameters: list[Row] = []
+        self._models: list[Row] = []
+
+    def add_labels(self, wide: DataFrame, ids: Sequence[str]) -> None:
+        """Labels of models from one row per image (`Labelled.wide`)."""
+        batches = blocks.held(wide)
+        if batches is None:
+            write_labels(self._ctx, wide, ids)
+        else:
+            self._labels.append(pa.Table.from_batches(_long(batches, ids), arrow_columns(_LABELS)))
+            self._ids += ids
+
+    def add(self, models: Iterable[Row], clusters: Iterable[Row] = (), parameters: Iterable[Row] = ()) -> None:
+        """Rows of models whose labels, if they have some, have been added."""
+        self._models += models
+        self._clusters += clusters
+        self._parameters += parameters
+        if not self._labels or sum(len(labels) for labels in self._labels) > WAITING_LABELS:
+            self.write()
+
+    def write(self) -> None:
+        """Write what waits."""
+        lake, labels, ids = self._ctx.lake, self._labels, self._ids
+        rows = {"clusters": self._clusters, "parameters": self._parameters, "models": self._models}
+        # What could not be written is not to be tried again.
+        self._start_anew()
+        if labels:
+            lake.replace_rows("labels", pa.concat_tables(labels), {"model_id": ids})
+        for table, content in rows.items():
+            if content:
+                lake.replace_rows(table, content, {"model_id": list(dict.fromkeys(r["model_id"] for r in content))})
+
+
+def write_models(ctx: Context, rows: Sequence[dict[str, Any]]) -> None:
+    """Put rows of ``models`` in the place of those of the same models."""
+    ctx.lake.replace_rows("models", rows, {"model_id": [str(r["model_id"]) for r in rows]})
+
+
+def write_labels(ctx: Context, wide: DataFrame, model_ids: Sequence[str]) -> None:
+    """One row per model and image from one row per image (`Labelled.wide`)."""
+
+    def run(batches: Batches) -> Batches:
+        return _long(batches, model_ids)
+
+    long = wide.mapInArrow(run, _LABELS)
+    ctx.lake.replace("labels", long, {"model_id": list(model_ids)}, ctx.values(len(long.columns) * len(model_ids)))
+
+
+def _long(batches: Batches, model_ids: Sequence[str]) -> Batches:
+    """Rows of ``labels``: of each image those of its models, in their order."""
+    names = pa.array(list(model_ids))
+    for batch in batches:
+        models = pa.array(np.tile(np.arange(len(names)), len(batch)))
+        images = pa.array(np.repeat(blocks.batch_ids(batch), len(names)))
+        found = (batch.column(column).flatten() for column in ("clusters", "distances", "strengths", "outliers"))
+        yield pa.RecordBatch.from_arrays([names.take(models), images, *found], arrow_columns(_LABELS).names)

@@ -4,25 +4,37 @@ A *vectors* DataFrame has ``image_id BIGINT`` and one or more ``ARRAY<FLOAT>`` c
 holds the same rows gathered by the thousand: ``ids BINARY`` (int64[n]) and ``data BINARY`` (float32[n, d],
 C order), cheap to cache and to pass over again. Every function here touches one Arrow batch or one block
 at a time, so memory does not grow with the number of rows.
+
+A DataFrame of few rows can be *held*: the driver has its Arrow batches, too, and passes over them in its own process
+by the same functions, in the same order. A job takes Spark some tenths of a second, whatever its rows are.
 """
 
 from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from functools import cache, reduce
+from typing import Any, Protocol, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pyarrow as pa
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructType
+from threadpoolctl import threadpool_limits
 
 #: Rows of a block: matrix products are at full speed, and 4,096 x 250 float32 are 4 MB.
 BLOCK_ROWS = 4096
 #: The states of more tasks than this are merged on the cluster before they reach the driver.
 _DRIVER_MERGES = 32
+
+#: Numbers that a held DataFrame has at most: 4 MiB of float32, here and once more in the JVM. Spark gives a file of
+#: that size to one task, so a cluster would do no more of it side by side.
+HELD_VALUES = 2**20
 
 BLOCK_SCHEMA = "ids BINARY, data BINARY, width INT"
 
@@ -99,25 +111,34 @@ def gather(vectors: DataFrame, column: str = "vector", rows: int = BLOCK_ROWS) -
     """A vectors DataFrame as blocks of at most ``rows`` rows, in the order in which they are stored."""
 
     def run(batches: Batches) -> Batches:
-        held_ids: list[np.ndarray] = []
-        held: list[np.ndarray] = []
-        size = 0
-        for batch in batches:
-            ids, x = batch_ids(batch), to_matrix(batch.column(column))
-            start = 0
-            while start < len(ids):
-                stop = start + rows - size
-                held_ids.append(ids[start:stop])
-                held.append(x[start:stop])
-                size += len(held_ids[-1])
-                start = stop
-                if size == rows:
-                    yield _pack(np.concatenate(held_ids), np.concatenate(held))
-                    held_ids, held, size = [], [], 0
-        if size:
-            yield _pack(np.concatenate(held_ids), np.concatenate(held))
+        return _gathered(batches, column, rows)
 
     return vectors.select("image_id", column).mapInArrow(run, BLOCK_SCHEMA)
+
+
+def gather_here(spark: SparkSession, vectors: pa.Table) -> DataFrame:
+    """`gather` of vectors that the driver has (``image_id, vector``), held."""
+    return hold(spark, _gathered(vectors.to_batches(BLOCK_ROWS), "vector", BLOCK_ROWS), BLOCK_SCHEMA)
+
+
+def _gathered(batches: Batches, column: str, rows: int) -> Batches:
+    held_ids: list[np.ndarray] = []
+    held: list[np.ndarray] = []
+    size = 0
+    for batch in batches:
+        ids, x = batch_ids(batch), to_matrix(batch.column(column))
+        start = 0
+        while start < len(ids):
+            stop = start + rows - size
+            held_ids.append(ids[start:stop])
+            held.append(x[start:stop])
+            size += len(held_ids[-1])
+            start = stop
+            if size == rows:
+                yield _pack(np.concatenate(held_ids), np.concatenate(held))
+                held_ids, held, size = [], [], 0
+    if size:
+        yield _pack(np.concatenate(held_ids), np.concatenate(held))
 
 
 def _pack(ids: np.ndarray, x: np.ndarray) -> pa.RecordBatch:
@@ -128,9 +149,72 @@ def _pack(ids: np.ndarray, x: np.ndarray) -> pa.RecordBatch:
     )
 
 
+# -- held by the driver ------------------------------------------------------------------------------
+
+#: The rows of held DataFrames, for as long as these are in use.
+_held: WeakKeyDictionary[DataFrame, pa.Table] = WeakKeyDictionary()
+
+
+def hold(spark: SparkSession, batches: Batches, schema: str | StructType) -> DataFrame:
+    """A held DataFrame of some batches, with the columns that ``schema`` names.
+
+    The caller knows that they are few: about HELD_VALUES numbers.
+    """
+    columns = _arrow_schema(schema) if isinstance(schema, str) else to_arrow_schema(schema)
+    with threadpool_limits(limits=1):
+        found = [b.select(columns.names).cast(columns) for b in batches]
+    rows = pa.Table.from_batches(found or [pa.RecordBatch.from_pylist([], columns)])
+    # As one batch: behind an empty one Spark loses the next.
+    df = spark.createDataFrame(rows.combine_chunks())
+    _held[df] = rows
+    return df
+
+
+@cache
+def _arrow_schema(ddl: str) -> pa.Schema:
+    """The columns that Spark DDL names as Arrow has them; the JVM reads it once."""
+    return to_arrow_schema(cast(StructType, StructType.fromDDL(ddl)))
+
+
+def held(df: DataFrame) -> list[pa.RecordBatch] | None:
+    """The batches of a DataFrame that the driver holds; None of any other. What is made from one by Spark is not held.
+
+    A batch has as many rows as it was given with.
+    """
+    rows = _held.get(df)
+    return None if rows is None else rows.to_batches()
+
+
+def n_held(df: DataFrame) -> int:
+    """How many images' rows the blocks of a held DataFrame have; 0 for any other."""
+    return sum(len(ids) for batch in held(df) or () for ids, _ in block_arrays(batch))
+
+
+def mapped(df: DataFrame, run: Callable[[Batches], Batches], schema: str, n_values: int = 0) -> DataFrame:
+    """``df.mapInArrow(run, schema)``; of a held DataFrame held, unless it has more than HELD_VALUES ``n_values``."""
+    batches = held(df)
+    if batches is None or n_values > HELD_VALUES:
+        return df.mapInArrow(run, schema)
+    return hold(df.sparkSession, run(iter(batches)), schema)
+
+
+def together(frames: Sequence[DataFrame]) -> DataFrame:
+    """The rows of DataFrames with the same columns, one or more, behind each other; held where all of them are."""
+    batches: list[pa.RecordBatch] = []
+    for df in frames:
+        found = held(df)
+        if found is None:
+            return reduce(DataFrame.unionByName, frames)
+        batches += found
+    return hold(frames[0].sparkSession, batches, frames[0].schema)
+
+
 def persist(df: DataFrame) -> DataFrame:
-    """Keep a DataFrame that several passes read, in memory and beyond that on the executors' disks."""
-    return df.persist(StorageLevel.MEMORY_AND_DISK)
+    """Keep a DataFrame that several passes read, in memory and beyond that on the executors' disks.
+
+    Nothing is done with a held one, which is kept already.
+    """
+    return df if df in _held else df.persist(StorageLevel.MEMORY_AND_DISK)
 
 
 @contextmanager
@@ -148,6 +232,8 @@ def computed(df: DataFrame) -> DataFrame:
 
     For what outlives what it is made from.
     """
+    if df in _held:
+        return df
     df = persist(df)
     try:
         df.count()
@@ -157,13 +243,23 @@ def computed(df: DataFrame) -> DataFrame:
     return df
 
 
-def to_driver(df: DataFrame, column: str) -> Iterator[bytearray]:
-    """The binary values of a table of few rows, on the driver; tasks run side by side.
+def table(df: DataFrame) -> pa.Table:
+    """All rows on the driver, which has room for them."""
+    rows = _held.get(df)
+    return df.toArrow() if rows is None else rows
+
+
+def to_driver(df: DataFrame, *columns: str) -> Iterator[tuple[Any, ...]]:
+    """The values of some columns of a table of few rows, row by row on the driver; tasks run side by side.
 
     `toLocalIterator` runs a job for each partition, one after the other, so rows are gathered in few partitions first.
     """
-    for row in df.select(column).repartition(parallelism(df.sparkSession)).toLocalIterator():
-        yield row[column]
+    batches = held(df)
+    if batches is not None:
+        for batch in batches:
+            yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+        return
+    yield from df.select(*columns).repartition(parallelism(df.sparkSession)).toLocalIterator()
 
 
 class Tally:
@@ -194,7 +290,11 @@ def fold(
     numbers in the same order; on a cluster up to the last digits, since there partitions share a task by where
     their blocks are kept. The driver holds two states at a time of the at most 32 it receives; when
     there are more, or with ``merge_on_cluster`` for large states, one further stage merges them first.
+    A held DataFrame fills one state in this process, on one core as a task does: the same for any number of slots.
     """
+    batches = held(df)
+    if batches is not None:
+        return _fold_here(batches, start, update)
     spark = df.sparkSession
     tasks = tasks or parallelism(spark)
     groups = 1 if merge_on_cluster else math.isqrt(tasks)
@@ -226,6 +326,16 @@ def fold(
     state = start()
     for row in sorted(partials.collect(), key=lambda r: r["part"]):
         state.merge(_load_state(row["state"]))
+    return state
+
+
+def _fold_here(batches: list[pa.RecordBatch], start: Callable[[], S], update: Callable[[S, pa.RecordBatch], None]) -> S:
+    with threadpool_limits(limits=1):
+        found, state = start(), start()
+        for batch in batches:
+            update(found, batch)
+        # As the driver merges the state of a task, so that sums have the same last digits.
+        state.merge(found)
     return state
 
 

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from typing import TypeVar
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
+from threadpoolctl import threadpool_limits
 
 from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
 
 T = TypeVar("T")
 
+#: Products of numbers that the driver makes instead of tasks, at most: about a second of one core.
+FEW_PRODUCTS = 4e9
 
-def run_tasks(spark: SparkSession, costs: Sequence[float], run: Callable[[int], T]) -> list[T]:
+
+def run_tasks(
+    spark: SparkSession,
+    costs: Sequence[float],
+    run: Callable[[int], T],
+    *,
+    n_products: float = math.inf,
+    imports: Sequence[str] = (),
+) -> list[T]:
     """``run(i)`` for every i below len(costs), in Spark tasks of one core each; results in the order of i.
 
     ``costs`` are rough and relative: the dearest start first, so that no task ends long after the others.
     ``run`` travels to every task with all that it refers to; its results are picklable and small.
+    All run here, one after the other on one core, where ``n_products`` of numbers that they take together are at most
+    FEW_PRODUCTS: sooner than a task has started. ``imports`` names modules that ``run`` imports: the limit of one core
+    holds for libraries that are loaded when it is set.
     """
+    if n_products <= FEW_PRODUCTS:
+        for name in imports:
+            import_module(name)
+        with threadpool_limits(limits=1):
+            return [run(i) for i in range(len(costs))]
     order = sorted(range(len(costs)), key=lambda i: -costs[i])
     n_tasks = min(len(order), 4 * blocks.parallelism(spark))
 

@@ -121,7 +121,9 @@ def _starts(
         centroids = _fit_coreset(coreset.rows, coreset.weights, k, state)
         return _Run(k, start, centroids, seconds=time.monotonic() - began)
 
-    return run_tasks(spark, [k for k, _ in runs], run)
+    # Some 20 rounds of every start.
+    products = 20.0 * n_init * sum(sizes) * draws.rows.size
+    return run_tasks(spark, [k for k, _ in runs], run, n_products=products, imports=("sklearn.cluster",))
 
 
 def _fit_coreset(rows: np.ndarray, weights: np.ndarray, k: int, state: int) -> np.ndarray:

@@ -145,5 +145,5 @@ def _refuse_large(needed: np.ndarray, eps: tuple[float, ...], n: int, width: int
 
 def _fetch(found: DataFrame, dtype: np.dtype) -> np.ndarray:
     """Components or links on the driver: they are few compared with the rows."""
-    arrays = [np.frombuffer(a, dtype) for a in blocks.to_driver(found, "data")]
+    arrays = [np.frombuffer(a, dtype) for (a,) in blocks.to_driver(found, "data")]
     return np.concatenate([np.empty(0, dtype), *arrays])

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from motorpool.backend.protocol import CPU, Backend
 from motorpool.cluster.labelled import LABELLED_SCHEMA, Labelled, LabelledBlock, packed, stored_labels
@@ -22,7 +21,7 @@ from motorpool.kernels.pairs.loops import Tile, points_of, precision_of
 from motorpool.kernels.pairs.tiles import tiles_of
 from motorpool.kernels.trees.components import LINK_DTYPE, MAX_MODELS, PART_DTYPE, ClusterNumbers, number, parts_of
 from motorpool.neighbours.search import COUNTS, WHERE, shard_bit
-from motorpool.neighbours.shards import Arranged, Shard, load, over_pairs, over_shards, pairs_between
+from motorpool.neighbours.shards import Arranged, Shard, load, of_kinds, over_pairs, over_shards, pairs_between
 from motorpool.spark import blocks
 
 #: Positions in a grid's lists, of which there are at most MAX_MODELS (see `components`); numba compiles for one type.
@@ -82,7 +81,7 @@ def fit_dbscan(
     levels = to_gap(np.array(grid.eps), arranged.metric)
     cosine, least = arranged.metric == "cosine", np.array(grid.min_samples)
     columns = [list(radii).index(eps) for eps in grid.eps]
-    counted = counted.where(F.col("kind").isin(COUNTS, WHERE))
+    counted = of_kinds(counted, COUNTS, WHERE)
 
     def within(a: Shard, _: Shard | None) -> Iterable[tuple[int, str, np.ndarray]]:
         forest = _Forest.start([a], [None], columns, least, levels)
@@ -112,12 +111,12 @@ def fit_dbscan(
         progress(f"joining core rows of all pairs of {arranged.n_shards} shards")
         partial = own
         if arranged.n_shards > 1:
-            state = counted.unionByName(own.where(F.col("kind").isin(_ROOTS, _NEAR)))
+            state = counted.unionByName(of_kinds(own, _ROOTS, _NEAR))
             others = blocks.persist(over_pairs(arranged, pairs_between(arranged.n_shards), between, state))
             partial = own.unionByName(others)
         numbers = number(_fetch(partial, _PARTS, PART_DTYPE), _fetch(partial, _LINKS, LINK_DTYPE))
         progress("labelling rows")
-        found = partial.where(F.col("kind").isin(_ROOTS, _BORDER))
+        found = of_kinds(partial, _ROOTS, _BORDER)
         work = _labeller(numbers, arranged.metric)
         labelled = blocks.computed(over_shards(arranged, found, work, LABELLED_SCHEMA, with_rows=True))
         return stored_labels(labelled, numbers.sizes(grid.n_models), arranged.mean)
@@ -237,8 +236,8 @@ def _links(forest: _Forest, a: Shard, b: Shard, own_roots: Sequence[np.ndarray])
 
 
 def _fetch(state: DataFrame, kind: str, dtype: np.dtype) -> np.ndarray:
-    arrays = blocks.to_driver(state.where(F.col("kind") == kind), "data")
-    return np.concatenate([np.empty(0, dtype), *(load(a).view(dtype) for a in arrays)])
+    arrays = blocks.to_driver(of_kinds(state, kind), "data")
+    return np.concatenate([np.empty(0, dtype), *(load(array).view(dtype) for (array,) in arrays)])
 
 
 def _labeller(

@@ -22,15 +22,15 @@ from motorpool.kernels.scores import Scores
 from motorpool.neighbours.curve import curve_of, k_distances
 from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.models import (
+    Results,
     cluster_rows,
     judge,
     model_row,
     parameter_rows,
-    write_labels,
-    write_models,
 )
 from motorpool.pipeline.pace import Counted, timed
 from motorpool.pipeline.rejudge import rejudge
+from motorpool.pipeline.stages.features import gathered
 from motorpool.pipeline.study import specs_of
 from motorpool.pipeline.vehicle_agreement import agreement_columns, remeasure
 from motorpool.spark import blocks
@@ -71,9 +71,16 @@ def run_cluster(ctx: Context) -> None:
         log.info("cluster: all models of the study are in the lake, nothing to do")
         return
     models = Counted(ctx.pace, sum(len(job.specs) for _, jobs, _ in study for job in jobs), "models")
-    for features, jobs, curves in study:
-        with explained():
-            _run_jobs(ctx, features, jobs, curves, models)
+    results = Results(ctx)
+    with explained():
+        try:
+            for features, jobs, curves in study:
+                _run_jobs(ctx, features, jobs, curves, models, results)
+        except Exception:
+            # What has been fitted need not be fitted again.
+            results.write()
+            raise
+        results.write()
 
 
 def _drawn_curves(ctx: Context) -> set[tuple[str, str, int]]:
@@ -83,16 +90,22 @@ def _drawn_curves(ctx: Context) -> set[tuple[str, str, int]]:
     return {(r["features"], r["metric"], r["k"]) for r in ctx.lake.rows("k_distances", ["features", "metric", "k"])}
 
 
-def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], missing: set[CurveKey], done: Counted) -> None:
+def _run_jobs(
+    ctx: Context,
+    features: FeatureSet,
+    jobs: Sequence[Job],
+    missing: set[CurveKey],
+    done: Counted,
+    results: Results,
+) -> None:
     """Fit the jobs of one feature set; ``missing`` are the curves that the config asks for and the lake lacks."""
-    vectors = ctx.lake.fitted(ctx.lake.read("features", features=features.name))
     n = ctx.lake.count_fitted("features", features=[features.name])
     possible = []
     for job in jobs:
         reasons = {s: job.grid.refusal(dict(s.params), n) for s in job.specs}
         refused = {s: reason for s, reason in reasons.items() if reason}
         if refused:
-            write_models(ctx, [model_row(s, "failed", reason) for s, reason in refused.items()])
+            results.add([model_row(s, "failed", reason) for s, reason in refused.items()])
             done.add(len(refused))
         specs = [s for s in job.specs if s not in refused]
         possible += apart(Job(job.grid, specs)) if specs else []
@@ -100,29 +113,28 @@ def _run_jobs(ctx: Context, features: FeatureSet, jobs: Sequence[Job], missing: 
     curves = {(metric, k) for metric, k in missing if k <= n} | _read_by(possible)
     if not possible and not curves:
         return
-    block_df = blocks.persist(blocks.gather(vectors))
+
+    def progress(text: str) -> None:
+        ctx.doing = f"{features.name}: {text}"
+        log.debug("cluster: %s", ctx.doing)
+
     try:
-
-        def progress(text: str) -> None:
-            ctx.doing = f"{features.name}: {text}"
-            log.debug("cluster: %s", ctx.doing)
-
-        # Before any model: what is in `models` is complete, its curve included.
-        drawn = _draw_curves(ctx, features, block_df, curves)
-        with Fitting(block_df, possible, ctx.config.seed, progress, ctx.backend, drawn) as fitting:
-            for job in possible:
-                with timed(f"cluster: {job.grid.algorithm} on {features.name}, {len(job.specs)} models"):
-                    fitted = fitting.fit(job)
-                try:
-                    progress(f"scoring and labelling {len(fitted.models)} models")
-                    with timed(f"cluster: scoring and labelling {len(fitted.models)} models of {features.name}"):
-                        _score_and_write(ctx, fitted, n)
-                finally:
-                    fitted.release()
-                done.add(len(job.specs))
+        with gathered(ctx, features.name) as block_df:
+            # Before any model: what is in `models` is complete, its curve included.
+            drawn = _draw_curves(ctx, features, block_df, curves)
+            with Fitting(block_df, possible, ctx.config.seed, progress, ctx.backend, drawn) as fitting:
+                for job in possible:
+                    with timed(f"cluster: {job.grid.algorithm} on {features.name}, {len(job.specs)} models"):
+                        fitted = fitting.fit(job)
+                    try:
+                        progress(f"scoring and labelling {len(fitted.models)} models")
+                        with timed(f"cluster: scoring and labelling {len(fitted.models)} models of {features.name}"):
+                            _score_and_write(ctx, fitted, n, results)
+                    finally:
+                        fitted.release()
+                    done.add(len(job.specs))
     finally:
         ctx.doing = ""
-        block_df.unpersist()
 
 
 @dataclass
@@ -161,9 +173,10 @@ def _noise(labelled: Labelled) -> np.ndarray:
     return blocks.fold(labelled.df, lambda: blocks.Tally(np.zeros(models, np.int64)), add).total
 
 
-def _score_and_write(ctx: Context, fitted: FittedModels, n: int) -> None:
-    """Labels first, ``models`` last: what is in ``models`` is complete."""
+def _score_and_write(ctx: Context, fitted: FittedModels, n: int, results: Results) -> None:
     rows = [model_row(spec, "failed", reason) for spec, reason in fitted.failed.items()]
+    clusters: list[dict[str, object]] = []
+    parameters: list[dict[str, object]] = []
     labelled = fitted.labelled
     if labelled is not None:
         counted = any(m.facts.by_density for m in fitted.models)
@@ -175,37 +188,30 @@ def _score_and_write(ctx: Context, fitted: FittedModels, n: int) -> None:
         for model, scores in zip(scored, found, strict=True):
             model.scores = scores
         if written:
-            _write_labelled(ctx, labelled, written, n)
+            _label(ctx, labelled, written, results)
+        for m in written:
+            if m.scores is not None:
+                clusters += cluster_rows(m.spec, m.facts, m.scores, labelled.origin, n)
+            parameters += parameter_rows(m.spec, m.facts)
         rows += [_row(ctx, m, n) for m in judged]
     if rows:
-        write_models(ctx, rows)
+        results.add(rows, clusters, parameters)
 
 
 def _only(labelled: Labelled, models: Sequence[_Judged]) -> Labelled:
     return labelled.pick([m.fitted.column for m in models])
 
 
-def _write_labelled(ctx: Context, labelled: Labelled, models: Sequence[_Judged], n: int) -> None:
-    """``labels``, ``clusters`` and ``parameters`` of models; measures their agreement with the vehicles."""
-    ids = [m.spec.model_id for m in models]
+def _label(ctx: Context, labelled: Labelled, models: Sequence[_Judged], results: Results) -> None:
+    """The labels of models, and their agreement with the vehicles."""
     wide = blocks.persist(_only(labelled, models).wide())
     try:
         agreement = agreement_columns(ctx, wide, len(models), {m.spec.features for m in models})
-        write_labels(ctx, wide, ids)
+        results.add_labels(wide, [m.spec.model_id for m in models])
     finally:
         wide.unpersist()
     for model, columns in zip(models, agreement, strict=True):
         model.agreement = columns
-    clusters = [
-        row
-        for m in models
-        if m.scores is not None
-        for row in cluster_rows(m.spec, m.facts, m.scores, labelled.origin, n)
-    ]
-    parameters = [row for m in models for row in parameter_rows(m.spec, m.facts)]
-    for table, content in (("clusters", clusters), ("parameters", parameters)):
-        if content:
-            ctx.lake.replace_rows(table, content, {"model_id": ids})
 
 
 def _row(ctx: Context, model: _Judged, n: int) -> dict[str, object]:

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from motorpool.backend.protocol import CPU
 from motorpool.errors import ConfigError, LakeError
 from motorpool.features.fit import Fitted, Fitter
 from motorpool.features.group_steps import attach
 from motorpool.features.program import Program
 from motorpool.features.spec import PROJECTIONS, FeatureSet, group_columns_of
 from motorpool.features.vehicle_steps import Vehicles
-from motorpool.lake import Lake
+from motorpool.lake import FEW_VALUES, Lake
 from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.pace import Counted, timed
+from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)
 
 #: Draws the rows that quantiles are taken from where there are too many to sort: a constant, as what a feature set is
 #: does not depend on the run's seed (`FeatureSet.definition`).
 _SAMPLE_SEED = 42
+#: Numbers of descriptors that executors keep while feature sets are fitted on them, at most: 64 MiB. Asking a Delta
+#: table for them takes Spark a job of its own for each descriptor and pass.
+_KEPT_VALUES = 16 * 2**20
 
 
 def run_features(ctx: Context) -> None:
@@ -44,17 +52,38 @@ def run_features(ctx: Context) -> None:
     if asking is not None:
         vehicles = known_vehicles(ctx.lake, f"feature set {asking.name}: the step {asking.vehicle_steps[0].kind}")
     sets_done = Counted(ctx.pace, len(pending), "feature sets")
-    for group in _groups(pending):
-        names = sorted({d for fs in group for d in fs.descriptors})
-        columns = list(dict.fromkeys(c for fs in group for c in fs.group_columns))
+    written = _Written(ctx)
+    with explained():
+        try:
+            for group in _groups(pending):
+                _fit_group(ctx, group, vehicles, written, sets_done)
+        except Exception:
+            # What has been fitted need not be fitted again.
+            written.write()
+            raise
+        written.write()
+
+
+def _fit_group(
+    ctx: Context, group: Sequence[FeatureSet], vehicles: Vehicles | None, written: _Written, done: Counted
+) -> None:
+    """Fit feature sets that share descriptors, and hand them on to be written."""
+    names = sorted({d for fs in group for d in fs.descriptors})
+    columns = list(dict.fromkeys(c for fs in group for c in fs.group_columns))
+    sources = ctx.lake.rows("sources", ["descriptor", "n_rows", "n_columns"], descriptor=names)
+    widths = {r["descriptor"]: int(r["n_columns"]) for r in sources}
+    few = sum(int(r["n_rows"]) * int(r["n_columns"]) for r in sources) <= _KEPT_VALUES
+    with ExitStack() as stack:
         wide = wide_descriptors(ctx.lake, names, ctx.lake.fitted, columns)
-        with explained(), Fitter(wide, group, _SAMPLE_SEED, vehicles, ctx.backend) as fitter:
-            with timed(f"features: fitting {len(group)} feature sets on {', '.join(names)}"):
-                fitted = fitter.fit()
-            for item in fitted:
-                with timed(f"features: writing {item.spec.name} ({item.n_features} columns)"):
-                    _write(ctx, fitter, item)
-                sets_done.add()
+        if few:
+            wide = stack.enter_context(blocks.kept(wide))
+        fitter = stack.enter_context(Fitter(wide, group, _SAMPLE_SEED, vehicles, ctx.backend, widths))
+        with timed(f"features: fitting {len(group)} feature sets on {', '.join(names)}"):
+            fitted = fitter.fit()
+        for item in fitted:
+            with timed(f"features: writing {item.spec.name} ({item.n_features} columns)"):
+                written.add(item, fitter.transform(item))
+            done.add()
 
 
 def wide_descriptors(
@@ -78,6 +107,41 @@ def side_by_side(frames: Mapping[str, DataFrame]) -> DataFrame:
     for frame in named[1:]:
         wide = wide.join(frame, on="image_id", how="inner")
     return wide
+
+
+def vectors_of(ctx: Context, features: str) -> DataFrame:
+    """``image_id, vector`` of all images of a feature set; held where they are few."""
+    if held_values(ctx, features) is None:
+        return ctx.lake.read("features", features=features).select("image_id", "vector")
+    rows = ctx.lake.fetch("features", ["image_id", "vector"], features=[features])
+    return blocks.hold(ctx.spark, rows.to_batches(), "image_id BIGINT, vector ARRAY<FLOAT>")
+
+
+@contextmanager
+def gathered(ctx: Context, features: str) -> Iterator[DataFrame]:
+    """Blocks of the rows that are fitted on, for as long as the `with` lasts.
+
+    Up to HELD_VALUES numbers are held, so that passes over them take no Spark job; tasks alone load a GPU's libraries,
+    so with one all are gathered by tasks. More are persisted by the executors.
+    """
+    if held_values(ctx, features) is not None:
+        vectors = ctx.lake.fetch("features", ["image_id", "vector"], features=[features])
+        first = ctx.lake.first_appended()
+        if first is not None:
+            vectors = vectors.filter(pc.less(vectors.column("image_id"), first))
+        yield blocks.gather_here(ctx.spark, vectors)
+        return
+    with blocks.kept(blocks.gather(ctx.lake.fitted(ctx.lake.read("features", features=features)))) as block_df:
+        yield block_df
+
+
+def held_values(ctx: Context, features: str) -> int | None:
+    """How many numbers the vectors of a feature set are, those of appended images too; None where they are not held."""
+    if ctx.backend.name != CPU.name:
+        return None
+    rows = ctx.lake.rows("feature_sets", ["n_features"], features=[features])
+    n_values = int(rows[0]["n_features"]) * ctx.lake.count("features", features=[features]) if rows else 0
+    return n_values if n_values <= blocks.HELD_VALUES else None
 
 
 def load_program(lake: Lake, features: str) -> Program:
@@ -179,14 +243,54 @@ def _groups(sets: Sequence[FeatureSet]) -> list[list[FeatureSet]]:
     return [members for _, members in groups]
 
 
-def _write(ctx: Context, fitter: Fitter, item: Fitted) -> None:
+class _Written:
+    """Feature sets on their way to the tables: those of few numbers wait for others, and are written together.
+
+    The rows of ``feature_sets`` are written after the vectors that they stand for. What waits is at most FEW_VALUES.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._vectors: list[pa.Table] = []
+        self._rows: list[dict[str, object]] = []
+        self._waiting = 0
+
+    def add(self, item: Fitted, vectors: DataFrame) -> None:
+        lake, name = self._ctx.lake, item.spec.name
+        rows = vectors.withColumn("features", F.lit(name))
+        values = self._ctx.values(item.n_features + 2)
+        if values is None or values > FEW_VALUES:
+            lake.replace("features", rows, {"features": [name]})
+            n_images = lake.count("features", features=[name])
+            self._rows.append(_row(item, n_images))
+            self.write()
+        else:
+            if self._waiting + values > FEW_VALUES:
+                self.write()
+            self._vectors.append(rows.toArrow())
+            n_images = self._vectors[-1].num_rows
+            self._rows.append(_row(item, n_images))
+            self._waiting += values
+        if any(s.kind == "vehicle_residual" for s in item.spec.steps):
+            log.info("features: %s has the %s images that are not alone of their vehicle", name, f"{n_images:,}")
+        _say_variance(item)
+
+    def write(self) -> None:
+        """Write what waits."""
+        vectors, rows = self._vectors, self._rows
+        # What could not be written is not to be tried again.
+        self._vectors, self._rows, self._waiting = [], [], 0
+        names = [str(row["features"]) for row in rows]
+        if vectors:
+            self._ctx.lake.replace_rows("features", pa.concat_tables(vectors), {"features": names})
+        if rows:
+            self._ctx.lake.replace_rows("feature_sets", rows, {"features": names})
+
+
+def _row(item: Fitted, n_images: int) -> dict[str, object]:
+    """The row of ``feature_sets``."""
     spec = item.spec
-    vectors = fitter.transform(item).withColumn("features", F.lit(spec.name))
-    ctx.lake.replace("features", vectors, {"features": [spec.name]}, ctx.values(item.n_features + 2))
-    n_images = ctx.lake.count("features", features=[spec.name])
-    if any(s.kind == "vehicle_residual" for s in spec.steps):
-        log.info("features: %s has the %s images that are not alone of their vehicle", spec.name, f"{n_images:,}")
-    row = {
+    return {
         "features": spec.name,
         "descriptors": list(spec.descriptors),
         "steps": spec.describe(),
@@ -197,7 +301,10 @@ def _write(ctx: Context, fitter: Fitter, item: Fitted) -> None:
         "definition": spec.definition,
         "program": item.program.to_rows(),
     }
-    ctx.lake.replace_rows("feature_sets", [row], {"features": [spec.name]})
+
+
+def _say_variance(item: Fitted) -> None:
+    spec = item.spec
     if item.spectrum:
         projections = [s.kind for s in (*spec.parts[-1].steps, *spec.steps) if s.kind in PROJECTIONS]
         kind = {"vehicle_whiten": " between vehicles", "vehicle_within": " within vehicles"}.get(projections[-1], "")

@@ -33,6 +33,7 @@ from motorpool.interpret.overrides import Overrides
 from motorpool.photos.source import find_images
 from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.pace import timed
+from motorpool.pipeline.stages.features import vectors_of
 from motorpool.pipeline.study import Node, forget, log_not_asked, model_ids, outdate, rank
 from motorpool.pipeline.titling.given import given_titles, titles_fingerprint
 from motorpool.pipeline.titling.words import facts_of, reword, stored_evidence, write_given, write_titles
@@ -297,8 +298,7 @@ def _write_members(
         kinds.append(("borderline", members.by_strength(part(without), without, n, strongest=False)))
     for features in sorted({models[m].features for m in ids if models[m].has_vectors}):
         of = {m: models[m].centroids for m in ids if models[m].features == features}
-        vectors = ctx.lake.read("features", features=features).select("image_id", "vector")
-        kinds.append(("borderline", members.borderline(part(list(of)), vectors, of, n)))
+        kinds.append(("borderline", members.borderline(part(list(of)), vectors_of(ctx, features), of, n)))
     rows = members.members(kinds, ctx.lake.read("images"))
     n_clusters = sum(len(model.sizes) for model in models.values())
     values = len(rows.columns) * len(kinds) * config.members * n_clusters

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
 
@@ -23,7 +24,7 @@ from motorpool.outliers.registry import OUTLIER_METHODS
 from motorpool.outliers.resources import Resources
 from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.pace import Counted, timed
-from motorpool.pipeline.stages.features import known_vehicles, load_program, wide_descriptors
+from motorpool.pipeline.stages.features import gathered, known_vehicles, load_program, wide_descriptors
 from motorpool.pipeline.study import fingerprint, forget, log_not_asked, model_ids, outdate
 
 log = logging.getLogger(__name__)
@@ -234,9 +235,11 @@ def _run_methods(ctx: Context, config: OutlierConfig, features: str, plan: Plan,
     """All methods of one feature set, written together: scores, then reasons, then what says that they are there."""
     began = time.monotonic()
     methods = [OUTLIER_METHODS[name] for name in plan.params[features]]
-    resources = resources_of(ctx, config, features, plan, vehicles, ctx.lake.fitted)
     images = ctx.lake.read("images")
-    try:
+    with ExitStack() as stack:
+        resources = resources_of(ctx, config, features, plan, vehicles, ctx.lake.fitted)
+        stack.callback(resources.release)
+        resources.gathered = stack.enter_context(gathered(ctx, features))
         scored = {method.name: method.score(resources) for method in methods}
         frames = [s.scores.select(F.lit(m).alias("method"), "image_id", "score") for m, s in scored.items()]
         flagged = flag(reduce(DataFrame.unionByName, frames), config.share)
@@ -249,8 +252,6 @@ def _run_methods(ctx: Context, config: OutlierConfig, features: str, plan: Plan,
         known_facts = reduce(DataFrame.unionByName, known, no_facts(images))
         reasons = explain(written.where("is_outlier"), usual_scores(written), known_facts, images, config.k)
         _write_reasons(ctx, features, reasons, len(methods), [features])
-    finally:
-        resources.release()
     _write_methods(ctx, features, plan.params[features], (time.monotonic() - began) / len(methods), [features])
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +23,11 @@ from motorpool.kernels.maps.layouts import Layout
 from motorpool.kernels.maps.quality import JUDGED, trust
 from motorpool.maps.first_pass import first_pass
 from motorpool.maps.method import MapMethod
-from motorpool.maps.placing import Axes, lay_out_all, place_all
+from motorpool.maps.placing import Axes, Sampled, lay_out_all, place_all
 from motorpool.maps.registry import MAP_METHODS, check_packages
 from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.pace import Counted, timed
+from motorpool.pipeline.stages.features import gathered, held_values
 from motorpool.pipeline.study import forget, forget_all, log_not_asked, outdate
 from motorpool.spark import blocks
 from motorpool.spark.tasks import run_tasks
@@ -48,6 +50,19 @@ class _Map:
         """What the places and their trustworthiness depend on: other values mean another map."""
         # The seed draws the images to judge by, too.
         return {key: str(getattr(config, key)) for key in self.method.settings} | {"seed": str(seed)}
+
+    def layout(self, config: ProjectionConfig, seed: int) -> Layout:
+        return Layout(self.method.name, self.dims, config.n_neighbors, config.perplexity, seed)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be done for a feature set: ``maps`` to make, names of those that are ``kept`` and of those that go."""
+
+    features: str
+    maps: Sequence[_Map]
+    kept: Sequence[str]
+    outdated: Sequence[str]
 
 
 def asked_maps(config: ProjectionConfig, seed: int) -> dict[str, dict[str, str]]:
@@ -72,29 +87,28 @@ def run_project(ctx: Context) -> None:
         return
     check_packages(config.methods)
     n_images = _sizes(ctx, config)
-    changed = False
-    sets_done = Counted(ctx.pace, len(n_images), "feature sets")
+    asked = []
     for features, n in n_images.items():
         maps = {m.name: m for m in _possible(config, features, n)}
         there = stored.get(features, {})
         kept = [name for name, m in maps.items() if there.get(name) == m.params(config, ctx.config.seed)]
         pending = [m for m in maps.values() if m.name not in kept]
-        outdated = there.keys() - set(kept)
-        if outdated:
-            # Were this run killed, their rows must not stand for places of other values, or none.
-            outdate(ctx, "projection_methods", {"features": [features], "method": outdated})
-        if pending:
-            with explained(), timed(f"project: {', '.join(m.name for m in pending)} of {features}"):
-                _make_maps(ctx, config, features, pending, kept, outdated)
-        elif outdated:
-            _write_places(ctx, features, _kept(ctx, features, kept), len(kept))
-            forget(ctx, "projection_methods", {"features": [features], "method": outdated})
-        changed |= bool(pending or outdated)
-        if changed:
+        asked.append(_Asked(features, pending, kept, sorted(there.keys() - set(kept))))
+    sets_done = Counted(ctx.pace, sum(bool(a.maps or a.outdated) for a in asked), "feature sets")
+    for some in _together(ctx, [a for a in asked if a.maps]):
+        what = "; ".join(f"{', '.join(m.name for m in a.maps)} of {a.features}" for a in some)
+        with explained(), timed(f"project: {what}"):
+            _make_maps(ctx, config, some)
+        sets_done.add(len(some))
+    for a in asked:
+        if a.outdated and not a.maps:
+            _outdate(ctx, a)
+            _write_places(ctx, [_kept(ctx, a)], [a])
+            forget(ctx, "projection_methods", {"features": [a.features], "method": a.outdated})
             sets_done.add()
     gone = stored.keys() - n_images.keys()
     _forget_sets(ctx, gone)
-    if not changed and not gone:
+    if not sets_done.of and not gone:
         log.info("project: all maps of the study are in the lake, nothing to do")
 
 
@@ -142,64 +156,81 @@ def _possible(config: ProjectionConfig, features: str, n: int) -> list[_Map]:
     return [m for m in maps if m not in left_out]
 
 
-def _make_maps(
-    ctx: Context,
-    config: ProjectionConfig,
-    features: str,
-    maps: Sequence[_Map],
-    kept: Sequence[str],
-    outdated: Collection[str],
-) -> None:
-    """Some maps of one feature set, written together; those that are ``kept`` stay as they are, no others do."""
+def _together(ctx: Context, asked: Sequence[_Asked]) -> Iterator[list[_Asked]]:
+    """Feature sets whose maps are made, and written, together: those of few images take two Spark jobs between them."""
+    some: list[_Asked] = []
+    held = 0
+    for a in asked:
+        n_values = held_values(ctx, a.features)
+        if some and (n_values is None or held + n_values > blocks.HELD_VALUES):
+            yield some
+            some, held = [], 0
+        some.append(a)
+        held += blocks.HELD_VALUES if n_values is None else n_values
+    if some:
+        yield some
+
+
+def _make_maps(ctx: Context, config: ProjectionConfig, asked: Sequence[_Asked]) -> None:
+    """The pending maps of some feature sets, written together; those that are kept stay as they are, no others do."""
     began, seed = time.monotonic(), ctx.config.seed
-    layouts = {
-        m.name: Layout(m.method.name, m.dims, config.n_neighbors, config.perplexity, seed)
-        for m in maps
-        if m.method.lay_out
-    }
-    block_df = blocks.persist(blocks.gather(ctx.lake.fitted(ctx.lake.read("features", features=features))))
-    try:
-        seen = first_pass(block_df, config.sample, JUDGED, seed)
-        n, n_fitted = seen.stats.n, len(seen.sample)
-        principal = Axes.of(seen.stats, max(m.dims for m in maps))
+    for a in asked:
+        _outdate(ctx, a)
+    with ExitStack() as stack:
+        stack.callback(_say, ctx, "")
+        block_dfs = [stack.enter_context(gathered(ctx, a.features)) for a in asked]
+        seen = [first_pass(block_df, config.sample, JUDGED, seed) for block_df in block_dfs]
+        principal = [Axes.of(s.stats, max(m.dims for m in a.maps)) for a, s in zip(asked, seen, strict=True)]
         laying = time.monotonic()
-        if layouts:
-            _say(ctx, f"{features}: laying out {n_fitted:,} of {n:,} images by {', '.join(layouts)}")
-            _warn_of_cpu(ctx, layouts)
-        done = lay_out_all(ctx.spark, seen.sample, principal, list(layouts.values()), ctx.backend)
+        layouts = [{m.name: m.layout(config, seed) for m in a.maps if m.method.lay_out} for a in asked]
+        tables = [Sampled(s.sample, p, list(of.values())) for s, p, of in zip(seen, principal, layouts, strict=True)]
+        for a, of, s in zip(asked, layouts, seen, strict=True):
+            if of:
+                _say(ctx, f"{a.features}: laying out {len(s.sample):,} of {s.stats.n:,} images by {', '.join(of)}")
+                _warn_of_cpu(ctx, of)
+        done = lay_out_all(ctx.spark, tables, ctx.backend)
         laying = time.monotonic() - laying
-        laid_out = dict(zip(layouts, done, strict=True))
-        axes = {m.name: principal.first(m.dims) for m in maps if not m.method.lay_out}
-        placed = {name: found.placed for name, found in laid_out.items()}
-        placed_df = place_all(block_df, axes, seen.sample, placed).withColumn("features", F.lit(features))
-        _say(ctx, f"{features}: placing {n:,} images on {len(maps)} map(s)")
-        _write_places(ctx, features, placed_df.unionByName(_kept(ctx, features, kept)), len(maps) + len(kept))
-        _say(ctx, f"{features}: judging by {len(seen.judged):,} images")
-        trusted = _trust(ctx, features, seen.judged, maps)
-    finally:
-        ctx.doing = ""
-        block_df.unpersist()
-    shared = (time.monotonic() - began - laying) / len(maps)
+        laid_out = [dict(zip(of, d, strict=True)) for of, d in zip(layouts, done, strict=True)]
+        places = []
+        for a, block_df, s, p, laid in zip(asked, block_dfs, seen, principal, laid_out, strict=True):
+            _say(ctx, f"{a.features}: placing {s.stats.n:,} images on {len(a.maps)} map(s)")
+            axes = {m.name: p.first(m.dims) for m in a.maps if not m.method.lay_out}
+            placed = {name: found.placed for name, found in laid.items()}
+            places += [place_all(a.features, block_df, axes, s.sample, placed), *([_kept(ctx, a)] if a.kept else [])]
+        _write_places(ctx, places, asked)
+        trusted = _trust(ctx, [(a, s.judged) for a, s in zip(asked, seen, strict=True)])
+    shared = (time.monotonic() - began - laying) / sum(len(a.maps) for a in asked)
     rows = [
         {
-            "features": features,
+            "features": a.features,
             "method": m.name,
             "params": m.params(config, seed),
-            "n_images": n,
-            "n_fitted": n_fitted if m.name in laid_out else n,
-            "trustworthiness": trusted[m.name],
-            "seconds": shared + (laid_out[m.name].seconds if m.name in laid_out else 0.0),
-            "backend": laid_out[m.name].backend if m.name in laid_out else "cpu",
+            "n_images": s.stats.n,
+            "n_fitted": len(s.sample) if m.name in laid else s.stats.n,
+            "trustworthiness": found[m.name],
+            "seconds": shared + (laid[m.name].seconds if m.name in laid else 0.0),
+            "backend": laid[m.name].backend if m.name in laid else "cpu",
         }
-        for m in maps
+        for a, s, laid, found in zip(asked, seen, laid_out, trusted, strict=True)
+        for m in a.maps
     ]
-    names = sorted({*(m.name for m in maps), *outdated})
-    ctx.lake.replace_rows("projection_methods", rows, {"features": [features], "method": names})
+    for a in asked:
+        if a.kept:
+            rows += ctx.lake.rows("projection_methods", features=[a.features], method=a.kept)
+    ctx.lake.replace_rows("projection_methods", rows, {"features": [a.features for a in asked]})
 
 
-def _write_places(ctx: Context, features: str, places: DataFrame, n_maps: int) -> None:
-    values = ctx.values(len(places.columns) * n_maps)
-    ctx.lake.replace("projections", places, {"features": [features]}, values)
+def _outdate(ctx: Context, a: _Asked) -> None:
+    """Were this run killed, rows of what goes must not stand for places of other values, or none."""
+    if a.outdated:
+        outdate(ctx, "projection_methods", {"features": [a.features], "method": a.outdated})
+
+
+def _write_places(ctx: Context, places: Sequence[DataFrame], asked: Sequence[_Asked]) -> None:
+    n_maps = sum(len(a.maps) + len(a.kept) for a in asked)
+    rows = blocks.together(places)
+    values = ctx.values(len(rows.columns) * n_maps)
+    ctx.lake.replace("projections", rows, {"features": [a.features for a in asked]}, values)
 
 
 def _warn_of_cpu(ctx: Context, layouts: Mapping[str, Layout]) -> None:
@@ -211,26 +242,38 @@ def _warn_of_cpu(ctx: Context, layouts: Mapping[str, Layout]) -> None:
 
 def _say(ctx: Context, text: str) -> None:
     ctx.doing = text
-    log.info("project: %s", text)
+    if text:
+        log.info("project: %s", text)
 
 
-def _kept(ctx: Context, features: str, names: Sequence[str]) -> DataFrame:
+def _kept(ctx: Context, a: _Asked) -> DataFrame:
     """The maps of a feature set that are in the lake and stay there."""
-    return ctx.lake.read_or_empty("projections", features=features, method=names)
+    return ctx.lake.read_or_empty("projections", features=a.features, method=a.kept)
 
 
-def _trust(ctx: Context, features: str, judged: Rows, maps: Sequence[_Map]) -> dict[str, float | None]:
+def _trust(ctx: Context, asked: Sequence[tuple[_Asked, Rows]]) -> list[dict[str, float | None]]:
     """The trustworthiness of every map as the table holds it, on the images drawn to judge by."""
-    names = [m.name for m in maps]
-    wanted = ctx.spark.createDataFrame(pa.table({"image_id": judged.ids}))
-    places = ctx.lake.read("projections", features=features).where(F.col("method").isin(names))
-    table = places.join(F.broadcast(wanted), "image_id", "left_semi").toArrow().sort_by("image_id")
-    on_map = []
-    for m in maps:
-        rows = table.filter(pc.field("method") == m.name)
-        on_map.append(np.column_stack([rows.column(c).to_numpy() for c in "xyz"[: m.dims]]))
-    found = run_tasks(ctx.spark, [1.0] * len(maps), lambda i: trust(judged.x, on_map[i]))
-    for name, value in zip(names, found, strict=True):
+    judged = [(a.features, m.name, rows.x, places) for a, rows in asked for m, places in _places_of(ctx, a, rows.ids)]
+    costs = [float(len(x)) ** 2 for _, _, x, _ in judged]
+    found = run_tasks(ctx.spark, costs, lambda i: trust(judged[i][2], judged[i][3]))
+    trusted: dict[str, dict[str, float | None]] = {a.features: {} for a, _ in asked}
+    for (features, name, _, _), value in zip(judged, found, strict=True):
+        trusted[features][name] = value
         if value is not None:
             log.info("project: %s of %s has a trustworthiness of %.3f", name, features, value)
-    return dict(zip(names, found, strict=True))
+    return list(trusted.values())
+
+
+def _places_of(ctx: Context, a: _Asked, image_ids: np.ndarray) -> Iterator[tuple[_Map, np.ndarray]]:
+    """The places of some images on the new maps of a feature set, float32[m, dims] in the order of their ids."""
+    places = ctx.lake.read("projections", features=a.features, method=[m.name for m in a.maps])
+    if blocks.held(places) is not None:
+        everywhere = blocks.table(places)
+        table = everywhere.filter(pc.is_in(everywhere.column("image_id"), pa.array(image_ids)))
+    else:
+        wanted = ctx.spark.createDataFrame(pa.table({"image_id": image_ids}))
+        table = places.join(F.broadcast(wanted), "image_id", "left_semi").toArrow()
+    table = table.sort_by("image_id")
+    for m in a.maps:
+        rows = table.filter(pc.field("method") == m.name)
+        yield m, np.column_stack([rows.column(c).to_numpy() for c in "xyz"[: m.dims]])
