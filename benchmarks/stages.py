@@ -75,6 +75,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"rows": [*rows, row("everything, with the start of Spark", began, ended, used)]}
 
 
+def report(rows: list[list[Any]], images: int, before: Path | None) -> None:
+    """Write the table, and above it that of an earlier result."""
+    tables = []
+    if before:
+        earlier = json.loads(before.read_text())
+        tables.append((f"Before: commit {earlier['commit']}", HEADER, earlier["tables"][-1]["rows"]))
+    tables.append(("Now", HEADER, rows))
+    write_report(
+        "stages",
+        f"The demo's study of {images:,} images, by stage",
+        tables,
+        "One run each, with other work beside it on the same cores: jobs, commits and processor seconds tell more than "
+        "seconds.",
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=2000)
@@ -85,18 +101,7 @@ def main() -> None:
     if not CASE.exists():
         motorpool("sample", str(CASE), "--images", str(args.images), "--seed", "1")
     done = run_contender(__file__, "run", ["--images", str(args.images)])
-    tables = []
-    if args.before:
-        earlier = json.loads(args.before.read_text())
-        tables.append((f"Before ({earlier['date']})", HEADER, earlier["tables"][-1]["rows"]))
-    tables.append(("Now", HEADER, done.result["rows"]))
-    write_report(
-        "stages",
-        f"The demo's study of {args.images:,} images, by stage",
-        tables,
-        f"One run each, other work beside it: jobs, commits and processor seconds tell more than seconds. "
-        f"Peak memory of all processes: {done.peak_gib:.1f} GiB.",
-    )
+    report(done.result["rows"], args.images, args.before)
     shutil.rmtree(FOLDER, ignore_errors=True)
 
 

@@ -200,8 +200,10 @@ def test_tables_are_read_alike(sample_run: Context, monkeypatch: pytest.MonkeyPa
         many = lake.read(name)
         assert blocks.held(many) is None
         held += blocks.held(few) is not None
-        assert [(f.name, f.dataType) for f in few.schema] == [(f.name, f.dataType) for f in many.schema], name
-        ours, theirs = (sorted(map(repr, df.collect())) for df in (few, many))
+        # Spark has columns that partition a table, and those of earlier versions, in another order.
+        types = [{f.name: f.dataType for f in df.schema} for df in (few, many)]
+        assert types[0] == types[1], name
+        ours, theirs = (sorted(map(repr, df.select(*sorted(types[0])).collect())) for df in (few, many))
         assert ours == theirs, name
     assert held > 10
 

@@ -133,19 +133,20 @@ class Lake:
 
     def _few(self, table: str, keys: Keys) -> DataFrame | None:
         """`read` of few rows without vectors, held; None for others, and where only Spark knows their types."""
-        known = TABLES[table]
-        if _VECTOR in known.columns or not self.sees_files:
+        known = TABLES[table].schema
+        names = known.fieldNames()
+        if _VECTOR in names or not self.sees_files:
             return None
         n = self._tables.count(table, keys)
-        if n is None or n * len(known.columns) > FEW_READ:
+        if n is None or n * len(names) > FEW_READ:
             return None
         rows = self._tables.fetch(table, (), keys)
         if rows is None or rows.nbytes > 8 * FEW_READ:
             return None
-        further = [f for f in rows.schema if f.name not in known.schema.fieldNames()]
+        further = [f for f in rows.schema if f.name not in names]
         if not all(f.type in _PLAIN_TYPES for f in further):
             return None
-        schema = StructType([*known.schema, *from_arrow_schema(pa.schema(further))])
+        schema = StructType([*known, *from_arrow_schema(pa.schema(further))])
         return blocks.hold(self.spark, rows.to_batches(), schema)
 
     def _whole(self, table: str) -> DataFrame:
@@ -264,7 +265,7 @@ class Lake:
         (`blocks.held`): a commit by Spark takes several jobs. More are written by tasks.
         """
         _check_keys(keys)
-        if blocks.held(df) is not None:
+        if blocks.held(df) is not None and not TABLES[table].open_ended:
             self.replace_rows(table, blocks.table(df), keys)
         elif n_values is not None and n_values <= FEW_VALUES and self.sees_files:
             self.replace_rows(table, conform(df, TABLES[table]).toArrow(), keys)

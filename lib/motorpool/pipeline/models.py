@@ -158,12 +158,15 @@ class Results:
         self._clusters: list[Row] = []
         self._parameters: list[Row] = []
         self._models: list[Row] = []
+        #: Whether labels are in the lake whose models are not.
+        self._begun = False
 
     def add_labels(self, wide: DataFrame, ids: Sequence[str]) -> None:
         """Labels of models from one row per image (`Labelled.wide`)."""
         batches = blocks.held(wide)
         if batches is None:
             write_labels(self._ctx, wide, ids)
+            self._begun = True
         else:
             self._labels.append(pa.Table.from_batches(_long(batches, ids), arrow_columns(_LABELS)))
             self._ids += ids
@@ -173,7 +176,7 @@ class Results:
         self._models += models
         self._clusters += clusters
         self._parameters += parameters
-        if not self._labels or sum(len(labels) for labels in self._labels) > WAITING_LABELS:
+        if self._begun or sum(len(labels) for labels in self._labels) > WAITING_LABELS:
             self.write()
 
     def write(self) -> None:
