@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from motorpool.case import files
-from motorpool.config.load import load_config
+from motorpool.config.load import load_case, load_config
 from motorpool.config.run import CaseConfig, LakeConfig, has_scheme, local_folder
 from motorpool.errors import CaseError, ConfigError, LakeError
 from motorpool.lake import Lake as SparkLake
@@ -333,7 +333,7 @@ def assign(
 
     named = expand_home(str(case))
     if named.lower().endswith((".yaml", ".yml")):
-        config = load_config(named).require_case()
+        config = load_case(named)
     else:
         config = CaseConfig(path=named if has_scheme(named) else str(Path(named).resolve()))
     spark = lake._start(delta=reads_delta(config))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from motorpool.config.load import load_config, parse_config
-from motorpool.config.run import Config
+from motorpool.config.load import load_case, load_config, parse_config
+from motorpool.config.run import CaseConfig, Config
 from motorpool.errors import ConfigError
 from motorpool.features.spec import Step
 
@@ -298,3 +299,19 @@ class TestFiles:
     def test_a_folder(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="cannot read the config: Is a directory"):
             load_config(tmp_path)
+
+
+def test_a_file_of_a_case_alone(tmp_path: Path) -> None:
+    """Other sections may be anything, and none; what is wrong with the case is named."""
+    file = tmp_path / "new.yaml"
+    for further in ("", "lake: {path: x}\nfeatures: nonsense\n"):
+        file.write_text(f"case: {{path: new, on_bad_rows: drop}}\n{further}")
+        assert load_case(file) == CaseConfig(path="new", on_bad_rows="drop")
+    for text, message in (
+        ("lake: {path: x}", "new.yaml: case: Field required"),
+        ("case: {path: x, colour: 1}", "new.yaml: case.colour: unknown key"),
+        ("[1]", "expected keys such as `case:`"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            load_case(file)

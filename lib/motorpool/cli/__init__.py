@@ -392,11 +392,11 @@ def match(ctx: click.Context, lake_path: str | None, conf: str | None, earlier: 
 def _new_case(path: str, known: CaseConfig | None = None) -> CaseConfig:
     """The case in a folder, or that a YAML file names. A folder's images have vehicles, and bad rows are met, as the
     ``known`` case says."""
-    from motorpool.config.load import load_config
+    from motorpool.config.load import load_case
     from motorpool.config.run import CaseConfig
 
     if path.lower().endswith(_YAML):
-        return load_config(path).require_case()
+        return load_case(path)
     settings = {} if known is None else known.model_dump(include={"vehicle_pattern", "vehicle_column", "on_bad_rows"})
     return CaseConfig(path=path, **settings)
 

@@ -4,17 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from motorpool.config.run import FORMS, Config, _short, _yaml
+from motorpool.config.run import FORMS, CaseConfig, Config, _short, _yaml
 from motorpool.errors import ConfigError
 from motorpool.texts import decode, expand_home
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Read, override (``key.sub=value``, value in YAML) and validate; ConfigError lists every problem."""
+    data = _read(path)
+    for override in overrides:
+        _apply_override(data, override)
+    return parse_config(data, str(path))
+
+
+def load_case(path: str | Path) -> CaseConfig:
+    """The section `case` of a YAML file, whose other sections may be anything; ConfigError lists every problem."""
+    return _parsed(_CaseFile, _read(path), str(path)).case
+
+
+class _CaseFile(BaseModel):
+    """A file of which the section `case` alone is wanted, with a config's other sections or without."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    case: CaseConfig
+
+
+def _read(path: str | Path) -> dict[str, Any]:
     try:
         text = decode(Path(expand_home(str(path))).read_bytes())
     except OSError as exc:
@@ -25,15 +47,17 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     data = {} if data is None else data
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: expected keys such as `case:` and `lake:`, found {type(data).__name__}")
-    for override in overrides:
-        _apply_override(data, override)
-    return parse_config(data, str(path))
+    return data
 
 
 def parse_config(data: dict[str, Any], source: str = "config") -> Config:
     """Validate a config given as nested dicts; ConfigError lists every problem at once."""
+    return _parsed(Config, data, source)
+
+
+def _parsed(model: type[M], data: dict[str, Any], source: str) -> M:
     try:
-        return Config.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as exc:
         lines = [f"{source}: {_word(error)}" for error in exc.errors()]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from exc
