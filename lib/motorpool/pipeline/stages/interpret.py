@@ -36,7 +36,7 @@ from motorpool.pipeline.pace import timed
 from motorpool.pipeline.stages.features import vectors_of
 from motorpool.pipeline.study import Node, forget, log_not_asked, model_ids, outdate, rank
 from motorpool.pipeline.titling.given import given_titles, titles_fingerprint
-from motorpool.pipeline.titling.words import facts_of, reword, stored_evidence, write_given, write_titles
+from motorpool.pipeline.titling.words import facts_of, reword, stored_evidence, write_given
 from motorpool.spark import blocks
 
 log = logging.getLogger(__name__)
@@ -107,13 +107,19 @@ def run_interpret(ctx: Context) -> None:
     renamed = _forget_others(ctx, stored, chosen, given, titled)
     if evidence:
         log.info("interpret: %d models get their titles anew, from the evidence that is in the lake", len(evidence))
-        reword(ctx.lake, evidence, given, [*chosen, *(m for _, m in peers)], asked)
+    named = [*chosen, *(m for _, m in peers)]
     with explained():
         if pending:
             for column in left_out:
                 log.info("interpret: attribute %s is left out: it has too many values to name kinds", column)
             with timed(f"interpret: {len(pending)} models"):
-                _interpret(ctx, config, pending, inputs, asked)
+                began = time.monotonic()
+                found = _interpret(ctx, config, pending, inputs)
+                # All at once: descriptions name the clusters of the other models by their titles.
+                reword(ctx.lake, evidence, given, named, asked, found)
+                _write_done(ctx, found, asked, (time.monotonic() - began) / len(pending))
+        elif evidence:
+            reword(ctx.lake, evidence, given, named, asked)
     if not changed and not renamed:
         log.info("interpret: all models of the study are in the lake, nothing to do")
 
@@ -226,10 +232,9 @@ def _interpret(
     config: ReportConfig,
     pending: Sequence[str],
     inputs: _Inputs,
-    asked: Mapping[str, dict[str, str]],
-) -> None:
+) -> dict[str, list[Evidence]]:
+    """Write the members of models; returns the evidence of their clusters."""
     peers = inputs.peers
-    began = time.monotonic()
     models = _load_models(ctx, pending)
     others = [(features, m) for features, m in peers if m not in pending]
     ids = [*pending, *(m for _, m in others)]
@@ -256,12 +261,10 @@ def _interpret(
                 for cluster, overlap in overlaps(table, ids[j], sets[ids[j]]).items():
                     found[pending[i]].setdefault(cluster, []).append(overlap)
             counts = _counts(ctx, own, pending, photos, inputs)
-            evidence = {
+            return {
                 m: evidence_of(m, model.sizes, model.centroids, counts.of_model(m), found[m])
                 for m, model in models.items()
             }
-    write_titles(ctx.lake, evidence, inputs.given, [m for _, m in others])
-    _write_done(ctx, evidence, asked, (time.monotonic() - began) / len(pending))
 
 
 def _load_models(ctx: Context, ids: Sequence[str]) -> dict[str, _Model]:

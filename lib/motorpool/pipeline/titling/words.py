@@ -47,17 +47,22 @@ def reword(
     given: Overrides,
     others: Collection[str],
     params: Mapping[str, Mapping[str, str]],
+    new: Mapping[str, Sequence[Evidence]] | None = None,
 ) -> None:
     """Make the titles of interpreted models again, from evidence; ``params`` are those of all of them afterwards.
+
+    ``new`` is the evidence of models that are not in ``interpretations`` yet, which get their first titles.
 
     Were this killed in between, ``interpretations`` says that these models lack their words, and nothing else.
     """
     _set_params(lake, {m: facts_of(params[m]) for m in evidence})
-    write_titles(lake, evidence, given, others)
+    write_titles(lake, {**evidence, **(new or {})}, given, others)
     _set_params(lake, {m: params[m] for m in evidence})
 
 
 def _set_params(lake: Lake, params: Mapping[str, Mapping[str, str]]) -> None:
+    if not params:
+        return
     rows = lake.rows("interpretations", model_id=sorted(params))
     new = [row | {"params": dict(params[row["model_id"]])} for row in rows]
     lake.replace_rows("interpretations", new, {"model_id": sorted(params)})
