@@ -266,7 +266,7 @@ def test_all_rows_find_their_place_on_any_partitions(spark: SparkSession, blocke
         ((done,),) = lay_out_all(spark, [asked])
         assert done.seconds > 0
         placed = place_all("made", df, {"pca2": Axes.of(seen.stats, 2)}, seen.sample, {"tsne2": done.placed})
-        assert placed.columns == ["image_id", "method", "x", "y", "z"]
+        assert placed.columns == ["features", "image_id", "method", "x", "y", "z"]
         found.append((done.placed.places, fetch(placed, "tsne2", 420)))
         assert np.array_equal(found[-1][1][drawn], done.placed.places)
         assert purity(found[-1][1], groups) == 1.0
