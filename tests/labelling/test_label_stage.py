@@ -299,7 +299,7 @@ def test_new_images_get_the_columns_of_the_stored_programs(
         assert found[accepted].tolist() == (expected.max(axis=1) >= 0.6).tolist()
 
     found = assigned(ctx, case, out)
-    assert list(found) == ["path", "cluster", "distance", "strength", *columns_of("kind"), *columns_of("side.of")]
+    assert list(found) == [*COLUMNS, *columns_of("kind"), *columns_of("side.of")]
     check(found, "kind", voted)
     check(found, "side.of", alone)
     # Without vehicles each photo stands for itself.

@@ -269,6 +269,8 @@ class TestSql:
         tables = {name for name in TABLES if lake.exists(name)}
 
         def made(query: str) -> set[str]:
+            # Views that are in the session stay.
+            drop_views(spark)
             assert set(lake.register(query)) == tables | set(OF_MODELS)
             return {view for view in (*TABLES, *VIEWS) if spark.catalog.tableExists(view)}
 

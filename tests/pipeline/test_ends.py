@@ -117,8 +117,8 @@ def test_without_the_reports_packages_only_what_needs_them_says_so(tmp_path: Pat
     packages = "jinja2,matplotlib,openTSNE,plotly,umap"
     # The only modules that draw as soon as they are imported, behind `check_packages`.
     modules = (
-        "drawing = ('build', 'figures.drawing', 'sections.label_section', 'sections.map_section',\n"
-        "    'sections.model_section', 'titles')\n"
+        "drawing = ('build', 'figures.drawing', 'sections.drift_section', 'sections.label_section',\n"
+        "    'sections.map_section', 'sections.model_section', 'titles')\n"
         "import pkgutil, importlib, motorpool, json\n"
         "names = [m.name for m in pkgutil.walk_packages(motorpool.__path__, 'motorpool.')"
         " if m.name not in ('motorpool.spark.worker_daemon', *('motorpool.report.' + n for n in drawing))]\n"

@@ -315,7 +315,8 @@ class TestExport:
         assert b"\r" not in content
         lines = content.decode().splitlines()
         expected = lake.spark.sql(
-            "SELECT a.path, a.cluster, a.title, a.distance, v.cluster AS vote, v.agreement FROM assignments AS a "
+            "SELECT a.path, a.cluster, a.title, a.distance, a.strength, v.cluster AS vote, v.agreement "
+            "FROM assignments AS a "
             "LEFT JOIN vehicles AS v ON v.model_id = a.model_id AND v.vehicle_id = a.vehicle_id "
             f"WHERE a.model_id = '{best['model_id']}' ORDER BY a.image_id"
         ).collect()
@@ -326,7 +327,7 @@ class TestExport:
         for row, wanted in zip(rows, expected, strict=True):
             assert row[:4] == [wanted["path"], str(wanted["cluster"]), "", wanted["title"] or ""]
             assert float(row[4]) == pytest.approx(wanted["distance"], rel=1e-6)
-            assert row[5] == ""
+            assert float(row[5]) == pytest.approx(wanted["strength"], rel=1e-6)
             assert (int(row[6]), float(row[7])) == (wanted["vote"], pytest.approx(wanted["agreement"]))
         assert lines[1].startswith("veriwild/1/00001/000001.jpg,")
         assert list(out.parent.iterdir()) == [out]
