@@ -105,6 +105,16 @@ def of_table(table: str, **more: Any) -> CaseConfig:
     return CaseConfig.model_validate({"images_paths": column, "descriptors": vectors, **more})
 
 
+def study_of_table(spark: SparkSession, table: str, lake: Path, lake_format: str) -> tuple[Context, CaseConfig]:
+    """A lake of the first 60 images, which come from the table that is followed."""
+    add_rows(spark, table, 0, 60)
+    case = of_table(table)
+    options = case.model_dump(include={"images_paths", "descriptors"}, exclude_none=True)
+    ctx = run_of(spark, None, lake, lake_format, case_options=options, **STUDY)
+    run_pipeline(ctx)
+    return ctx, case
+
+
 def rows_of(ctx: Context, case: CaseConfig) -> list[tuple[int, int]]:
     """Of each batch of rows, how many images were new, and how many known."""
     came: list[tuple[int, int]] = []
@@ -114,11 +124,7 @@ def rows_of(ctx: Context, case: CaseConfig) -> list[tuple[int, int]]:
 
 def test_each_row_of_a_table_once(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = str(tmp_path / "photos of today")
-    add_rows(spark, table, 0, 60)
-    case = of_table(table)
-    options = case.model_dump(include={"images_paths", "descriptors"}, exclude_none=True)
-    ctx = run_of(spark, None, tmp_path / "lake", "parquet", case_options=options, **STUDY)
-    run_pipeline(ctx)
+    ctx, case = study_of_table(spark, table, tmp_path / "lake", "parquet")
     add_rows(spark, table, 60, 70)
     assert sum(n for n, _ in rows_of(ctx, case)) == 10
     before = contents(ctx.lake)
@@ -165,11 +171,7 @@ def test_each_row_of_a_table_once(spark: SparkSession, tmp_path: Path, monkeypat
 def test_rows_that_are_refused(spark: SparkSession, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The batch comes again until the table is mended and the checkpoint is gone."""
     table = str(tmp_path / "t")
-    add_rows(spark, table, 0, 60)
-    case = of_table(table)
-    options = case.model_dump(include={"images_paths", "descriptors"}, exclude_none=True)
-    ctx = run_of(spark, None, tmp_path / "lake", "delta", case_options=options, **STUDY)
-    run_pipeline(ctx)
+    ctx, case = study_of_table(spark, table, tmp_path / "lake", "delta")
     assert rows_of(ctx, case) == [(0, 60)]
     add_rows(spark, table, 50, 70, X + 1)
     for _ in range(2):
