@@ -28,7 +28,7 @@ _CORES = 2
 SPREAD = 2.0
 
 # Seconds of a step whatever its size, on any number of cores: planning, small tables, commits.
-_START, _STAGE, _PASS = 11.0, 4.0, 1.5
+_START, _STAGE, _PASS = 11.0, 2.5, 1.0
 # Seconds on two cores of what grows with the data: a GiB read or written; a number of a row, for each centre that it is
 # compared with, over all passes; a number of a pair of rows; a label written; a photo measured; an image laid out.
 _BYTES, _CENTRES, _PAIRS, _LABEL, _PHOTO, _LAID_OUT = 15 / _GIB, 4e-9, 4e-11, 5e-7, 6e-3, 2e-3
