@@ -137,7 +137,9 @@ def main() -> None:
                 rows,
             )
         ],
-        "Seconds leave out starting Python and Spark. One run each. Both are exact; motorpool decides in float64.",
+        "Seconds leave out starting Python and Spark. One run each. Both are exact; motorpool decides in float64, and "
+        "keeps of each image its 100 most similar partners, FAISS all. With that limit FAISS finds 15,242 pairs among "
+        "100,000 rows: its float32 puts one more above 0.97.",
     )  # fmt: skip
 
 
