@@ -319,8 +319,10 @@ def test_stopped_between_any_two_writes(
             break
         except _StoppedError:
             stops.extend(written[-1:])
-        # What is behind `images` goes on from where it was, one write at a time.
-        allowed = 1 if "images" in written or "images" in stops else allowed + 1
+        # What is behind `images` goes on from where it was, one write at a time; reasons of outliers are written again
+        # until their scores, which say that both are there, follow.
+        again = stops[-2:] == ["outlier_reasons"] * 2
+        allowed = (2 if again else 1) if "images" in written or "images" in stops else allowed + 1
     assert stops[:4] == ["appends", "descriptors", "bad_rows", "images"]
     assert {"features", "labels", "outliers", "image_labels", "label_sets", "drift"} <= set(stops)
     assert written[-1] == "appends"
