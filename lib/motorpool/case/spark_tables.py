@@ -44,6 +44,11 @@ def is_delta(path: str) -> bool:
     return files.exists(files.join(path, "_delta_log"))
 
 
+def quoted(table: str) -> str:
+    """The name of a catalog's table as Spark takes it, whatever letters its parts have."""
+    return ".".join(f"`{part}`" for part in table.split("."))
+
+
 def open_spark_table(spark: SparkSession, file: str | None, table: str | None) -> SparkTable:
     """The Delta table in the folder ``file``, or the ``table`` of a catalog; CaseError where there is none."""
     name = files.redact(file or table or "")
@@ -51,7 +56,7 @@ def open_spark_table(spark: SparkSession, file: str | None, table: str | None) -
         if file is not None:
             frame = spark.read.format("delta").load(file)
         else:
-            frame = spark.table(".".join(f"`{part}`" for part in (table or "").split(".")))
+            frame = spark.table(quoted(table or ""))
         return SparkTable(name, frame, frame.schema)
     except PySparkException as exc:
         lines = files.redact(str(exc)).splitlines()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -98,6 +98,20 @@ class Context:
     def close(self) -> None:
         """Let others write to the lake; reading from it still works."""
         self.ending.close()
+
+
+@contextmanager
+def written_after(write: Callable[[], None]) -> Iterator[None]:
+    """Write what waits when the block ends, by an error too: what has been fitted need not be fitted again.
+
+    A run that is told to stop writes nothing more.
+    """
+    try:
+        yield
+    except Exception:
+        write()
+        raise
+    write()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pyspark.sql import DataFrame
 
 from motorpool.case import files
 from motorpool.case.sources import DescriptorSource, Source, needs_spark, same_table, shown
+from motorpool.case.spark_tables import quoted
 from motorpool.config.run import CaseConfig, ColumnConfig, VectorColumnConfig
 from motorpool.errors import CaseError, ConfigError
 from motorpool.pipeline.context import Context
@@ -105,7 +106,7 @@ def follow_table(ctx: Context, case: CaseConfig, appended: Callable[[str, Append
 
     # Rows that are changed or deleted begin no new image.
     reader = ctx.spark.readStream.format("delta").option("skipChangeCommits", "true")
-    _stream(reader.table(table.table) if table.table else reader.load(table.file), place, add, once)
+    _stream(reader.table(quoted(table.table)) if table.table else reader.load(table.file), place, add, once)
 
 
 def _followed(case: CaseConfig) -> ColumnConfig:

@@ -20,7 +20,7 @@ from motorpool.errors import ConfigError
 from motorpool.features.spec import FeatureSet
 from motorpool.kernels.scores import Scores
 from motorpool.neighbours.curve import curve_of, k_distances
-from motorpool.pipeline.context import Context, explained
+from motorpool.pipeline.context import Context, explained, written_after
 from motorpool.pipeline.models import (
     Results,
     cluster_rows,
@@ -72,15 +72,9 @@ def run_cluster(ctx: Context) -> None:
         return
     models = Counted(ctx.pace, sum(len(job.specs) for _, jobs, _ in study for job in jobs), "models")
     results = Results(ctx)
-    with explained():
-        try:
-            for features, jobs, curves in study:
-                _run_jobs(ctx, features, jobs, curves, models, results)
-        except Exception:
-            # What has been fitted need not be fitted again.
-            results.write()
-            raise
-        results.write()
+    with explained(), written_after(results.write):
+        for features, jobs, curves in study:
+            _run_jobs(ctx, features, jobs, curves, models, results)
 
 
 def _drawn_curves(ctx: Context) -> set[tuple[str, str, int]]:

@@ -19,7 +19,7 @@ from motorpool.features.program import Program
 from motorpool.features.spec import PROJECTIONS, FeatureSet, group_columns_of
 from motorpool.features.vehicle_steps import Vehicles
 from motorpool.lake import FEW_VALUES, Lake
-from motorpool.pipeline.context import Context, explained
+from motorpool.pipeline.context import Context, explained, written_after
 from motorpool.pipeline.pace import Counted, timed
 from motorpool.spark import blocks
 
@@ -53,15 +53,9 @@ def run_features(ctx: Context) -> None:
         vehicles = known_vehicles(ctx.lake, f"feature set {asking.name}: the step {asking.vehicle_steps[0].kind}")
     sets_done = Counted(ctx.pace, len(pending), "feature sets")
     written = _Written(ctx)
-    with explained():
-        try:
-            for group in _groups(pending):
-                _fit_group(ctx, group, vehicles, written, sets_done)
-        except Exception:
-            # What has been fitted need not be fitted again.
-            written.write()
-            raise
-        written.write()
+    with explained(), written_after(written.write):
+        for group in _groups(pending):
+            _fit_group(ctx, group, vehicles, written, sets_done)
 
 
 def _fit_group(

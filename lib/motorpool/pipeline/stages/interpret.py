@@ -90,7 +90,7 @@ def run_interpret(ctx: Context) -> None:
     images, labels = _described(ctx)
     columns, left_out = attribute_columns(images)
     labels = [c for c in labels if c in columns]
-    inputs = _Inputs(columns, labels, attributes_fingerprint(images, columns), root, peers, given)
+    inputs = _Inputs(images, columns, labels, attributes_fingerprint(images, columns), root, peers, given)
     asked = {m: _params(ctx, config, m, inputs, chosen) for m in chosen}
     titled = _titled(ctx)
     # Clusters that were made again have lost their titles.
@@ -128,10 +128,12 @@ def run_interpret(ctx: Context) -> None:
 class _Inputs:
     """What titles, descriptions and members are made of, beside the models' labels.
 
-    Kinds in the ``columns`` of attributes, some of which are ``labels``, and their values' ``fingerprint``, photos
-    below ``root``, ``peers`` of other feature sets (features, model_id), and what people call clusters.
+    The fitted ``images`` as `_described` has them, kinds in their ``columns`` of attributes, some of which are
+    ``labels``, and their values' ``fingerprint``, photos below ``root``, ``peers`` of other feature sets (features,
+    model_id), and what people call clusters.
     """
 
+    images: DataFrame
     columns: list[str]
     labels: list[str]
     fingerprint: str
@@ -198,9 +200,8 @@ def _described(ctx: Context) -> tuple[DataFrame, list[str]]:
     images = ctx.lake.fitted(ctx.lake.read("images"))
     own = {c.lower() for c in images.columns}
     sets = ctx.lake.rows("label_sets", ["attribute", "share_accepted"])
-    names = sorted(r["attribute"] for r in sets if r["attribute"].lower() not in own)
-    enough = {r["attribute"] for r in sets if r["share_accepted"] >= MIN_COVERAGE}
-    labels = [name for name in names if name in enough]
+    enough = (r["attribute"] for r in sets if r["share_accepted"] >= MIN_COVERAGE)
+    labels = sorted(name for name in enough if name.lower() not in own)
     if not labels:
         return images, []
     accepted = ctx.lake.read("image_labels", attribute=labels).where("accepted")
@@ -345,7 +346,7 @@ def _measured(ctx: Context, typical: DataFrame, drawn: Mapping[str, int], root: 
 
 
 def _counts(ctx: Context, own: DataFrame, ids: Sequence[str], photos: DataFrame | None, inputs: _Inputs) -> Counts:
-    images, columns = _described(ctx)[0], inputs.columns
+    images, columns = inputs.images, inputs.columns
     has_vehicles = not images.where("vehicle_id IS NOT NULL").isEmpty()
     seen = () if photos is None else summarise_photos(photos)
     return Counts(
