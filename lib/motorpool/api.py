@@ -29,6 +29,7 @@ from motorpool.photos.montage import jpeg, tile
 from motorpool.photos.source import Images, find_images, open_images
 from motorpool.pipeline.export import best_of, run_export
 from motorpool.pipeline.planning.lakes import lake_at
+from motorpool.pipeline.planning.sizes import is_small
 from motorpool.spark.session import build_session
 from motorpool.texts import expand_home
 
@@ -78,7 +79,8 @@ class Lake:
         config = self.reader.config
         # Java has a current folder of its own.
         absolute = config.model_copy(update={"path": self.reader.root})
-        return SparkLake(build_session(self._settings, delta=delta or config.format == "delta"), absolute)
+        delta = delta or config.format == "delta"
+        return SparkLake(build_session(self._settings, delta=delta, small=is_small(absolute)), absolute)
 
     def __enter__(self) -> Lake:
         return self

@@ -17,6 +17,7 @@ from motorpool.errors import LakeError
 from motorpool.kernels.scores import ranked
 from motorpool.lake import FEW_VALUES, Lake
 from motorpool.lake.arrow_types import arrow_columns
+from motorpool.lake.local_tables import LocalTables
 from motorpool.lake.schemas import TABLES
 
 
@@ -62,6 +63,21 @@ def test_no_job_runs_for_rows_of_the_driver(spark: SparkSession, lake: Lake) -> 
     assert lake.rows("clusters") == []
     assert lake.rows("k_distances", features=[]) == []
     assert jobs_so_far(spark) == before
+
+
+def test_every_write_changes_the_state_of_a_lake(lake: Lake) -> None:
+    tables = LocalTables(lake.config)
+    states = [tables.state()]
+    for rows in (curve(2), curve(2, distance=2.0), [], []):
+        lake.replace_rows("k_distances", rows, keys(2))
+        states.append(tables.state())
+        # Reading changes nothing.
+        lake.rows("k_distances")
+        assert tables.state() == states[-1]
+    lake.replace_rows("models", [model("a")], {"model_id": ["a"]})
+    states.append(tables.state())
+    assert len(set(states[:4])) == 4
+    assert states[-1] not in states[:-1]
 
 
 def test_spark_reads_and_replaces_them(spark: SparkSession, lake: Lake) -> None:

@@ -1,4 +1,4 @@
-"""A folder for compiled loops where the user's own cannot be written."""
+"""A folder for compiled loops where the user's own cannot be written, and what is kept there."""
 
 from __future__ import annotations
 
@@ -81,3 +81,24 @@ def test_numba_uses_it_for_modules_of_a_zip(tmp_path: Path) -> None:
     done = subprocess.run(run, env=env, capture_output=True, text=True)
     assert done.stdout == "42\n", done.stderr
     assert list((tmp_path / f"motorpool-cache-{os.getuid()}" / "numba").rglob("*.nbi"))
+
+
+#: Lays out some rows as tasks do, and tells how often the longest loop was taken from disk, and how often compiled.
+MAP = """
+import numpy as np
+from motorpool.kernels.maps.layouts import Layout, lay_out_by_umap
+rows = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+lay_out_by_umap(rows, rows[:, :2], Layout("umap", 2, 15, 30.0, 1))
+from umap.layouts import _nb_optimize_layout_euclidean_single_epoch as loop
+print(sum(loop.stats.cache_hits.values()), sum(loop.stats.cache_misses.values()))
+"""
+
+
+@pytest.mark.slow
+def test_the_loops_of_umap_are_compiled_once_for_all_processes() -> None:
+    said = []
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", MAP], capture_output=True, text=True, check=True)
+        said.append(done.stdout.split())
+    assert said[0] in (["0", "1"], ["1", "0"])
+    assert said[1] == ["1", "0"]

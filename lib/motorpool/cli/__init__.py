@@ -450,7 +450,7 @@ def report(
     root = images_root or (images_root_of(config) if config else None)
     check_catalog(lake_config, config.spark if config else {})
     seed = config.seed if config else Config.model_fields["seed"].default
-    spark = start_spark(ctx, config.spark if config else {}, delta=lake_config.format == "delta")
+    spark = start_spark(ctx, lake_config, config.spark if config else {})
     with working(ERR, spark):
         done = write_report(Lake(spark, lake_config), settings, folder, root, seed)
     click.echo(

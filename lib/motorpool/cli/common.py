@@ -20,6 +20,7 @@ from motorpool.lake.reading import ENGINES, Engine, LakeReader
 from motorpool.pipeline.pace import Pace, step
 from motorpool.pipeline.planning.lakes import lake_at
 from motorpool.pipeline.planning.packages import check_catalog
+from motorpool.pipeline.planning.sizes import is_small
 from motorpool.progress import Progress
 from motorpool.spark.session import build_session
 from motorpool.texts import expand_home
@@ -78,13 +79,19 @@ def open_lake(
     lake, config = lake_of(lake_path, conf)
     settings = {**(needed or {}), **(config.spark if config else {})}
     check_catalog(lake, settings)
-    return Lake(start_spark(ctx, settings, delta=delta or lake.format == "delta"), lake)
+    return Lake(start_spark(ctx, lake, settings, delta=delta), lake)
 
 
-def start_spark(ctx: click.Context, settings: Mapping[str, str], *, delta: bool) -> SparkSession:
-    """A session for a command; a terminal says meanwhile what one waits for."""
+def start_spark(
+    ctx: click.Context, lake: LakeConfig, settings: Mapping[str, str], *, delta: bool = False
+) -> SparkSession:
+    """A session for a command on a lake; a terminal says meanwhile what one waits for.
+
+    With ``delta`` it reads Delta tables, whatever the lake's own format.
+    """
     with Progress(ERR), step("starting Spark"):
-        return build_session(settings, delta=delta, verbose=ctx.obj["debug"])
+        delta = delta or lake.format == "delta"
+        return build_session(settings, delta=delta, verbose=ctx.obj["debug"], small=is_small(lake))
 
 
 @contextmanager

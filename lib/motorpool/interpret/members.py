@@ -24,7 +24,11 @@ from motorpool.spark.blocks import Batches
 #: Orders a batch: float64[n, models], lower is earlier, NaN is left out.
 Order = Callable[[pa.RecordBatch, np.ndarray], np.ndarray]
 
+#: The first images of a batch, in the order of ``value``; ``model`` is a position.
 _FIRST = "model INT, cluster INT, image_id BIGINT, value DOUBLE"
+_GATHERED_NAMES = ("image_id", "clusters", "strengths")
+_GATHERED = "image_id BIGINT, clusters ARRAY<INT>, strengths ARRAY<FLOAT>"
+_CHOSEN = "model_id STRING, cluster INT, image_id BIGINT, position INT"
 
 
 def gathered(labels: DataFrame, model_ids: Sequence[str]) -> DataFrame:
@@ -46,6 +50,24 @@ def gathered(labels: DataFrame, model_ids: Sequence[str]) -> DataFrame:
     )
 
 
+def picked(wide: DataFrame, positions: Sequence[int], n_images: int) -> DataFrame:
+    """`gathered` of those of its models that have some positions; held where ``wide``, of ``n_images`` at most, is."""
+
+    def run(batches: Batches) -> Batches:
+        for batch in batches:
+            n = len(batch)
+            ends = pa.array(np.arange(n + 1, dtype=np.int32) * len(positions))
+            lists = []
+            for name in ("clusters", "strengths"):
+                values = batch.column(name).flatten()
+                width = len(values) // max(1, n)
+                at = np.arange(n)[:, None] * width + np.array(positions)
+                lists.append(pa.ListArray.from_arrays(ends, values.take(pa.array(at.reshape(-1)))))
+            yield pa.RecordBatch.from_arrays([batch.column("image_id"), *lists], names=[*_GATHERED_NAMES])
+
+    return blocks.mapped(wide, run, _GATHERED, 2 * len(positions) * n_images)
+
+
 def typical(wide: DataFrame, model_ids: Sequence[str], n: Mapping[str, int], seed: int) -> DataFrame:
     """``model_id, cluster, image_id, position``: of each cluster a uniform sample of ``n[model_id]`` images.
 
@@ -56,7 +78,7 @@ def typical(wide: DataFrame, model_ids: Sequence[str], n: Mapping[str, int], see
     def by_hash(batch: pa.RecordBatch, found: np.ndarray) -> np.ndarray:
         return np.repeat(uniform_hash(blocks.batch_ids(batch), seed)[:, None], found.shape[1], axis=1)
 
-    return _first(wide.select("image_id", "clusters"), by_hash, model_ids, n)
+    return _first(wide, by_hash, model_ids, n)
 
 
 def borderline(
@@ -80,8 +102,7 @@ def borderline(
         distances = np.sqrt(np.maximum(squared, 0.0))
         return np.stack([silhouettes(distances[:, a:b], f) for a, b, f in _spans(edges, found)], axis=1)
 
-    joined = wide.join(vectors, on="image_id", how="inner").select("image_id", "clusters", "vector")
-    return _first(joined, by_silhouette, models, n)
+    return _first(blocks.joined(wide, vectors), by_silhouette, models, n)
 
 
 def by_strength(wide: DataFrame, model_ids: Sequence[str], n: Mapping[str, int], *, strongest: bool) -> DataFrame:
@@ -95,7 +116,7 @@ def by_strength(wide: DataFrame, model_ids: Sequence[str], n: Mapping[str, int],
         result: np.ndarray = (-1 if strongest else 1) * flat.reshape(found.shape)
         return result
 
-    return _first(wide.select("image_id", "clusters", "strengths"), order, model_ids, n)
+    return _first(wide, order, model_ids, n)
 
 
 def exemplars(clusters: DataFrame, n: int) -> DataFrame:
@@ -145,11 +166,35 @@ def _first(df: DataFrame, order: Order, model_ids: Sequence[str], n: Mapping[str
                 found = label_matrix(batch, "clusters")
                 yield _firsts(blocks.batch_ids(batch), found, order(batch, found), limits)
 
+    batches = blocks.held(df)
+    if batches is not None:
+        return blocks.hold(df.sparkSession, _ranked(list(run(batches)), model_ids, limits), _CHOSEN)
     within = Window.partitionBy("model", "cluster").orderBy("value", "image_id")
     names, most = F.array(*(F.lit(m) for m in model_ids)), F.array(*(F.lit(k) for k in limits))
     ranked = df.mapInArrow(run, _FIRST).withColumn("position", F.row_number().over(within) - 1)
     return ranked.where(F.col("position") < F.get(most, F.col("model"))).select(
         F.get(names, F.col("model")).alias("model_id"), "cluster", "image_id", "position"
+    )
+
+
+def _ranked(firsts: Sequence[pa.RecordBatch], model_ids: Sequence[str], limits: Sequence[int]) -> Batches:
+    """Of the first images of some batches those of all, as rows of _CHOSEN."""
+    if not firsts:
+        return
+    rows = pa.Table.from_batches(firsts)
+    model, cluster, ids, value = (rows.column(name).to_numpy() for name in ("model", "cluster", "image_id", "value"))
+    order = np.lexsort((ids, value, cluster, model))
+    position = place_in_run(model[order], cluster[order])
+    kept = position < np.array(limits)[model[order]]
+    chosen = order[kept]
+    yield pa.RecordBatch.from_arrays(
+        [
+            pa.array(model_ids).take(pa.array(model[chosen])),
+            pa.array(cluster[chosen]),
+            pa.array(ids[chosen]),
+            pa.array(position[kept].astype(np.int32)),
+        ],
+        names=["model_id", "cluster", "image_id", "position"],
     )
 
 

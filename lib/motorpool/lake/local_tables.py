@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -90,6 +91,19 @@ class LocalTables:
     def stored(self, table: str, version: int | None) -> ds.Dataset | None:
         """A Delta table in the columns that it has there, at a version or now; None where there is no such version."""
         return delta_dataset(self.folder / table, version) if self._is_delta and self.exists(table) else None
+
+    def state(self) -> str:
+        """A fingerprint of all tables: another one after every write, and where the files were copied.
+
+        From the names, sizes and times of their files, of Delta those of the log.
+        """
+        found = hashlib.sha256()
+        for table in TABLES:
+            folder = self.folder / table / "_delta_log" if self._is_delta else self.folder / table
+            for file in sorted(folder.rglob("*")):
+                known = file.stat()
+                found.update(f"{file.relative_to(self.folder)} {known.st_size} {known.st_mtime_ns}\n".encode())
+        return found.hexdigest()
 
     def rows(self, table: str, columns: Sequence[str], **keys: Sequence[str]) -> list[dict[str, Any]]:
         """As `fetch`, each row by column; for small tables."""

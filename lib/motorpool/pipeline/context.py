@@ -24,6 +24,7 @@ from motorpool.errors import (
 from motorpool.lake import Lake
 from motorpool.pipeline.accelerator import choose_backend
 from motorpool.pipeline.pace import Pace, timed
+from motorpool.pipeline.planning.sizes import is_small
 from motorpool.pipeline.shared_folder import check_reach
 from motorpool.spark.java import check_java
 from motorpool.spark.session import build_session, is_submitted, jvm_ended, jvm_log_end, jvm_log_since, keep_jvm_log
@@ -79,7 +80,8 @@ class Context:
             # Whoever lacks it need not hear of a start.
             check_java()
         with timed("starting Spark"):
-            spark = build_session(config.spark, delta=delta, verbose=verbose)
+            small = is_small(config.lake, config.case)
+            spark = build_session(config.spark, delta=delta, verbose=verbose, small=small)
         # Both ask executors, whose tasks may fail like any other.
         with explained():
             check_reach(spark, config.lake)

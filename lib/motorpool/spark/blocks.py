@@ -198,6 +198,28 @@ def mapped(df: DataFrame, run: Callable[[Batches], Batches], schema: str, n_valu
     return hold(df.sparkSession, run(iter(batches)), schema)
 
 
+def brought(df: DataFrame, n_values: int) -> DataFrame:
+    """The rows of a DataFrame, held after one job; where there are more than HELD_VALUES ``n_values``, as they are."""
+    if df in _held or n_values > HELD_VALUES:
+        return df
+    return hold(df.sparkSession, df.toArrow().to_batches(), df.schema)
+
+
+def joined(left: DataFrame, right: DataFrame) -> DataFrame:
+    """The columns of both where they have the same ``image_id``, each id once in each; held where both are."""
+    here, there = _held.get(left), _held.get(right)
+    if here is None or there is None:
+        return left.join(right, on="image_id", how="inner")
+    ids, others = (rows.column("image_id").to_numpy() for rows in (here, there))
+    _, own, theirs = np.intersect1d(ids, others, assume_unique=True, return_indices=True)
+    found = here.take(own)
+    for name in there.column_names:
+        if name != "image_id":
+            found = found.append_column(name, there.column(name).take(pa.array(theirs)))
+    schema = StructType([*left.schema, *(f for f in right.schema if f.name != "image_id")])
+    return hold(left.sparkSession, found.combine_chunks().to_batches(), schema)
+
+
 def together(frames: Sequence[DataFrame]) -> DataFrame:
     """The rows of DataFrames with the same columns, one or more, behind each other; held where all of them are."""
     batches: list[pa.RecordBatch] = []

@@ -12,9 +12,12 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from scipy.special import entr
 
+from motorpool.kernels.runs import place_in_run
+from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
 
 _ENTRIES = "pair INT, a INT, b INT, n BIGINT"
+_ENTRIES_HERE = pa.schema([("pair", pa.int32()), ("a", pa.int32()), ("b", pa.int32()), ("n", pa.int64())])
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,8 @@ def side_by_side(labels: DataFrame, model_ids: Sequence[str]) -> DataFrame:
 def contingency(labels: DataFrame, pairs: Sequence[tuple[int, int]]) -> list[Contingency]:
     """The counts of every pair of positions in ``clusters``, an ARRAY<INT> of equal length in every row.
 
-    Exact, in one pass: a task counts its batches, one shuffle of the entries adds them up. The driver holds the entries
+    Exact, in one pass: a task counts its batches, one shuffle of the entries adds them up; no job where ``labels`` are
+    held. The driver holds the entries
     above zero, for each pair at most the product of both numbers of labels.
     """
     wanted = list(pairs)
@@ -113,12 +117,19 @@ def contingency(labels: DataFrame, pairs: Sequence[tuple[int, int]]) -> list[Con
 
     if not wanted:
         return []
-    entries = labels.select("clusters").mapInArrow(count, _ENTRIES).groupBy("pair", "a", "b").agg(F.sum("n").alias("n"))
-    table = entries.toArrow()
+    batches = blocks.held(labels)
+    if batches is None:
+        entries = labels.select("clusters").mapInArrow(count, _ENTRIES)
+        table = entries.groupBy("pair", "a", "b").agg(F.sum("n").alias("n")).toArrow()
+    else:
+        table = pa.Table.from_batches(list(count(batches)), _ENTRIES_HERE)
     pair, a, b, n = (table.column(c).to_numpy().astype(np.int64) for c in ("pair", "a", "b", "n"))
     # The order of entries, which a shuffle leaves open, would decide the last bit of a sum of logarithms.
     order = np.lexsort((b, a, pair))
     pair, a, b, n = (column[order] for column in (pair, a, b, n))
+    # Batches that are held each have their own entries.
+    first = place_in_run(pair, a, b) == 0
+    pair, a, b, n = pair[first], a[first], b[first], _summed(np.cumsum(first) - 1, n)
     ends = np.searchsorted(pair, np.arange(len(wanted) + 1))
     return [Contingency(a[i:j], b[i:j], n[i:j]) for i, j in pairwise(ends)]
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -90,8 +92,23 @@ def lay_out_by_umap(rows: np.ndarray, start: np.ndarray, layout: Layout) -> np.n
         return _umap(rows, start, layout.n_neighbors, layout.seed)
 
 
+@cache
+def _umap_learn() -> Any:
+    """The library umap-learn, whose compiled loops are kept on disk from now on, as ours are.
+
+    By itself it compiles most of them in every process anew, which takes as long as four maps of 2,000 rows.
+    """
+    umap, dispatcher = import_module("umap"), import_module("numba.core.dispatcher").Dispatcher
+    for name in ("distances", "layouts", "umap_", "utils"):
+        for loop in vars(import_module(f"umap.{name}")).values():
+            # Those with types of their own are compiled, and kept, by now.
+            if isinstance(loop, dispatcher) and not loop.signatures:
+                loop.enable_caching()
+    return umap
+
+
 def _umap(rows: np.ndarray, start: np.ndarray, n_neighbors: int, seed: int) -> np.ndarray:
-    umap, numba = import_module("umap"), import_module("numba")
+    umap, numba = _umap_learn(), import_module("numba")
     graph = nearest_others(rows, n_neighbors - 1)
     itself = np.arange(len(rows), dtype=np.int32)[:, None]
     indices = np.hstack([itself, graph.others.astype(np.int32)])

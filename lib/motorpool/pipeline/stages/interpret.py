@@ -240,23 +240,22 @@ def _interpret(
     others = [(features, m) for features, m in peers if m not in pending]
     ids = [*pending, *(m for _, m in others)]
     sets = {**{m: models[m].features for m in pending}, **{m: features for features, m in others}}
-    wide = members.gathered(ctx.lake.fitted(ctx.lake.read("labels", model_id=ids)), ids)
-    own = wide.select(
-        "image_id", F.slice("clusters", 1, len(pending)).alias("clusters"),
-        F.slice("strengths", 1, len(pending)).alias("strengths"),
-    )  # fmt: skip
+    labels = ctx.lake.fitted(ctx.lake.read("labels", model_id=ids))
+    n_images = ctx.lake.count("images")
+    wide = blocks.brought(members.gathered(labels, ids), 2 * len(ids) * n_images)
+    own = members.picked(wide, range(len(pending)), n_images)
     drawn = {m: min(config.sample, max(1, MAX_PHOTOS // len(models[m].sizes))) for m in pending}
     most = {m: max(drawn[m], config.members) for m in pending}
     typical = members.typical(own, pending, most, ctx.config.seed)
     with blocks.kept(wide), blocks.kept(typical):
         with timed("interpret: choosing images"):
-            _write_members(ctx, config, models, own, typical)
+            _write_members(ctx, config, models, own, typical, n_images)
         photos = _measured(ctx, typical, drawn, inputs.root)
         with timed("interpret: gathering evidence"):
             # A model meets the best of all feature sets but its own, in their order, whichever are pending.
             at = {m: j for j, m in enumerate(ids)}
             pairs = [(i, at[b]) for i, a in enumerate(pending) for _, b in peers if sets[a] != sets[b]]
-            tables = contingency(wide.select("clusters"), pairs)
+            tables = contingency(wide, pairs)
             found: dict[str, dict[int, list[Overlap]]] = {m: {} for m in pending}
             for (i, j), table in zip(pairs, tables, strict=True):
                 for cluster, overlap in overlaps(table, ids[j], sets[ids[j]]).items():
@@ -283,14 +282,18 @@ def _load_models(ctx: Context, ids: Sequence[str]) -> dict[str, _Model]:
 
 
 def _write_members(
-    ctx: Context, config: ReportConfig, models: Mapping[str, _Model], own: DataFrame, typical: DataFrame
+    ctx: Context,
+    config: ReportConfig,
+    models: Mapping[str, _Model],
+    own: DataFrame,
+    typical: DataFrame,
+    n_images: int,
 ) -> None:
     ids, n = list(models), dict.fromkeys(models, config.members)
     at = {m: i for i, m in enumerate(ids)}
 
     def part(some: Sequence[str]) -> DataFrame:
-        picked = [F.array(*(F.get(c, F.lit(at[m])) for m in some)).alias(c) for c in ("clusters", "strengths")]
-        return own.select("image_id", *picked)
+        return members.picked(own, [at[m] for m in some], n_images)
 
     kinds = [
         ("exemplar", members.exemplars(ctx.lake.read("clusters", model_id=ids), config.members)),

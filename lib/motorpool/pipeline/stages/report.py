@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from motorpool import __version__, report
 from motorpool.config.run import Config, LakeConfig, ReportConfig, local_folder
 from motorpool.errors import ConfigError
 from motorpool.lake import Lake
+from motorpool.lake.local_tables import tables_in_folder
 from motorpool.photos.source import find_images
 from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.output.folder import check_folder, whole_folder
@@ -20,6 +23,8 @@ log = logging.getLogger(__name__)
 
 #: The file that shows that a folder is a report, and may be replaced by the next one.
 _MARK = "data/charts.js"
+#: The file that tells what a report was made from, where all of it could be read.
+_MADE_FROM = "data/made_from.txt"
 
 
 @dataclass(frozen=True)
@@ -77,13 +82,41 @@ def is_report(folder: Path) -> bool:
 def run_report(ctx: Context) -> None:
     """Write the report: which model to trust and why, maps, clusters and outliers, in a folder for any browser.
 
-    Always written anew, aside, and renamed into place. What the lake lacks is said in its section.
+    Written aside, and renamed into place. What the lake lacks is said in its section. Does nothing where the folder has
+    the report of the same tables, settings and place of photos, all of which could be read.
     """
     if ctx.config.report is None:
         log.info("report: the config has no section `report`, nothing to do")
         return
     out = check_report(ctx.config.lake, ctx.config.report.out)
-    write_report(ctx.lake, ctx.config.report, out, images_root_of(ctx.config), ctx.config.seed)
+    root = images_root_of(ctx.config)
+    made_from = _made_from(ctx.config, root)
+    if made_from is not None and is_report(out) and _text(out / _MADE_FROM) == made_from:
+        log.info("report: %s shows what the lake holds, nothing to do (`motorpool report` writes it anew)", out)
+        return
+    write_report(ctx.lake, ctx.config.report, out, root, ctx.config.seed, made_from)
+
+
+def _made_from(config: Config, images_root: str | None) -> str | None:
+    """A fingerprint of what a report is made from; None for a lake whose files this process does not see."""
+    tables = tables_in_folder(config.lake)
+    if tables is None or config.report is None:
+        return None
+    # Between two versions, too, a changed page is to be seen.
+    program = hashlib.sha256()
+    for file in sorted(Path(report.__file__).parent.rglob("*")):
+        if file.is_file() and file.suffix != ".pyc":
+            program.update(file.read_bytes())
+    told = [tables.state(), str(config.lake), config.report.model_dump_json(), str(images_root), str(config.seed)]
+    return hashlib.sha256("\n".join([__version__, program.hexdigest(), *told]).encode()).hexdigest()
+
+
+def _text(file: Path) -> str:
+    """What a file holds; nothing where there is none."""
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 def images_root_of(config: Config) -> str | None:
@@ -91,8 +124,12 @@ def images_root_of(config: Config) -> str | None:
     return find_images(config.case) if config.case else None
 
 
-def write_report(lake: Lake, settings: ReportConfig, out: Path, images_root: str | None, seed: int) -> Summary:
+def write_report(
+    lake: Lake, settings: ReportConfig, out: Path, images_root: str | None, seed: int, made_from: str | None = None
+) -> Summary:
     """Read the tables, draw, and write the folder ``out``; photos come from ``images_root``, where there is one.
+
+    ``made_from`` is put into it for the next run, unless some photos could not be read.
 
     Reads: models, images, feature_sets, clusters, and what there is of k_distances, agreement, parameters, labels,
     projections, projection_methods, cluster_members, outliers, outlier_methods, outlier_reasons, vehicles, nuisance,
@@ -108,6 +145,8 @@ def write_report(lake: Lake, settings: ReportConfig, out: Path, images_root: str
     began = time.monotonic()
     with timed(f"report: {out}"), explained(), whole_folder(out) as folder:
         built = build(lake, settings, folder, out, images_root, seed, timed)
+        if made_from is not None and not built.n_unreadable:
+            (folder / _MADE_FROM).write_text(made_from)
         n_bytes = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
     log.info("report: open %s (%.1f MB in all)", out / "index.html", n_bytes / 1e6)
     if built.n_unreadable:
