@@ -69,8 +69,8 @@ _LOCAL_ONLY = {
 #: Settings of a local session that is to carry little: half of the processor time of such a run was compiling.
 _SMALL = {
     # Java's optimising compiler pays for what runs a million times. Without it Java has a small room for compiled
-    # code, which Spark and Delta fill. One thread collects a heap that stays small.
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC",
+    # code, which Spark and Delta fill.
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m",
     # So does making a Java class of every stage.
     "spark.sql.codegen.wholeStage": "false",
     "spark.databricks.delta.snapshotPartitions": "1",
