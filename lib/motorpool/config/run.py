@@ -595,6 +595,7 @@ class Config(Section):
                 )
         if self.projections is not None:
             self.projections.check_widths(self.feature_sets)
+        self._check_engines()
         self._check_vehicle_methods()
         self._check_duplicates(names)
         if self.consensus is not None:
@@ -606,6 +607,17 @@ class Config(Section):
                     "name more feature sets, or raise consensus.models_per_features"
                 )
         return self
+
+    def _check_engines(self) -> None:
+        """ValueError for an engine that needs GPUs in a run that does without."""
+        if self.accelerator == "gpu":
+            return
+        for i, grid in enumerate(self.cluster.models):
+            if grid.gpu_modules:
+                raise ValueError(
+                    f"cluster.models[{i}].engine: {getattr(grid, 'engine', None)} works on GPUs alone, and accelerator "
+                    f"is {self.accelerator}: set accelerator: gpu, or take another engine"
+                )
 
     def _check_vehicle_methods(self) -> None:
         """ValueError for outlier methods that compare the photos of a vehicle, in a case that names no vehicles."""

@@ -55,9 +55,10 @@ def choose_backend(
 
 
 def needed(config: Config) -> list[str]:
-    """The modules that a run on a GPU imports: cuML for maps alone."""
-    maps = config.projections is not None and needs_cuml(config.projections.methods)
-    return [CUPY, CUML] if maps else [CUPY]
+    """The modules that a run on a GPU imports on executors: beside cupy those of maps and of engines."""
+    maps = [CUML] if config.projections is not None and needs_cuml(config.projections.methods) else []
+    engines = [module for grid in config.cluster.models for module in grid.gpu_modules]
+    return list(dict.fromkeys([CUPY, *maps, *engines]))
 
 
 def ask_executors(spark: SparkSession, modules: Sequence[str]) -> Lacks:
