@@ -57,8 +57,13 @@ def choose_backend(
 def needed(config: Config) -> list[str]:
     """The modules that a run on a GPU imports on executors: beside cupy those of maps and of engines."""
     maps = [CUML] if config.projections is not None and needs_cuml(config.projections.methods) else []
-    engines = [module for grid in config.cluster.models for module in grid.gpu_modules]
-    return list(dict.fromkeys([CUPY, *maps, *engines]))
+    return list(dict.fromkeys([CUPY, *maps, *engine_modules(config)]))
+
+
+def engine_modules(config: Config) -> list[str]:
+    """The modules that engines of feature sets and of grids import, each once."""
+    asking = (*config.features, *config.cluster.models)
+    return list(dict.fromkeys(module for section in asking for module in section.gpu_modules))
 
 
 def ask_executors(spark: SparkSession, modules: Sequence[str]) -> Lacks:
