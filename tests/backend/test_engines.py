@@ -162,9 +162,7 @@ def test_modules_that_engines_need_are_asked_for(monkeypatch: pytest.MonkeyPatch
     away = {"spark": {"spark.master": "spark://somewhere:7077"}}
     check_accelerator(parse_config(config(pca, DBSCAN | {"engine": "cuml"}, accelerator="gpu", **away)))
     with pytest.raises(Exception, match="needs spark_rapids_ml, not installed here"):
-        check_accelerator(
-            parse_config(config(pca, KMEANS | {"engine": "spark-rapids-ml"}, accelerator="gpu", **away))
-        )
+        check_accelerator(parse_config(config(pca, KMEANS | {"engine": "spark-rapids-ml"}, accelerator="gpu", **away)))
 
 
 def test_models_keep_their_ids_where_no_engine_is_named() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,9 @@ from pyspark.sql import DataFrame
 from scipy.sparse.csgraph import connected_components
 from sklearn.datasets import make_blobs, make_circles, make_moons
 
-from motorpool.backend.library import LibraryEngine, Library, SklearnDbscan, library_engine
+from cuml_stand_in import Cluster
+from motorpool.backend import device as devices
+from motorpool.backend.library import CumlDbscan, Library, LibraryEngine, SklearnDbscan, library_engine
 from motorpool.cluster.density import cells
 from motorpool.cluster.density.cells import fit_dbscan_cells, fit_dbscan_library
 from motorpool.cluster.density.dbscan import DbscanParameters
@@ -19,6 +23,7 @@ from motorpool.cluster.labelled import Labelled
 from motorpool.errors import MotorpoolError
 from motorpool.kernels.cells.engines import SklearnEngine
 from motorpool.kernels.pairs.geometry import Metric, exact_gap, to_gap
+from strict_arrays import StrictDevice
 
 Blocked = Callable[..., DataFrame]
 EXACT = SklearnEngine()
@@ -155,6 +160,56 @@ def test_the_engine_takes_no_rows() -> None:
     assert ENGINE.core(some[:1], 1, "cosine", 0.1, (1, 2)).rows.tolist() == [[True, False]]
     assert ENGINE.components(none, "euclidean", 1.0, np.empty((0, 2), bool)).rows.shape == (0, 2)
     assert ENGINE.nearest(some, none, "cosine", 1.0)[0].tolist() == [-1] * 4
+
+
+# -- cuML --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cuml(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """A stand-in with as much memory for batches as is asked for, in MiB."""
+    cluster = Cluster(getattr(request, "param", 2**20))
+    monkeypatch.setitem(sys.modules, "cuml", ModuleType("cuml"))
+    monkeypatch.setitem(sys.modules, "cuml.cluster", cluster)  # type: ignore[arg-type]
+    monkeypatch.setitem(devices.DEVICES, "cupy", StrictDevice)
+    return cluster
+
+
+def test_cumls_dbscan_is_called_as_it_wants(cuml: Cluster) -> None:
+    for metric, x, eps in CONTRACT:
+        engine = library_engine("cuml", EXACT)
+        exact = EXACT.core(x, 150, metric, eps, (2, 9)).rows
+        assert np.array_equal(engine.core(x, 150, metric, eps, (2, 9)).rows, exact)
+        every = np.ones((len(x), 1), bool)
+        found, truth = (one.components(x, metric, eps, every).rows[:, 0] for one in (engine, EXACT))
+        assert len(set(zip(found.tolist(), truth.tolist(), strict=True))) == len(set(truth.tolist()))
+    # A quarter of the device's 1 GiB.
+    assert set(cuml.asked) == {256}
+
+
+@pytest.mark.parametrize("cuml", [100], indirect=True)
+def test_a_device_without_memory_is_asked_for_less(cuml: Cluster) -> None:
+    x = blobs(50)
+    assert np.array_equal(CumlDbscan().fit(x, 1.5, 3)[1], SklearnDbscan().fit(x, 1.5, 3)[1])
+    assert cuml.asked == [256, 128, 64]
+
+
+@pytest.mark.parametrize("cuml", [10], indirect=True)
+def test_a_device_that_has_no_memory_at_all_is_an_error(cuml: Cluster) -> None:
+    with pytest.raises(MotorpoolError, match=r"no memory for DBSCAN of 50 rows of 4 columns: let fewer tasks"):
+        CumlDbscan().fit(blobs(50), 1.5, 3)
+    assert cuml.asked == [256, 128, 64, 32, 16]
+
+
+@pytest.mark.gpu
+def test_cuml_on_a_gpu_is_exact() -> None:
+    for metric, x, eps in CONTRACT:
+        engine = library_engine("cuml", EXACT)
+        found = engine.core(x, 150, metric, eps, (2, 9))
+        assert np.array_equal(found.rows, EXACT.core(x, 150, metric, eps, (2, 9)).rows)
+        every = np.ones((len(x), 1), bool)
+        mine, truth = (one.components(x, metric, eps, every).rows[:, 0] for one in (engine, EXACT))
+        assert len(set(zip(mine.tolist(), truth.tolist(), strict=True))) == len(set(truth.tolist()))
 
 
 # -- cells, in pandas UDFs ---------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """DBSCAN's three steps in an array module, exact (see `kernels.cells.engines.LocalEngine`).
 
-`library.LibraryEngine` takes the same steps by cuML's own DBSCAN. That compares float32 distances with eps, so a pair at
-eps within rounding may fall either way, and it fits one min_samples a call: here all of them share their products.
+`library.LibraryEngine` takes the same steps by cuML's own DBSCAN, which compares float32 distances with eps, so that a
+pair at eps within rounding may fall either way, and fits one min_samples a call: here all of them share their products.
 """
 
 from __future__ import annotations

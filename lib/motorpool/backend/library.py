@@ -46,7 +46,9 @@ class Dbscan(Protocol):
         """What the config and the column ``models.backend`` call it."""
 
     def fit(self, x: np.ndarray, radius: float, min_samples: int) -> tuple[np.ndarray, np.ndarray]:
-        """int64[n] labels from 0, -1 for noise, and bool[n], which rows are core; of float32[n, d] rows, n > 0. A row counts among its own ``min_samples``. Squared distances are as good as float32 products' or better.
+        """int64[n] labels from 0, -1 for noise, and bool[n], which rows are core; of float32[n, d] rows, n > 0.
+
+        A row counts among its own ``min_samples``. Squared distances are as good as float32 products' or better.
         """
 
 
@@ -209,12 +211,12 @@ class _View:
         (rows,) = about_mean(x, metric)
         level = float(to_gap(eps, metric)) * rows.scale
         odd = np.isnan(rows.half)
-        alone = np.zeros(len(x), bool)
+        unseen = odd
         if metric == "cosine":
-            nowhere = ~x.any(axis=1)
             # Rows without a direction are at 1 from all others.
-            alone, odd = (nowhere, odd) if level < 1.0 else (alone, odd | nowhere)
-        seen = np.flatnonzero(~(odd | alone))
+            unseen = odd | (np.count_nonzero(x, axis=1) == 0)
+            odd = unseen if level >= 1.0 else odd
+        seen = np.flatnonzero(~unseen)
         most = float(rows.half[seen].max(initial=0.0))
         # Twice the slack: libraries take the norms in float32 too, or add up squared differences.
         band = 4.0 * most * (rows.slack + _SUMS) + FLOOR
@@ -233,13 +235,14 @@ class _View:
 
     def components(self, dbscan: Dbscan, radius: float | None) -> np.ndarray:
         """int64[n]: the component of every row; a row that the library does not see is one of its own."""
-        found = np.arange(self.n)
+        found: np.ndarray = np.arange(self.n)
         if radius is not None and len(self.seen):
             labels = dbscan.fit(self.x, radius, 1)[0]
             _, first, which = np.unique(labels, return_index=True, return_inverse=True)
             # Named by one of their rows.
             found[self.seen] = self.seen[first][which]
-        return np.unique(found, return_inverse=True)[1]
+        numbered: np.ndarray = np.unique(found, return_inverse=True)[1]
+        return numbered
 
 
 def library_engine(library: Library, exact: LocalEngine) -> LibraryEngine:

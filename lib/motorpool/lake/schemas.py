@@ -62,7 +62,7 @@ _CLUSTER = "Number of the cluster, from 0 on."
 _CREATED_AT = "Time of writing."
 _APPEND_ID = "Id of the append: its `first_image_id`, as text."
 _BACKEND = "Where the arithmetic ran: `cpu` or `gpu`."
-_ENGINE = "Where the model was fitted: `cpu` or `gpu`, by Motorpool's kernels; or the library that its grid names as `engine`."
+_ENGINE = "Where it was fitted: `cpu` or `gpu`, by Motorpool's kernels; or the library that the grid's `engine` names."
 
 _INPUTS = (
     Table(

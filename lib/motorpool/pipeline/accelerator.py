@@ -62,8 +62,8 @@ def needed(config: Config) -> list[str]:
 
 def engine_modules(config: Config) -> list[str]:
     """The modules that engines of feature sets and of grids import, each once."""
-    asking = (*config.features, *config.cluster.models)
-    return list(dict.fromkeys(module for section in asking for module in section.gpu_modules))
+    asked = [s.gpu_modules for s in config.features] + [grid.gpu_modules for grid in config.cluster.models]
+    return list(dict.fromkeys(module for modules in asked for module in modules))
 
 
 def ask_executors(spark: SparkSession, modules: Sequence[str]) -> Lacks:

@@ -35,7 +35,7 @@ class Estimators:
         """The column ``features`` of ``image_id, vector``, as the library wants it."""
         from pyspark.ml.functions import array_to_vector
 
-        column = array_to_vector("vector") if self.vectors else vectors["vector"]
+        column = array_to_vector(vectors["vector"]) if self.vectors else vectors["vector"]
         return vectors.select(column.alias(_FEATURES))
 
 

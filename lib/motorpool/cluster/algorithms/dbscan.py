@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 #: The quantiles of the k-distances that ``eps: auto`` stands for.
 AUTO_QUANTILES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
-#: The parameter that tells how often a library's rounding left open whether a row is core, or what it is joined with, so
-#: that float64 decided it.
+#: The parameter that tells how often a library's rounding left open whether a row is core, or what it is joined with:
+#: float64 decided it then.
 DECIDED = "decided_in_float64"
 #: Combinations of eps and min_samples that a joining pass takes at most where most of them are no model: 12 bytes a row
 #: each.

@@ -15,8 +15,8 @@ from pyspark.sql import DataFrame, SparkSession
 from motorpool.backend.protocol import CPU, Backend
 from motorpool.kernels.centroids.lloyd import LloydSums
 from motorpool.spark import blocks
-from motorpool.spark.estimators import Estimators, fit_centroids
 from motorpool.spark.coreset import Draws, Spread, coreset_size, draw_coresets, measure_spread
+from motorpool.spark.estimators import Estimators, fit_centroids
 from motorpool.spark.tasks import run_tasks
 
 log = logging.getLogger(__name__)

@@ -132,7 +132,8 @@ def _in_pandas(pieces: DataFrame, work: Callable[[Batches], Batches], schema: st
         rows = pa.RecordBatch.from_pandas(cell[names], preserve_index=False)
         return pa.Table.from_batches(list(work([rows]))).to_pandas()
 
-    return place_groups(pieces, "cell", n_cells).applyInPandas(cluster_cell, schema)
+    clustered: DataFrame = place_groups(pieces, "cell", n_cells).applyInPandas(cluster_cell, schema)
+    return clustered
 
 
 def _fit(
