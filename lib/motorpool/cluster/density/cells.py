@@ -130,10 +130,10 @@ def _in_pandas(pieces: DataFrame, work: Callable[[Batches], Batches], schema: st
 
     def cluster_cell(cell: pd.DataFrame) -> pd.DataFrame:
         rows = pa.RecordBatch.from_pandas(cell[names], preserve_index=False)
-        return pa.Table.from_batches(list(work([rows]))).to_pandas()
+        found: pd.DataFrame = pa.Table.from_batches(list(work([rows]))).to_pandas()
+        return found
 
-    clustered: DataFrame = place_groups(pieces, "cell", n_cells).applyInPandas(cluster_cell, schema)
-    return clustered
+    return place_groups(pieces, "cell", n_cells).applyInPandas(cluster_cell, schema)
 
 
 def _fit(
