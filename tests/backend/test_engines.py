@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 
 from cases import blobs, run_of, write_case
 from motorpool.cluster.algorithms.dbscan import DbscanGrid
 from motorpool.cluster.algorithms.kmeans import KMeansGrid
+from motorpool.cluster.centroids.by_centroids import by_centroids
+from motorpool.cluster.centroids.kmeans import fit_kmeans_by
 from motorpool.config.load import parse_config
 from motorpool.errors import ConfigError
 from motorpool.lake import Lake
 from motorpool.pipeline.accelerator import needed
 from motorpool.pipeline.planning.packages import check_accelerator
 from motorpool.pipeline.run import run_pipeline
+from motorpool.spark.estimators import estimators
 
 ROWS = 240
 DBSCAN = {"algorithm": "dbscan", "eps": [0.8, 2.0], "min_samples": [3, 8], "way": "cells"}
@@ -108,6 +112,23 @@ def test_sparks_pca_gives_the_vectors_of_the_kernels(lakes: tuple[Lake, Lake]) -
     assert shares[1]["explained_variance"] == pytest.approx(shares[0]["explained_variance"])
     assert '"engine": "spark-ml"' in shares[1]["definition"]
     assert "engine" not in shares[0]["definition"]
+
+
+def test_rows_that_are_too_few_or_too_equal_for_k(on_spark: Callable[..., DataFrame]) -> None:
+    three = np.repeat(np.array([[0, 0], [4, 0], [0, 9]], np.float32), 20, axis=0)
+    df = on_spark(three)
+    found = fit_kmeans_by(estimators("spark-ml"), df, [2, 5], seed=1, n_init=2)
+    assert [m.k for m in found] == [2, 5]
+    assert [len(m.centroids) for m in found] == [2, 3]
+    assert sorted(map(tuple, found[1].centroids.tolist())) == [(0, 0), (0, 9), (4, 0)]
+    assert found[1].inertia == pytest.approx(0.0, abs=1e-6)
+    # Two of the three are one cluster, the nearest of course: half of the squared distance of 40 rows.
+    assert found[0].inertia == pytest.approx(20 * 4**2 / 2, rel=1e-6)
+    equal = on_spark(np.ones((30, 2), np.float32))
+    (one,) = fit_kmeans_by(estimators("spark-ml"), equal, [3], seed=1)
+    assert one.centroids.tolist() == [[1.0, 1.0]]
+    labelled = by_centroids(equal, [one.centroids])
+    assert {r["clusters"][0] for r in labelled.wide().collect()} == {0}
 
 
 # -- what is refused -------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ times is sure; the rest is few, and decided by `geometry.exact_gap`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -21,9 +22,6 @@ from motorpool.backend.gaps import about_mean
 from motorpool.errors import MotorpoolError
 from motorpool.kernels.cells.engines import Found, LocalEngine, pairs_within
 from motorpool.kernels.pairs.geometry import FLOOR, Metric, to_gap
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Library = Literal["sklearn", "cuml"]
 
@@ -77,7 +75,6 @@ class CumlDbscan:
 
     def fit(self, x: np.ndarray, radius: float, min_samples: int) -> tuple[np.ndarray, np.ndarray]:
         device = open_device("cupy")
-        rows = device.put(np.ascontiguousarray(x, np.float32))
         most = max(_LEAST_MIB, min(device.free() // 4 // _MIB, _MOST_MIB))
         while True:
             try:
@@ -91,7 +88,7 @@ class CumlDbscan:
                     output_type="numpy",
                 )
                 # Positions of neighbours beyond 2^31 need 64 bits.
-                model.fit(rows, out_dtype="int64")
+                model.fit(device.put(np.ascontiguousarray(x, np.float32)), out_dtype="int64")
                 break
             except MemoryError as exc:
                 if most <= _LEAST_MIB:
@@ -110,7 +107,7 @@ def _flags(positions: np.ndarray, n: int) -> np.ndarray:
 
 
 #: The libraries that a config can name.
-LIBRARIES: dict[Library, type[SklearnDbscan] | type[CumlDbscan]] = {"sklearn": SklearnDbscan, "cuml": CumlDbscan}
+LIBRARIES: dict[Library, Callable[[], Dbscan]] = {"sklearn": SklearnDbscan, "cuml": CumlDbscan}
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,8 @@ class LibraryEngine:
     library.
 
     Cost: two calls of the library for each model, in ``core`` and in ``components``; on the host, 2 d operations for
-    each pair of a row that is open and any other. Where most distances are ties at eps, most rows are open.
+    each pair of a row that is open and any other. Most rows are open where most distances are ties at eps, or where a
+    row lies many hundred eps from the mean of all, since float32's rounding grows with it; cells keep rows near it.
     Memory: 12 bytes for each number of the rows on the host; for ``exact`` and the library see there.
     """
 
@@ -247,5 +245,4 @@ class _View:
 
 def library_engine(library: Library, exact: LocalEngine) -> LibraryEngine:
     """The engine of a library by its name; ``exact`` finds the core row that is nearest."""
-    made: Any = LIBRARIES[library]
-    return LibraryEngine(made(), exact)
+    return LibraryEngine(LIBRARIES[library](), exact)
