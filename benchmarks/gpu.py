@@ -53,13 +53,16 @@ TESTS = Path(__file__).parents[1] / "tests"
 
 
 def prepare(args: argparse.Namespace) -> dict[str, Any]:
+    from pyspark.sql import functions as F
+
     from motorpool.case.arrays import open_array
     from motorpool.case.descriptors import read_vectors
     from motorpool.spark.session import build_session
 
     write_components(COMPONENTS, args.images, COLUMNS)
     array = open_array(str(full_case(args.images) / "descriptors" / "efficientnet-b7.pickle"))
-    read_vectors(build_session(delta=False), {"raw": array}, refuse=True).write.mode("overwrite").parquet(str(RAW))
+    rows = read_vectors(build_session(delta=False), {"raw": array}, refuse=True)
+    rows.select("image_id", F.col("vector").alias("raw")).write.mode("overwrite").parquet(str(RAW))
     return {}
 
 
@@ -116,7 +119,7 @@ def smoke(args: argparse.Namespace) -> dict[str, Any]:
             found[name] = [
                 moments.stats().cov.trace(),
                 *(m.inertia for m in models),
-                *(s.calinski_harabasz for s in scores),
+                *(s.values["calinski_harabasz"] for s in scores),
                 *pairs.sizes,
                 *cells.sizes,
                 *fit_dbscan_library(block_df, grid, metric="euclidean", seed=0, engine=library, n_cells=2)[0].sizes,
@@ -229,7 +232,7 @@ def _motorpool(args: argparse.Namespace, name: str) -> dict[str, Any]:
     return {
         "explained": fitted.spectrum.explained if fitted.spectrum else None,
         "inertia": [m.inertia for m in models],
-        "ch": [s.calinski_harabasz for s in scores],
+        "ch": [s.values["calinski_harabasz"] for s in scores],
         "clusters": list(labelled.sizes),
     }
 
