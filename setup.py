@@ -42,8 +42,8 @@ setup(
         # Databricks and most clusters bring their own Spark, so it is an extra here.
         "spark": ["pyspark>=4.0.0,<4.1", "delta-spark>=4.0.0,<4.1"],
         # `accelerator: gpu`, for drivers of CUDA 12 and of CUDA 13. Not in constraints.txt: no test has run them yet.
-        "gpu": ["cuml-cu12==26.6.*", "cupy-cuda12x>=13.6"],
-        "gpu-cu13": ["cuml-cu13==26.6.*", "cupy-cuda13x>=13.6"],
+        "gpu": ["cuml-cu12==26.6.*", "cupy-cuda12x>=13.6", "spark-rapids-ml==26.6.*"],
+        "gpu-cu13": ["cuml-cu13==26.6.*", "cupy-cuda13x>=13.6", "spark-rapids-ml==26.6.*"],
         # Maps of the images, and the pages and pictures of the report.
         "report": ["jinja2>=3.1", "matplotlib>=3.9", "openTSNE>=1.0.2", "plotly>=6.0", "umap-learn>=0.5.7"],
         # Descriptors in HDF5 files.

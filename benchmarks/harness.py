@@ -71,8 +71,14 @@ def _tree_pss(root: psutil.Process) -> int:
     return total
 
 
-def run_contender(script: str, name: str, args: Sequence[str] = (), timeout: float = 3600) -> Outcome:
-    """Run one contender in a fresh process and watch it."""
+def run_contender(
+    script: str,
+    name: str,
+    args: Sequence[str] = (),
+    timeout: float = 3600,
+    told: Callable[[Outcome], None] = lambda outcome: None,
+) -> Outcome:
+    """Run one contender in a fresh process and watch it; ``told`` gets what is known so far after every step."""
     print(f"--- {name} {' '.join(args)}", file=sys.stderr, flush=True)
     command = [sys.executable, script, "--contender", name, *args]
     began = time.perf_counter()
@@ -109,6 +115,7 @@ def run_contender(script: str, name: str, args: Sequence[str] = (), timeout: flo
             current.remove(name_)
             outcome.steps[name_] = (float(seconds), outcome.steps.get(name_, (0.0, 0.0))[1])
             print(f"    {name_}: {float(seconds):.1f} s", file=sys.stderr, flush=True)
+            told(outcome)
         elif line.startswith(_RESULT):
             outcome.result = json.loads(line[len(_RESULT) :])
     status = child.wait()
@@ -142,10 +149,14 @@ def machine() -> dict[str, str]:
 
 
 def write_report(
-    name: str, title: str, tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[Any]]]], notes: str
+    name: str,
+    title: str,
+    tables: Sequence[tuple[str, Sequence[str], Sequence[Sequence[Any]]]],
+    notes: str,
+    folder: Path = RESULTS,
 ) -> None:
-    """Write ``results/<name>.md`` (tables and notes) and ``.json`` (the rows)."""
-    RESULTS.mkdir(exist_ok=True)
+    """Write ``<name>.md`` (tables and notes) and ``.json`` (the rows) into a folder, ``results`` by default."""
+    folder.mkdir(parents=True, exist_ok=True)
     facts = machine()
     lines = [f"# {title}", "", "; ".join(f"{k} {v}" for k, v in facts.items()), ""]
     for caption, header, rows in tables:
@@ -158,12 +169,12 @@ def write_report(
         lines += ["| " + " | ".join(_cell(v) for v in row) + " |" for row in rows]
         lines.append("")
     lines += [notes.strip(), ""]
-    (RESULTS / f"{name}.md").write_text("\n".join(lines))
+    (folder / f"{name}.md").write_text("\n".join(lines))
     content = {
         **facts,
         "tables": [{"caption": c, "columns": list(h), "rows": [list(r) for r in rs]} for c, h, rs in tables],
     }
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
     print("\n".join(lines))
 
 

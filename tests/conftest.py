@@ -151,6 +151,7 @@ def wide_in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         monkeypatch.setattr(f"motorpool.{module}.F", local_frames.functions)
     for module in ("neighbours.shards", "cluster.density.cells"):
         monkeypatch.setattr(f"motorpool.{module}.place", local_frames.place)
+    monkeypatch.setattr("motorpool.cluster.density.cells.place_groups", local_frames.place_groups)
 
     def make(partitions: int = 2, **arrays: np.ndarray) -> Any:
         n = len(next(iter(arrays.values())))

@@ -1,4 +1,4 @@
-"""A stand-in for ``cuml.manifold``: cuML's recorded signatures, and the layouts of umap-learn and scikit-learn."""
+"""Stand-ins for ``cuml.manifold`` and ``cuml.cluster``: cuML's recorded signatures, by umap-learn and scikit-learn."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from sklearn.cluster import DBSCAN
 from sklearn.manifold import TSNE
 
 from rapids_signatures import check
@@ -48,6 +49,38 @@ class Manifold:
         self.asked.append({"perplexity": perplexity, "init": init, "seed": random_state})
         made = TSNE(n_components, perplexity=perplexity, init=init, random_state=random_state)
         return _fitted("cuml.manifold.TSNE()", made)
+
+
+class Cluster:
+    """As cuml.cluster, likewise; ``mib`` is what its batches may take before the device's memory is at an end."""
+
+    def __init__(self, mib: int = 2**20) -> None:
+        self.mib = mib
+        self.asked: list[int] = []
+
+    def DBSCAN(self, *args: Any, **given: Any) -> Any:  # noqa: N802
+        check("cuml.cluster.DBSCAN", args, given)
+        return self._dbscan(**given)
+
+    def _dbscan(
+        self, eps: float, min_samples: int, metric: str, algorithm: str, max_mbytes_per_batch: int,
+        calc_core_sample_indices: bool, output_type: str,
+    ) -> Any:  # fmt: skip
+        assert (metric, algorithm, calc_core_sample_indices, output_type) == ("euclidean", "brute", True, "numpy")
+        self.asked.append(max_mbytes_per_batch)
+        made = SimpleNamespace()
+
+        def fit(*args: Any, **given: Any) -> Any:
+            check("cuml.cluster.DBSCAN().fit", args, given)
+            if max_mbytes_per_batch > self.mib:
+                raise MemoryError("std::bad_alloc: out_of_memory")
+            model = DBSCAN(eps=eps, min_samples=min_samples, algorithm="brute").fit(StrictDevice().take(args[0]))
+            made.labels_ = model.labels_.astype(given["out_dtype"])
+            made.core_sample_indices_ = model.core_sample_indices_.astype(given["out_dtype"])
+            return made
+
+        made.fit = fit
+        return made
 
 
 def _fitted(name: str, model: Any) -> Any:

@@ -7,4 +7,4 @@ set -euo pipefail
 PLUGIN=26.06.0
 JARS=${MOTORPOOL_JARS:-/Volumes/main/motorpool/files/jars}
 cp "$JARS/rapids-4-spark_2.13-${PLUGIN}-cuda12.jar" /databricks/jars/
-/databricks/python/bin/pip install --no-cache-dir "cuml-cu12==26.6.*" "cupy-cuda12x>=13.6"
+/databricks/python/bin/pip install --no-cache-dir "cuml-cu12==26.6.*" "cupy-cuda12x>=13.6" "spark-rapids-ml==26.6.*"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -102,3 +102,11 @@ class NameIn:
 Name = Annotated[str, BeforeValidator(lambda v: check_name(str(v)))]
 ClusterCount = Annotated[int, Field(ge=2, le=10_000)]
 Counts = Annotated[tuple[ClusterCount, ...], BeforeValidator(parse_counts)]
+
+#: What fits KMeans models or PCA steps: Motorpool's kernels, or the estimators of a library (`spark.estimators`).
+Engine = Literal["motorpool", "spark-ml", "spark-rapids-ml"]
+
+
+def modules_of(engine: Engine) -> tuple[str, ...]:
+    """The modules that an engine imports, on the driver and on executors, which all need a GPU there."""
+    return ("spark_rapids_ml", "cuml") if engine == "spark-rapids-ml" else ()

@@ -353,10 +353,10 @@ NAMED = pytest.mark.parametrize(("metric", "x", "eps"), PAIRS, ids=[f"{m}-{i}" f
 def test_the_engine_is_exact(backend: Backend, metric: Metric, x: np.ndarray, eps: float) -> None:
     mine, theirs = backend.engine(), CPU.engine()
     own, least = max(1, len(x) * 2 // 3), (1, 3, 9, 30)
-    assert np.array_equal(mine.core(x, own, metric, eps, least), theirs.core(x, own, metric, eps, least))
-    every = theirs.core(x, len(x), metric, eps, (3, 9))
+    assert np.array_equal(mine.core(x, own, metric, eps, least).rows, theirs.core(x, own, metric, eps, least).rows)
+    every = theirs.core(x, len(x), metric, eps, (3, 9)).rows
     marks = np.concatenate([every, np.arange(len(x))[:, None] % 3 == 0, np.zeros((len(x), 1), bool)], axis=1)
-    found, truth = mine.components(x, metric, eps, marks), theirs.components(x, metric, eps, marks)
+    found, truth = mine.components(x, metric, eps, marks).rows, theirs.components(x, metric, eps, marks).rows
     assert found.dtype == np.int32
     assert np.array_equal(found < 0, truth < 0)
     for column in range(marks.shape[1]):
@@ -377,7 +377,7 @@ def test_the_engine_joins_a_long_chain(backend: Backend) -> None:
     x = np.stack([order.astype(np.float32), np.zeros(400, np.float32)], axis=1)
     marks = np.ones((400, 2), bool)
     marks[order == 200, 1] = False
-    found = backend.engine().components(x, "euclidean", 1.0, marks)
+    found = backend.engine().components(x, "euclidean", 1.0, marks).rows
     assert (found[:, 0] == 0).all()
     assert len(set(found[order < 200, 1])) == len(set(found[order > 200, 1])) == 1
     assert found[order == 0, 1] != found[order == 399, 1]
@@ -551,8 +551,8 @@ def test_rows_beyond_a_quarter_of_the_free_memory_are_not_held(monkeypatch: pyte
     assert gaps.Operand(StrictDevice(4 * x.nbytes), rows).whole is not None
     assert gaps.Operand(StrictDevice(4 * x.nbytes - 4), rows).whole is None
     monkeypatch.setitem(devices.DEVICES, "strict", lambda: StrictDevice(4000))
-    truth = CPU.engine().core(x, 300, "euclidean", 1.5, (3, 9))
-    assert np.array_equal(ArrayBackend("strict").engine().core(x, 300, "euclidean", 1.5, (3, 9)), truth)
+    truth = CPU.engine().core(x, 300, "euclidean", 1.5, (3, 9)).rows
+    assert np.array_equal(ArrayBackend("strict").engine().core(x, 300, "euclidean", 1.5, (3, 9)).rows, truth)
 
 
 class _Rounding(StrictDevice):

@@ -140,10 +140,10 @@ def test_an_engine_knows_core_rows_components_and_the_nearest(
     np.fill_diagonal(near, True)
     own, least = 150, (1, 3, 9, 30)
     counts = near.sum(axis=1)
-    assert np.array_equal(engine.core(x, own, metric, eps, least), counts[:own, None] >= np.array(least))
+    assert np.array_equal(engine.core(x, own, metric, eps, least).rows, counts[:own, None] >= np.array(least))
 
     core = np.stack([counts >= 3, np.arange(len(x)) % 3 == 0, np.zeros(len(x), bool)], axis=1)
-    found = engine.components(x, metric, eps, core)
+    found = engine.components(x, metric, eps, core).rows
     assert found.dtype == np.int32
     for column in range(core.shape[1]):
         marked = core[:, column]
@@ -163,8 +163,8 @@ def test_an_engine_knows_core_rows_components_and_the_nearest(
 
 def test_an_engine_takes_no_rows(engine: LocalEngine) -> None:
     none, some = np.empty((0, 3), np.float32), blobs(4, 3)
-    assert engine.core(some, 0, "euclidean", 1.0, (1, 2)).shape == (0, 2)
-    assert engine.components(none, "euclidean", 1.0, np.empty((0, 2), bool)).shape == (0, 2)
+    assert engine.core(some, 0, "euclidean", 1.0, (1, 2)).rows.shape == (0, 2)
+    assert engine.components(none, "euclidean", 1.0, np.empty((0, 2), bool)).rows.shape == (0, 2)
     index, gaps = engine.nearest(some, none, "cosine", 1.0)
     assert index.tolist() == [-1] * 4
     assert np.isinf(gaps).all()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import requires
 from importlib.util import find_spec
@@ -20,9 +21,11 @@ import pytest
 import strict_arrays
 from motorpool.backend import device as devices
 from motorpool.backend.device import HostDevice
+from motorpool.backend.library import CumlDbscan, SklearnDbscan
 from motorpool.backend.needs import missing
 from motorpool.backend.protocol import GPU
 from motorpool.kernels.maps.layouts import Layout
+from motorpool.spark.estimators import estimators, fit_centroids, fit_components
 from rapids_signatures import FILE, check, recorded
 from rapids_uses import Use, names, uses
 
@@ -44,7 +47,7 @@ OTHER_DEFAULTS = {
 VALUES: dict[str, Any] = {
     "n_components": 2, "n_neighbors": 5, "random_state": 7, "output_type": "numpy", "init": "random",
     "build_algo": "brute_force_knn", "perplexity": 15.0, "n_clusters": 3, "n_init": 1, "eps": 0.5, "min_samples": 4,
-    "max_mbytes_per_batch": 4096,
+    "max_mbytes_per_batch": 4096, "metric": "euclidean", "algorithm": "brute", "calc_core_sample_indices": True,
 }  # fmt: skip
 
 
@@ -233,11 +236,126 @@ def test_values_that_cuml_documents() -> None:
         assert "'numpy'" in cls.__doc__
 
 
-def test_spark_rapids_ml_is_there_and_not_used() -> None:
+def test_cumls_dbscan_is_constructed_and_goes_as_far_as_the_device(
+    on_host: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real class, called by the adapter that a task runs; with host arrays, which cuML takes as well."""
+    import cuml.cluster
+    import cupy
+
+    made: list[Any] = []
+    asked: list[dict[str, Any]] = []
+    cls: Any = cuml.cluster.DBSCAN
+    make, fit = cls.__init__, cls.fit
+    monkeypatch.setattr(cls, "__init__", lambda self, **given: (made.append(self), make(self, **given))[1])
+    monkeypatch.setattr(cls, "fit", lambda self, x, **given: (asked.append(given), fit(self, x, **given))[1])
+    x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    # RuntimeErrors are CUDA's; arguments that cuML does not know are TypeErrors.
+    with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):
+        labels, core = CumlDbscan().fit(x, 1.5, 4)
+        theirs, theirs_core = SklearnDbscan().fit(x, 1.5, 4)
+        assert np.array_equal(core, theirs_core)
+        assert np.array_equal(labels < 0, theirs < 0)
+    params = made[0].get_params()
+    wanted = {"eps": 1.5, "min_samples": 4, "metric": "euclidean", "algorithm": "brute", "output_type": "numpy"}
+    assert {key: params[key] for key in wanted} == wanted
+    assert params["calc_core_sample_indices"] is True
+    assert params["max_mbytes_per_batch"] == 1024
+    assert asked == [{"out_dtype": "int64"}]
+
+
+def test_what_cumls_dbscan_documents() -> None:
+    from cuml.cluster import DBSCAN
+
+    assert "considered as an important core point (including the point itself)" in DBSCAN.__doc__
+    assert "Noisy samples are labeled as\n        -1." in DBSCAN.__doc__
+    assert "Options are int32 or int64" in " ".join(DBSCAN.fit.__doc__.split())
+
+
+# -- spark-rapids-ml -----------------------------------------------------------------------------------------
+
+
+def test_spark_rapids_mls_estimators_take_what_the_adapter_gives() -> None:
     import spark_rapids_ml
 
     assert spark_rapids_ml.__version__ == recorded()["versions"]["spark-rapids-ml"]
-    assert not [name for name in NAMES if name.startswith("spark_rapids_ml")]
+    names = [name for name in NAMES if name.startswith("spark_rapids_ml")]
+    assert names == ["spark_rapids_ml.clustering.KMeans", "spark_rapids_ml.feature.PCA"]
+
+
+@pytest.fixture(scope="module")
+def local_spark() -> Iterator[Any]:
+    from pyspark.sql import SparkSession
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYSPARK_PYTHON", sys.executable)
+        made = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+        spark = made.config("spark.driver.memory", "1g").getOrCreate()
+        spark.sparkContext.setLogLevel("OFF")
+        yield spark
+        spark.stop()
+
+
+@pytest.fixture
+def vectors(local_spark: Any) -> Any:
+    x = np.random.default_rng(0).normal(size=(60, 4))
+    return local_spark.createDataFrame(list(enumerate(x.tolist())), "image_id BIGINT, vector ARRAY<FLOAT>")
+
+
+def _as_far_as_the_device(call: Callable[[], Any]) -> Any:
+    """What the call gives; None where a task, which has the rows, ended at its first call to a device."""
+    from py4j.protocol import Py4JJavaError
+
+    try:
+        return call()
+    except Py4JJavaError as exc:
+        told = str(exc.java_exception)
+        assert "_set_gpu_device" in told, told
+        assert "CUDARuntimeError" in told, told
+        return None
+
+
+def test_the_kmeans_adapter_goes_as_far_as_the_device(vectors: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A grid of k and seeds, the largest seed among them, as the pipeline asks for it."""
+    from spark_rapids_ml.clustering import KMeans
+
+    fitted: list[dict[str, Any]] = []
+    fit: Any = KMeans._fit
+    monkeypatch.setattr(KMeans, "_fit", lambda self, df: (fitted.append(dict(self.cuml_params)), fit(self, df))[1])
+    library = estimators("spark-rapids-ml")
+    assert library.rows(vectors).dtypes == [("features", "array<float>")]
+    found = _as_far_as_the_device(lambda: fit_centroids(library, vectors, [(3, 2**32 - 1), (2, 5)], 7, 1e-3))
+    assert found is None or [c.shape for c in found] == [(3, 4), (2, 4)]
+    wanted = {
+        "n_clusters": 3, "max_iter": 7, "tol": 1e-3, "random_state": 0x07FFFFFFF, "init": "k-means||", "n_init": "auto",
+    }  # fmt: skip
+    assert {key: fitted[0][key] for key in wanted} == wanted
+
+
+def test_one_start_is_what_auto_means_to_kmeans_from_k_means_parallel() -> None:
+    """Several starts are the adapter's own affair: each is a member of the grid."""
+    from cuml.cluster import KMeans
+
+    told = " ".join(KMeans.__doc__.split())
+    assert (
+        "When `n_init='auto'`, the number of runs depends on the value of `init`: 1 if using `init='\"k-means||" in told
+    )
+
+
+def test_the_pca_adapter_goes_as_far_as_the_device(vectors: Any) -> None:
+    library = estimators("spark-rapids-ml")
+    found = _as_far_as_the_device(lambda: fit_components(library, vectors, 2))
+    assert found is None or (found[0].shape, found[1].shape) == ((4, 2), (2,))
+
+
+def test_a_pca_model_tells_what_the_adapter_reads() -> None:
+    """Made as spark-rapids-ml makes it of what its task sends; this part of it needs no device."""
+    from spark_rapids_ml.feature import PCAModel
+
+    components = [[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]]
+    model = PCAModel([1.0, 2.0, 3.0], components, [0.75, 0.25], [2.0, 1.0], 3, "float32")
+    assert np.array_equal(model.pc.toArray(), np.array(components).T)
+    assert model.explainedVariance.toArray().tolist() == [0.75, 0.25]
 
 
 def test_the_extra_asks_for_these_packages() -> None:
@@ -246,5 +364,5 @@ def test_the_extra_asks_for_these_packages() -> None:
     versions = recorded()["versions"]
     wanted = [Requirement(text) for text in requires("motorpool") or []]
     gpu = [r for r in wanted if r.marker and r.marker.evaluate({"extra": "gpu"}) and r.name in versions]
-    assert {r.name for r in gpu} >= {"cuml-cu12", "cupy-cuda12x"}
+    assert {r.name for r in gpu} >= {"cuml-cu12", "cupy-cuda12x", "spark-rapids-ml"}
     assert [r.name for r in gpu if versions[r.name] not in r.specifier] == []

@@ -11,9 +11,10 @@ import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as spark_functions
 
-from local_frames import LocalFrame, LocalSession, functions, place
+from local_frames import LocalFrame, LocalSession, functions, place, place_groups
 from motorpool.neighbours import shards
 from motorpool.spark import blocks
+from motorpool.spark.placement import place_groups as place_spark_groups
 from motorpool.spark.tasks import run_tasks
 
 SCHEMA = "shard INT, kind STRING, data BINARY"
@@ -64,6 +65,26 @@ def test_a_value_has_a_partition_of_its_own(spark: SparkSession) -> None:
     found = theirs.rdd.glom().map(lambda part: sorted(tuple(row) for row in part)).collect()
     assert sorted(found) == sorted(sorted(zip(*part.to_pydict().values(), strict=True)) for part in ours.parts)
     assert len(found) == 3
+
+
+def test_a_value_is_a_group_of_its_own_behind_one_shuffle(spark: SparkSession) -> None:
+    def met(group: Any) -> Any:
+        import pandas as pd
+        from pyspark import TaskContext
+
+        context = TaskContext.get()
+        held = b"".join(sorted(group["data"]))
+        part = context.partitionId() if context else -1
+        return pd.DataFrame({"shard": [group["shard"].iloc[0]], "part": [part], "data": [held]})
+
+    schema = "shard INT, part INT, data BINARY"
+    theirs = place_spark_groups(spark.createDataFrame(ROWS, SCHEMA), "shard", 3).applyInPandas(met, schema)
+    ours = place_groups(LocalSession().createDataFrame(ROWS, SCHEMA), "shard", 3).applyInPandas(met, schema)
+    assert [(r[0], r[2]) for r in rows(theirs)] == [(r[0], r[2]) for r in rows(ours)]
+    assert sorted(r[1] for r in rows(theirs)) == sorted(r[1] for r in rows(ours)) == [0, 1, 2]
+    plan = theirs._jdf.queryExecution().executedPlan().toString()
+    # The other exchanges bring the salts, of which there are few.
+    assert plan.count("Exchange hashpartitioning(_salt") == 1
 
 
 @pytest.mark.parametrize("merge_on_cluster", [False, True])

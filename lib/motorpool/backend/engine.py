@@ -1,8 +1,7 @@
 """DBSCAN's three steps in an array module, exact (see `kernels.cells.engines.LocalEngine`).
 
-cuML's own DBSCAN is not used for them: it compares float32 distances with eps, so a pair at eps within rounding may
-fall either way, in two cells differently, and components of two cells could not be merged exactly; and it fits one
-min_samples a call.
+`library.LibraryEngine` takes the same steps by cuML's own DBSCAN, which compares float32 distances with eps, so that a
+pair at eps within rounding may fall either way, and fits one min_samples a call: here all of them share their products.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import numpy as np
 
 from motorpool.backend.device import open_device
 from motorpool.backend.gaps import EQUAL, Tile, about_mean, as_float32, tiles
+from motorpool.kernels.cells.engines import Found
 from motorpool.kernels.pairs.geometry import Metric, as_shorts, exact_gaps, to_gap
 from motorpool.kernels.pairs.joining import join_pairs, roots_of
 
@@ -29,7 +29,7 @@ class ArrayEngine:
 
     module: str
 
-    def core(self, x: np.ndarray, own: int, metric: Metric, eps: float, min_samples: Sequence[int]) -> np.ndarray:
+    def core(self, x: np.ndarray, own: int, metric: Metric, eps: float, min_samples: Sequence[int]) -> Found:
         device, level = open_device(self.module), float(to_gap(eps, metric))
         (rows,) = about_mean(x, metric)
         counts = np.ones(own, np.int64)
@@ -42,9 +42,9 @@ class ArrayEngine:
             i, j = tile.pairs(unsure)
             within = exact_gaps(x, x, i, j, metric == "cosine") <= level
             counts += np.bincount(i[within], minlength=own)
-        return counts[:, None] >= np.asarray(min_samples)
+        return Found.sure(counts[:, None] >= np.asarray(min_samples))
 
-    def components(self, x: np.ndarray, metric: Metric, eps: float, core: np.ndarray) -> np.ndarray:
+    def components(self, x: np.ndarray, metric: Metric, eps: float, core: np.ndarray) -> Found:
         device, level = open_device(self.module), float(to_gap(eps, metric))
         n, columns = core.shape
         (rows,) = about_mean(x, metric)
@@ -64,7 +64,7 @@ class ArrayEngine:
             marked = np.flatnonzero(core[:, column])
             found = roots_of(parents, marked.astype(np.int32), column)
             roots[marked, column] = np.unique(found, return_inverse=True)[1]
-        return roots
+        return Found.sure(roots)
 
     def nearest(self, queries: np.ndarray, x: np.ndarray, metric: Metric, eps: float) -> tuple[np.ndarray, np.ndarray]:
         index, gaps = np.full(len(queries), -1, np.int64), np.full(len(queries), np.inf)

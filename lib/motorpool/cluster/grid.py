@@ -32,6 +32,11 @@ class ModelGrid(Section):
     #: The crossed field that says how many clusters a model must find; None where the data decide.
     count: ClassVar[str | None] = None
 
+    @property
+    def gpu_modules(self) -> tuple[str, ...]:
+        """Modules that the grid's engine imports beside cupy, all of which need a GPU."""
+        return ()
+
     def variants(self, seed: int) -> Iterator[Params]:
         """The parameters of each model, as text: what its id is a hash of, and ``models.params`` shows."""
         shared = {name: getattr(self, name) for name in self.shared} | ({"seed": seed} if self.seeded else {})

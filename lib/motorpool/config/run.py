@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
+from motorpool.cluster.grid import ModelGrid
 from motorpool.config.describing import BuiltInConfig, NetworkConfig
 from motorpool.config.duplicates import PHOTOS, DuplicatesConfig, NeighboursConfig
 from motorpool.config.grids import Grid
@@ -31,7 +32,7 @@ from motorpool.features.spec import (
 )
 from motorpool.maps.registry import MAP_METHODS
 from motorpool.outliers.registry import OUTLIER_METHODS
-from motorpool.settings import Counts, Location, Name, NameIn, Section, check_name
+from motorpool.settings import Counts, Engine, Location, Name, NameIn, Section, check_name, modules_of
 from motorpool.texts import NAME_PATTERN, as_number
 
 OutlierMethodName = Annotated[str, BeforeValidator(NameIn(OUTLIER_METHODS))]
@@ -254,6 +255,11 @@ class FeatureSetConfig(Section):
         default=None, description="Several descriptors side by side, each through steps of its own."
     )
     steps: Steps = Field(default=(), description="Steps in the order in which they are applied.")
+    engine: Engine = Field(
+        default="motorpool",
+        description="What fits the steps `pca`: Motorpool's own kernels, or the PCA of Spark's MLlib (`spark-ml`) or, "
+        "on GPUs, of `spark-rapids-ml`. These take a number of components, no share of variance.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> FeatureSetConfig:
@@ -266,7 +272,27 @@ class FeatureSetConfig(Section):
             self.to_feature_set()
         except ValueError as exc:
             raise ValueError(f"its default name does not do, give it a `name`: {exc}") from exc
+        self._check_engine()
         return self
+
+    def _check_engine(self) -> None:
+        """ValueError where the engine has nothing to fit, or not what is asked for."""
+        if self.engine == "motorpool":
+            return
+        found = [step for step in self.to_feature_set().every_step if step.kind == "pca"]
+        if not found:
+            raise ValueError(f"engine: {self.engine} fits the steps `pca`, and there is none: leave `engine` out")
+        share = next((step for step in found if not isinstance(step.param, int)), None)
+        if share is not None:
+            raise ValueError(
+                f"steps: {share}: engine {self.engine} takes a number of components such as `pca: 50`, no share of "
+                "variance; or leave `engine` out"
+            )
+
+    @property
+    def gpu_modules(self) -> tuple[str, ...]:
+        """Modules that the set's engine imports beside cupy, all of which need a GPU."""
+        return modules_of(self.engine)
 
     def to_feature_set(self) -> FeatureSet:
         if self.join is not None:
@@ -274,7 +300,7 @@ class FeatureSetConfig(Section):
         else:
             parts = (Part(str(self.descriptor)),)
         name = self.name or default_name(parts, self.steps)
-        return FeatureSet(check_name(name), parts, self.steps)
+        return FeatureSet(check_name(name), parts, self.steps, engine=self.engine)
 
 
 class VehiclesConfig(Section):
@@ -595,6 +621,7 @@ class Config(Section):
                 )
         if self.projections is not None:
             self.projections.check_widths(self.feature_sets)
+        self._check_engines()
         self._check_vehicle_methods()
         self._check_duplicates(names)
         if self.consensus is not None:
@@ -606,6 +633,19 @@ class Config(Section):
                     "name more feature sets, or raise consensus.models_per_features"
                 )
         return self
+
+    def _check_engines(self) -> None:
+        """ValueError for an engine that needs GPUs in a run that does without."""
+        if self.accelerator == "gpu":
+            return
+        asked: dict[str, FeatureSetConfig | ModelGrid] = {f"features[{i}]": fs for i, fs in enumerate(self.features)}
+        asked |= {f"cluster.models[{i}]": grid for i, grid in enumerate(self.cluster.models)}
+        for key, section in asked.items():
+            if section.gpu_modules:
+                raise ValueError(
+                    f"{key}.engine: {getattr(section, 'engine', None)} works on GPUs alone, and accelerator is "
+                    f"{self.accelerator}: set accelerator: gpu, or take another engine"
+                )
 
     def _check_vehicle_methods(self) -> None:
         """ValueError for outlier methods that compare the photos of a vehicle, in a case that names no vehicles."""

@@ -18,7 +18,7 @@ from motorpool.features.group_steps import Groups, columns_of, fit_groups, is_de
 from motorpool.features.holdout import fitted_on
 from motorpool.features.program import FittedPart, Op, Program, apply_ops, codes
 from motorpool.features.spec import VEHICLE_PROJECTIONS, FeatureSet, Step
-from motorpool.features.steps import Spectrum, fit_step, needs
+from motorpool.features.steps import Spectrum, check_components, fit_step, needs, projection_onto
 from motorpool.features.vehicle_steps import Vehicles, apply_vehicles, scatter
 from motorpool.kernels.group_moments import GroupMoments
 from motorpool.kernels.moments import Moments, Stats
@@ -26,6 +26,8 @@ from motorpool.kernels.sampling import RowSample
 from motorpool.kernels.scatter import Scatter
 from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
+from motorpool.spark.coreset import Spread
+from motorpool.spark.estimators import estimators, fit_components
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class _Chain:
     parts: tuple[FittedPart, ...]
     steps: tuple[Step, ...]
     fit_share: float
+    engine: str = "motorpool"
     stats: Stats | None = None
     ops: list[Op] = field(default_factory=list)
     sample: np.ndarray | None = None
@@ -68,10 +71,12 @@ class _Chain:
 
     def key(self, n_steps: int) -> str:
         """Names the output of the first steps: equal keys mean equal numbers."""
-        names = [
-            f"{s} on {self.fit_share!r}" if s.kind in VEHICLE_PROJECTIONS else str(s) for s in self.steps[:n_steps]
-        ]
-        return " | ".join([self.source, *names])
+        return " | ".join([self.source, *map(self._name, self.steps[:n_steps])])
+
+    def _name(self, step: Step) -> str:
+        if step.kind in VEHICLE_PROJECTIONS:
+            return f"{step} on {self.fit_share!r}"
+        return f"{step} by {self.engine}" if needs(step, self.engine) == "rows" else str(step)
 
     @property
     def keys(self) -> list[str]:
@@ -90,7 +95,8 @@ class Fitter:
     the executors and computed once. ``vehicle_whiten`` and ``vehicle_within`` share a pass over the vehicles that are
     `seen`; what follows ``vehicle_mean`` or ``vehicle_residual`` is fitted on their result, kept likewise; best behind
     a projection, since these steps pass twice over their input. ``group_center`` and ``group_standard`` of one column
-    share a pass over its groups.
+    share a pass over its groups. A set's ``engine`` other than Motorpool's fits its steps ``pca`` (`spark.estimators`),
+    which takes one more pass for each beside its own.
 
     ``widths`` are the descriptors' numbers of columns; without them a job looks at the first row. ``vehicles`` says
     which vehicle each image shows; sets that use vehicles need it. Moments and scatter matrices are summed up on
@@ -150,8 +156,8 @@ class Fitter:
             if row is None:
                 raise ValueError("there are no rows to fit on")
             self._widths = {d: len(row[d]) for d in self.descriptors}
-        chains = [c for s in self.sets for c in [p.steps for p in s.parts if p.steps] or [s.steps]]
-        if any(needs(step) in ("moments", "range") for chain in chains for step in chain[:1]):
+        chains = [(s.engine, c) for s in self.sets for c in [p.steps for p in s.parts if p.steps] or [s.steps]]
+        if any(needs(step, engine) in ("moments", "range") for engine, chain in chains for step in chain[:1]):
             everything = Program(tuple(FittedPart(d, ()) for d in self.descriptors), ())
             self._raw = self._moments(everything)
         return [self._fit_set(spec) for spec in self.sets]
@@ -166,6 +172,7 @@ class Fitter:
                 raw,
                 part.steps,
                 spec.fit_share,
+                spec.engine,
                 self._select([part.descriptor]),
             )
             self._run(chain)
@@ -174,7 +181,7 @@ class Fitter:
             spectrum = chain.spectrum
         joined = tuple(parts)
         where, source = f"feature set {spec.name}", " + ".join(sources)
-        tail = _Chain(where, source, joined, spec.steps, spec.fit_share, self._join(joined))
+        tail = _Chain(where, source, joined, spec.steps, spec.fit_share, spec.engine, self._join(joined))
         self._run(tail)
         if tail.spectrum or len(parts) > 1:
             spectrum = tail.spectrum
@@ -195,9 +202,11 @@ class Fitter:
             chain.spectrum = spectrum or chain.spectrum
 
     def _fit_step(self, chain: _Chain, step: Step) -> tuple[Op, Spectrum | None]:
-        need, spread = needs(step), None
+        need, spread = needs(step, chain.engine), None
         if need == "groups":
             return self._fit_groups(chain, step), None
+        if need == "rows":
+            return self._fit_by_library(chain, step)
         if need == "sample":
             chain.sample = self._sample(chain)
         elif need == "vehicles":
@@ -266,6 +275,23 @@ class Fitter:
             self._of_groups[key] = self._group_moments(program, groups)
         projected = any(op.kind == "project" for op in (*chain.ops, *(op for p in chain.parts for op in p.ops)))
         return fit_groups(step, groups, self._of_groups[key], projected=projected)
+
+    def _fit_by_library(self, chain: _Chain, step: Step) -> tuple[Op, Spectrum]:
+        """A PCA by another library's Spark estimator, which gets the chain's output so far; one more pass for the mean.
+
+        Spark's PCA does not tell the mean, and counts no rows.
+        """
+
+        def update(state: Spread, ids: np.ndarray, x: np.ndarray) -> None:
+            state.update(x)
+
+        if not isinstance(step.param, int):
+            raise ValueError(f"{chain.where}: {step}: {chain.engine} takes a number of components")
+        spread = self._fold(chain.program, chain, Spread, update)
+        check_components(step, spread.n, len(spread.mean), chain.where)
+        self.n_passes += 1
+        vectors = self._stream(chain.program, chain.keys)
+        return projection_onto(spread.mean, *fit_components(estimators(chain.engine), vectors, step.param))
 
     def _group_moments(self, program: Program, groups: Groups) -> GroupMoments:
         # From the raw columns always: what is kept has no column of groups beside it.

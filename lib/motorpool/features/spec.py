@@ -206,13 +206,15 @@ class FeatureSet:
     """One vector per image: the parts side by side, then the common steps.
 
     ``fit_share`` is the share of vehicles that vehicle steps are fitted on (see `holdout.fitted_on`). It
-    belongs to the key of a feature set only where there is such a step.
+    belongs to the key of a feature set only where there is such a step. ``engine`` fits the steps ``pca``; the key of a
+    feature set names any but Motorpool's.
     """
 
     name: str
     parts: tuple[Part, ...]
     steps: tuple[Step, ...] = field(default=())
     fit_share: float = FIT_SHARE
+    engine: str = "motorpool"
 
     @property
     def descriptors(self) -> tuple[str, ...]:
@@ -256,6 +258,8 @@ class FeatureSet:
         content: dict[str, Any] = {"parts": parts, "steps": [str(s) for s in self.steps]}
         if self.uses_vehicles:
             content["fit_share"] = self.fit_share
+        if self.engine != "motorpool":
+            content["engine"] = self.engine
         if self.group_columns:
             content["group_columns"] = self.group_columns
         return json.dumps(content, sort_keys=True)

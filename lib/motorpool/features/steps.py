@@ -22,7 +22,7 @@ SHRINKAGE = 0.3
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What a projection kept: ``curve`` float64[d] is the share of variance of every component.
+    """What a projection kept: ``curve`` float64[d] is the share of variance of every component, as far as it is known.
 
     For vehicle_whiten the variance is that between vehicles, in units of that within them; for vehicle_within it is
     that within them.
@@ -36,12 +36,14 @@ class Spectrum:
         return float(self.curve[: self.kept].sum())
 
 
-def needs(step: Step) -> str:
+def needs(step: Step, engine: str = "motorpool") -> str:
     """What fitting the step asks for.
 
     ``nothing``, ``moments``, ``range`` (moments with min and max), ``sample``, ``vehicles`` (the scatter within and
-    between them), or ``groups`` (`group_steps.fit_groups`).
+    between them), ``groups`` (`group_steps.fit_groups`), or ``rows``, for another engine (`spark.estimators`).
     """
+    if step.kind == "pca" and engine != "motorpool":
+        return "rows"
     if step.by is not None:
         return "groups"
     if step.kind == "l2" or step.of_vehicles:
@@ -156,6 +158,15 @@ def _projection(centre: np.ndarray, vectors: np.ndarray) -> Op:
     largest = np.abs(components).argmax(axis=0)
     components *= np.where(components[largest, np.arange(components.shape[1])] < 0, -1.0, 1.0)
     return Op("project", {"centre": centre, "components": components})
+
+
+def projection_onto(centre: np.ndarray, components: np.ndarray, shares: np.ndarray) -> tuple[Op, Spectrum]:
+    """A fitted PCA that came from elsewhere: float64[d], float64[d, k] and float64[k] shares of the variance.
+
+    The curve of its spectrum has the k components alone.
+    """
+    # Without any variance a share is 0 / 0.
+    return _projection(centre, components), Spectrum(components.shape[1], np.nan_to_num(shares, nan=0.0))
 
 
 def fit_whitening(step: Step, scatter: Scatter, where: str, *, shrinkage: float = SHRINKAGE) -> tuple[Op, Spectrum]:

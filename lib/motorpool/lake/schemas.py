@@ -62,6 +62,7 @@ _CLUSTER = "Number of the cluster, from 0 on."
 _CREATED_AT = "Time of writing."
 _APPEND_ID = "Id of the append: its `first_image_id`, as text."
 _BACKEND = "Where the arithmetic ran: `cpu` or `gpu`."
+_ENGINE = "Where it was fitted: `cpu` or `gpu`, by Motorpool's kernels; or the library that the grid's `engine` names."
 
 _INPUTS = (
     Table(
@@ -271,7 +272,7 @@ def _models() -> Table:
             "that they follow. Null without any.",
             "n_iter": "Passes or iterations.",
             "seconds": "Seconds of fitting. Models that share their passes share the seconds.",
-            "backend": _BACKEND,
+            "backend": _ENGINE,
             "created_at": _CREATED_AT,
         },
     )

@@ -55,9 +55,15 @@ def choose_backend(
 
 
 def needed(config: Config) -> list[str]:
-    """The modules that a run on a GPU imports: cuML for maps alone."""
-    maps = config.projections is not None and needs_cuml(config.projections.methods)
-    return [CUPY, CUML] if maps else [CUPY]
+    """The modules that a run on a GPU imports on executors: beside cupy those of maps and of engines."""
+    maps = [CUML] if config.projections is not None and needs_cuml(config.projections.methods) else []
+    return list(dict.fromkeys([CUPY, *maps, *engine_modules(config)]))
+
+
+def engine_modules(config: Config) -> list[str]:
+    """The modules that engines of feature sets and of grids import, each once."""
+    asked = [s.gpu_modules for s in config.features] + [grid.gpu_modules for grid in config.cluster.models]
+    return list(dict.fromkeys(module for modules in asked for module in modules))
 
 
 def ask_executors(spark: SparkSession, modules: Sequence[str]) -> Lacks:

@@ -116,6 +116,17 @@ def gather(vectors: DataFrame, column: str = "vector", rows: int = BLOCK_ROWS) -
     return vectors.select("image_id", column).mapInArrow(run, BLOCK_SCHEMA)
 
 
+def spread_out(block_df: DataFrame) -> DataFrame:
+    """Blocks as a vectors DataFrame again: ``image_id, vector``."""
+
+    def run(batches: Batches) -> Batches:
+        for batch in batches:
+            for ids, x in block_arrays(batch):
+                yield pa.RecordBatch.from_arrays([pa.array(ids), to_list_array(x)], names=["image_id", "vector"])
+
+    return block_df.mapInArrow(run, "image_id BIGINT, vector ARRAY<FLOAT>")
+
+
 def gather_here(spark: SparkSession, vectors: pa.Table) -> DataFrame:
     """`gather` of vectors that the driver has (``image_id, vector``), held."""
     return hold(spark, _gathered(vectors.to_batches(BLOCK_ROWS), "vector", BLOCK_ROWS), BLOCK_SCHEMA)

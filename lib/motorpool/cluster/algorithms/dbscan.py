@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 #: The quantiles of the k-distances that ``eps: auto`` stands for.
 AUTO_QUANTILES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
+#: The parameter that tells how often a library's rounding left open whether a row is core, or what it is joined with:
+#: float64 decided it then.
+DECIDED = "decided_in_float64"
 #: Combinations of eps and min_samples that a joining pass takes at most where most of them are no model: 12 bytes a row
 #: each.
 _MODELS_OF_A_PASS = 128
@@ -69,9 +72,16 @@ class DbscanGrid(ModelGrid):
         "`cells` cuts space into parts and runs a plain DBSCAN on each part and the images within eps of it; it needs "
         "few columns and a small `eps`.",
     )
+    engine: Literal["exact", "sklearn", "cuml"] = Field(
+        default="exact",
+        description="What clusters a part under `way: cells`: Motorpool's own kernels (`exact`), or a library's DBSCAN "
+        "in a pandas UDF, scikit-learn's or, on GPUs, cuML's. The labels are the same.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> DbscanGrid:
+        if self.engine != "exact" and self.way != "cells":
+            raise ValueError(f"engine: {self.engine} clusters the parts of `way: cells`: set `way: cells` beside it")
         n = len(self.min_samples) * (len(AUTO_QUANTILES) if self.eps == "auto" else len(self.eps))
         # A task remembers 12 bytes for each of its 131,072 rows and each model of the grid.
         if n > 512:
@@ -86,6 +96,10 @@ class DbscanGrid(ModelGrid):
                 yield params | {"curve_k": params["min_samples"]}
         else:
             yield from super().variants(seed)
+
+    @property
+    def gpu_modules(self) -> tuple[str, ...]:
+        return ("cuml",) if self.engine == "cuml" else ()
 
     @property
     def curves(self) -> tuple[CurveKey, ...]:
@@ -138,7 +152,8 @@ def _wanted(grid: DbscanGrid, specs: Sequence[ModelSpec], curves: Curves) -> tup
 def _fit(fitting: Fitting, grid: DbscanGrid, specs: Sequence[ModelSpec]) -> FittedModels:
     import numpy as np
 
-    from motorpool.cluster.density.cells import fit_dbscan_cells
+    from motorpool.backend.library import library_engine
+    from motorpool.cluster.density.cells import fit_dbscan_cells, fit_dbscan_library
     from motorpool.cluster.density.dbscan import DbscanParameters, fit_dbscan
 
     eps_of = [_eps_of(grid, s, fitting.curves) for s in specs]
@@ -146,15 +161,25 @@ def _fit(fitting: Fitting, grid: DbscanGrid, specs: Sequence[ModelSpec]) -> Fitt
     asked = DbscanParameters(tuple(sorted(set(eps_of))), tuple(sorted(set(least))))
     near = fitting.neighbours(grid.metric) if grid.way == "pairs" else None
     began = time.monotonic()
+    opened = None
     if near is not None:
         labelled = fit_dbscan(near.arranged, near.state, near.radii, asked, fitting.progress, fitting.backend)
-    else:
+    elif grid.engine == "exact":
         labelled = fit_dbscan_cells(
             fitting.block_df,
             asked,
             metric=grid.metric,
             seed=fitting.seed,
             engine=fitting.backend.engine(),
+            progress=fitting.progress,
+        )
+    else:
+        labelled, opened = fit_dbscan_library(
+            fitting.block_df,
+            asked,
+            metric=grid.metric,
+            seed=fitting.seed,
+            engine=library_engine(grid.engine, fitting.backend.engine()),
             progress=fitting.progress,
         )
     at = [
@@ -165,11 +190,12 @@ def _fit(fitting: Fitting, grid: DbscanGrid, specs: Sequence[ModelSpec]) -> Fitt
     facts = [
         Facts(
             seconds,
-            found={"eps": repr(eps)} if grid.eps == "auto" else {},
+            found=({"eps": repr(eps)} if grid.eps == "auto" else {})
+            | ({} if opened is None else {DECIDED: str(opened[column])}),
             parameters={"eps": np.array([eps])},
-            backend=fitting.backend.name,
+            backend=fitting.backend.name if opened is None else grid.engine,
         )
-        for eps in eps_of
+        for eps, column in zip(eps_of, at, strict=True)
     ]
     return FittedModels.of(labelled.pick(at), specs, facts, labelled.df.unpersist)
 

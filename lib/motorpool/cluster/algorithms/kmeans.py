@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from motorpool.cluster.algorithm import Algorithm
-from motorpool.cluster.grid import ModelGrid
+from motorpool.cluster.grid import ModelGrid, Params
 from motorpool.cluster.models import Facts, FittedModels, ModelSpec, numbers
-from motorpool.settings import Counts
+from motorpool.settings import Counts, Engine, modules_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-    from motorpool.backend.protocol import Backend
     from motorpool.cluster.centroids.kmeans import KMeansModel
     from motorpool.cluster.centroids.minibatch import MiniBatchModel
     from motorpool.cluster.fitting import Fitting
@@ -38,13 +38,31 @@ class KMeansGrid(ModelGrid):
         ge=0,
         description="A model is done where a pass over all images lowers its inertia by less than this share.",
     )
+    engine: Engine = Field(
+        default="motorpool",
+        description="What fits the models: Motorpool's own kernels, or the KMeans of Spark's MLlib (`spark-ml`) or, on "
+        "GPUs, of `spark-rapids-ml`. There `tol` is how far centroids still move.",
+    )
+
+    @property
+    def gpu_modules(self) -> tuple[str, ...]:
+        return modules_of(self.engine)
+
+    def variants(self, seed: int) -> Iterator[Params]:
+        # Another engine finds another local optimum.
+        by = {} if self.engine == "motorpool" else {"engine": self.engine}
+        for params in super().variants(seed):
+            yield params | by
 
 
 def _fit(fitting: Fitting, grid: KMeansGrid, specs: Sequence[ModelSpec]) -> FittedModels:
     from motorpool.cluster.centroids.by_centroids import by_centroids
-    from motorpool.cluster.centroids.kmeans import fit_kmeans
+    from motorpool.cluster.centroids.kmeans import fit_kmeans, fit_kmeans_by
+    from motorpool.spark.estimators import estimators
 
-    models = fit_kmeans(
+    motorpool = grid.engine == "motorpool"
+    fit = fit_kmeans if motorpool else partial(fit_kmeans_by, estimators(grid.engine))
+    models = fit(
         fitting.block_df,
         numbers(specs, "k"),
         n_init=grid.n_init,
@@ -55,11 +73,12 @@ def _fit(fitting: Fitting, grid: KMeansGrid, specs: Sequence[ModelSpec]) -> Fitt
         backend=fitting.backend,
     )
     labelled = by_centroids(fitting.block_df, [m.centroids for m in models], fitting.backend)
-    return FittedModels.of(labelled, specs, [centroid_facts(m, m.n_iter, fitting.backend) for m in models])
+    fitted_by = fitting.backend.name if motorpool else grid.engine
+    return FittedModels.of(labelled, specs, [centroid_facts(m, m.n_iter, fitted_by) for m in models])
 
 
-def centroid_facts(model: KMeansModel | MiniBatchModel, n_iter: int, backend: Backend) -> Facts:
-    """Facts of a model that is its centroids, fitted on ``backend``."""
+def centroid_facts(model: KMeansModel | MiniBatchModel, n_iter: int | None, backend: str) -> Facts:
+    """Facts of a model that is its centroids; ``backend`` says where it was fitted."""
     return Facts(
         model.seconds,
         n_iter,
@@ -67,7 +86,7 @@ def centroid_facts(model: KMeansModel | MiniBatchModel, n_iter: int, backend: Ba
         model.inertia,
         centres=model.centroids,
         parameters={"centroids": model.centroids},
-        backend=backend.name,
+        backend=backend,
     )
 
 

@@ -46,7 +46,7 @@ def _fit(fitting: Fitting, grid: MiniBatchGrid, specs: Sequence[ModelSpec]) -> F
         progress=fitting.progress,
     )
     labelled = by_centroids(fitting.block_df, [m.centroids for m in models], fitting.backend)
-    return FittedModels.of(labelled, specs, [centroid_facts(m, m.n_steps, CPU) for m in models])
+    return FittedModels.of(labelled, specs, [centroid_facts(m, m.n_steps, CPU.name) for m in models])
 
 
 ALGORITHM = Algorithm(

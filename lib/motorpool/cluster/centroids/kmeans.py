@@ -16,6 +16,7 @@ from motorpool.backend.protocol import CPU, Backend
 from motorpool.kernels.centroids.lloyd import LloydSums
 from motorpool.spark import blocks
 from motorpool.spark.coreset import Draws, Spread, coreset_size, draw_coresets, measure_spread
+from motorpool.spark.estimators import Estimators, fit_centroids
 from motorpool.spark.tasks import run_tasks
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class KMeansModel:
     k: int
     centroids: np.ndarray
     inertia: float
-    n_iter: int
+    n_iter: int | None
     converged: bool
     seconds: float
 
@@ -100,6 +101,43 @@ def fit_kmeans(
             run.seconds += (time.monotonic() - began) / len(active)
         progress(f"pass {iteration + 1}: {sum(r.active for r in runs)} of {len(runs)} runs still moving")
     return [_best([r for r in runs if r.k == k], spread) for k in ks]
+
+
+def fit_kmeans_by(
+    library: Estimators,
+    block_df: DataFrame,
+    ks: Sequence[int],
+    *,
+    seed: int,
+    n_init: int = 1,
+    max_iter: int = 100,
+    tol: float = 1e-4,
+    progress: Callable[[str], None] = lambda text: None,
+    backend: Backend = CPU,
+) -> list[KMeansModel]:
+    """`fit_kmeans` by another library's Spark estimator (`fit_centroids` has its memory, and what ``tol`` means).
+
+    The library fits every start of every k by itself; one more pass over all rows on ``backend`` finds their inertia,
+    and the best start of each k is kept. How many iterations a fit took, and whether it has settled, spark-rapids-ml
+    does not say: ``n_iter`` is None, and ``converged`` true. Two runs need not give the same last digits, or, from
+    k-means||, the same optimum: starts depend on the partitions of the rows.
+    """
+    spread = measure_spread(block_df)
+    spread.check()
+    wanted = [(k, start) for k in ks for start in range(n_init)]
+    seeds = [int(np.random.SeedSequence([seed, *one]).generate_state(1)[0]) for one in wanted]
+    progress(f"{library.name} fits {len(wanted)} starts on {spread.n:,} rows")
+    began = time.monotonic()
+    asked = [(k, state) for (k, _), state in zip(wanted, seeds, strict=True)]
+    found = fit_centroids(library, blocks.spread_out(block_df), asked, max_iter, tol)
+    seconds = (time.monotonic() - began) / len(wanted)
+    runs = [
+        _Run(k, start, centroids - spread.mean, converged=True, seconds=seconds)
+        for (k, start), centroids in zip(wanted, found, strict=True)
+    ]
+    for run, inertia in zip(runs, _lloyd_pass(block_df, runs, spread, backend).inertia, strict=True):
+        run.inertia = float(inertia)
+    return [replace(_best([r for r in runs if r.k == k], spread), n_iter=None) for k in ks]
 
 
 def _starts(

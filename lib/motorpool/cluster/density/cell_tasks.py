@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from motorpool.cluster.density.dbscan import DbscanParameters
 from motorpool.cluster.labelled import LABELLED_SCHEMA, LabelledBlock, packed
-from motorpool.kernels.cells.engines import LocalEngine
+from motorpool.kernels.cells.engines import Found, LocalEngine
 from motorpool.kernels.cells.halo import VoronoiCells
 from motorpool.kernels.pairs.geometry import Metric, to_distance
 from motorpool.kernels.trees.components import LINK_DTYPE, ClusterNumbers, parts_of
@@ -24,10 +24,12 @@ from motorpool.spark.blocks import Batches
 
 #: Pieces that are sent to a cell. ``rows``: its own rows and those of its halo (``facts`` int64[3, n]: owner, level,
 #: id; ``data`` vectors). ``core``: the rows among them that are core (``facts`` int64[n] ids, ``data`` bits of
-#: bool[n, models]).
+#: bool[n, models]). ``opened``: of how many of the cell's own rows float64 had to decide whether they are core
+#: (``facts`` int64[models]).
 PIECE_SCHEMA = "cell INT, kind STRING, facts BINARY, data BINARY"
-_ROWS, _CORE = "rows", "core"
-#: Results of a cell: labelled blocks of its own rows, and arrays in ``data``.
+_ROWS, _CORE, OPENED = "rows", "core", "opened"
+#: Results of a cell: labelled blocks of its own rows, and arrays in ``data``: int64[models] under ``opened``, how often
+#: float64 had to decide about a row, whether it is core or what it is joined with.
 FOUND_SCHEMA = f"kind STRING, cell INT, {LABELLED_SCHEMA}"
 BLOCK, PARTS, MEMBERS, LINKS = "block", "parts", "members", "links"
 
@@ -38,7 +40,7 @@ class _Cell:
 
     owner, level and ids int64[n], x float32[n, d]; core bool[n, models], found by the owners. The level of a row is the
     position of the smallest eps that takes the row into the halo. The cell's own rows come first, then those of the
-    halo by level, so the rows that an eps needs are the first ones.
+    halo by level, so the rows that an eps needs are the first ones. opened int64[models] is what `find_core` has sent.
     """
 
     index: int
@@ -47,6 +49,7 @@ class _Cell:
     ids: np.ndarray
     x: np.ndarray
     core: np.ndarray
+    opened: np.ndarray
 
     @property
     def own(self) -> int:
@@ -84,13 +87,12 @@ def find_core(cells: VoronoiCells, grid: DbscanParameters, engine: LocalEngine) 
                 facts = np.stack([cell.owner[cut], cell.level[cut], cell.ids[cut]])
                 yield _piece(cell.index, _ROWS, facts, cell.x[cut])
             own = cell.own
-            core = np.concatenate(
-                [
-                    engine.core(cell.x[: cell.within(e)], own, cells.metric, eps, grid.min_samples)
-                    for e, eps in enumerate(grid.eps)
-                ],
-                axis=1,
-            )
+            found = [
+                engine.core(cell.x[: cell.within(e)], own, cells.metric, eps, grid.min_samples)
+                for e, eps in enumerate(grid.eps)
+            ]
+            core = np.concatenate([f.rows for f in found], axis=1)
+            yield _piece(cell.index, OPENED, np.concatenate([f.opened for f in found]), np.empty(0))
             marked = np.flatnonzero(core.any(axis=1))
             # Sums in another order may decide otherwise about a row that a cell needs for the sake of rounding alone.
             # A row that the cell has not got is dropped there by its id; one that is not sent now is beyond eps.
@@ -108,7 +110,8 @@ def join(grid: DbscanParameters, metric: Metric, engine: LocalEngine) -> Callabl
 
     def run(batches: Batches) -> Batches:
         for cell in _assemble(batches, grid.n_models):
-            roots = _components(cell, grid, metric, engine)
+            roots, opened = _components(cell, grid, metric, engine)
+            yield _array(OPENED, cell.index, cell.opened + opened)
             yield _array(PARTS, cell.index, parts_of(cell.index, cell.ids, roots))
             core = np.flatnonzero((roots >= 0).any(axis=1))
             for owner in np.unique(cell.owner[core]).tolist():
@@ -124,15 +127,16 @@ def join(grid: DbscanParameters, metric: Metric, engine: LocalEngine) -> Callabl
     return run
 
 
-def _components(cell: _Cell, grid: DbscanParameters, metric: Metric, engine: LocalEngine) -> np.ndarray:
+def _components(cell: _Cell, grid: DbscanParameters, metric: Metric, engine: LocalEngine) -> Found:
     """int32[n, models] components of the core rows, -1 elsewhere."""
     core = cell.core
-    roots = np.full(core.shape, -1, np.int32)
+    roots, opened = np.full(core.shape, -1, np.int32), np.zeros(grid.n_models, np.int64)
     for e, eps in enumerate(grid.eps):
         models = slice(e * len(grid.min_samples), (e + 1) * len(grid.min_samples))
         rows = np.flatnonzero(core[: cell.within(e), models].any(axis=1))
-        roots[rows, models] = engine.components(cell.x[rows], metric, eps, core[rows, models])
-    return roots
+        found = engine.components(cell.x[rows], metric, eps, core[rows, models])
+        roots[rows, models], opened[models] = found
+    return Found(roots, opened)
 
 
 def _labels(
@@ -251,7 +255,9 @@ def _assemble(batches: Batches, n_models: int) -> Iterator[_Cell]:
         x = np.concatenate([np.frombuffer(d, np.float32).reshape(f.shape[1], -1) for f, d in sent])
         order = np.lexsort((ids, level, owner != index))
         flags = [(facts, data) for kind, facts, data in pieces if kind == _CORE]
-        yield _Cell(index, owner[order], level[order], ids[order], x[order], _core(ids[order], flags, n_models))
+        core = _core(ids[order], flags, n_models)
+        opened = sum((facts for kind, facts, _ in pieces if kind == OPENED), np.zeros(n_models, np.int64))
+        yield _Cell(index, owner[order], level[order], ids[order], x[order], core, opened)
 
 
 def _core(ids: np.ndarray, flags: list[tuple[np.ndarray, memoryview]], n_models: int) -> np.ndarray:

@@ -1,14 +1,16 @@
 """DBSCAN, exact, by an engine that clusters one partition at a time: Voronoi cells with a halo.
 
-The labels are those of `cluster.density.dbscan`. This way is for engines whose algorithms take a partition whole.
+The labels are those of `cluster.density.dbscan`. This way is for engines whose algorithms take a partition whole:
+the exact ones in Arrow tasks, a library's own DBSCAN in a pandas UDF of one cell a group.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -17,6 +19,7 @@ from motorpool.cluster.density.cell_tasks import (
     BLOCK,
     FOUND_SCHEMA,
     MEMBERS,
+    OPENED,
     PARTS,
     PIECE_SCHEMA,
     find_core,
@@ -34,12 +37,15 @@ from motorpool.kernels.pairs.geometry import Metric
 from motorpool.kernels.trees.components import LINK_DTYPE, PART_DTYPE, number
 from motorpool.neighbours.shards import rough_centres
 from motorpool.spark import blocks
+from motorpool.spark.blocks import Batches
 from motorpool.spark.coreset import draw_coreset, measure_spread
-from motorpool.spark.placement import place
+from motorpool.spark.placement import place, place_groups
 
 #: A cell and its halo hold at most this many rows and bytes of vectors: one task has them all.
 CELL_ROWS = 2**20
 CELL_BYTES = 2 * 2**30
+#: The same for a pandas UDF: a group travels as one Arrow batch, of which a column has less than 2^31 bytes.
+GROUP_BYTES = 2**30
 #: Cells are made for about this many rows of their own, but for at least so many where there are more slots.
 _ROWS_PER_CELL = 32_768
 _FEWEST_PER_CELL = 1024
@@ -58,6 +64,8 @@ def fit_dbscan_cells(
     progress: Callable[[str], None] = lambda text: None,
 ) -> Labelled:
     """All models of a grid, equal to those of `fit_dbscan` in every label and distance; they are persisted.
+
+    The tasks get a cell's Arrow batches.
 
     Every row goes to the Voronoi cell of its nearest centre, from a rough KMeans with ``n_cells`` (by default one
     for 32,768 rows, or several for each slot), and to the halo of each cell that may hold rows within eps of it
@@ -81,6 +89,64 @@ def fit_dbscan_cells(
 
     Raises MotorpoolError where a cell and its halo are too large for one task, ValueError where there are no rows.
     """
+    return _fit(block_df, grid, metric, seed, engine, n_cells, progress, _in_arrow, CELL_BYTES)[0]
+
+
+def fit_dbscan_library(
+    block_df: DataFrame,
+    grid: DbscanParameters,
+    *,
+    metric: Metric,
+    seed: int,
+    engine: LocalEngine,
+    n_cells: int | None = None,
+    progress: Callable[[str], None] = lambda text: None,
+) -> tuple[Labelled, np.ndarray]:
+    """`fit_dbscan_cells` by pandas UDFs (``applyInPandas``), in which a library clusters one cell with its halo.
+
+    Both steps of DBSCAN are such calls: whether a row is core is decided in its own cell; then the core rows of the
+    cell and its halo are clustered, and cells whose clusters share a core row have one cluster of both. A cell's
+    vectors travel as a few binary values, not as a value for each row, so pandas costs no more than a copy.
+
+    Gives the labelled rows, persisted, and int64[n_models]: how many rows the library's rounding left open, so that
+    float64 decided them (`backend.library`); a row of several halos counts in each.
+
+    Memory of a task: what `fit_dbscan_cells` takes, and the cell with its halo twice more. A cell and its halo hold at
+    most 2^30 bytes of vectors. Raises what `fit_dbscan_cells` raises.
+    """
+    return _fit(block_df, grid, metric, seed, engine, n_cells, progress, _in_pandas, GROUP_BYTES)
+
+
+#: Runs a task's work over rows of one cell in each partition or group: (rows, work, schema, number of cells).
+Over = Callable[[DataFrame, Callable[[Batches], Batches], str, int], DataFrame]
+
+
+def _in_arrow(pieces: DataFrame, work: Callable[[Batches], Batches], schema: str, n_cells: int) -> DataFrame:
+    return place(pieces, "cell", n_cells).mapInArrow(work, schema)
+
+
+def _in_pandas(pieces: DataFrame, work: Callable[[Batches], Batches], schema: str, n_cells: int) -> DataFrame:
+    names = pieces.columns
+
+    def cluster_cell(cell: pd.DataFrame) -> pd.DataFrame:
+        rows = pa.RecordBatch.from_pandas(cell[names], preserve_index=False)
+        found: pd.DataFrame = pa.Table.from_batches(list(work([rows]))).to_pandas()
+        return found
+
+    return place_groups(pieces, "cell", n_cells).applyInPandas(cluster_cell, schema)
+
+
+def _fit(
+    block_df: DataFrame,
+    grid: DbscanParameters,
+    metric: Metric,
+    seed: int,
+    engine: LocalEngine,
+    n_cells: int | None,
+    progress: Callable[[str], None],
+    over: Over,
+    most_bytes: int,
+) -> tuple[Labelled, np.ndarray]:
     spread = measure_spread(block_df)
     if spread.n == 0:
         raise ValueError("there are no rows to compare")
@@ -88,26 +154,27 @@ def fit_dbscan_cells(
     coreset = draw_coreset(block_df, spread, seed, _CORESET_ROWS_PER_CELL * wanted)
     cells = VoronoiCells(rough_centres(coreset.rows, metric, wanted, seed), metric)
     owned, needed = _sizes(block_df, cells, grid.eps)
-    _refuse_large(needed, grid.eps, spread.n, len(spread.mean))
+    _refuse_large(needed, grid.eps, spread.n, len(spread.mean), most_bytes)
     # Among equal rows several centres may have met.
     cells = VoronoiCells(cells.centres[owned > 0], metric)
     progress(f"{len(cells)} cells, at most {needed.max():,} of {spread.n:,} rows in one and its halo")
 
-    routed = place(block_df.mapInArrow(route(cells, grid.eps), PIECE_SCHEMA), "cell", len(cells))
-    pieces = blocks.persist(routed.mapInArrow(find_core(cells, grid, engine), PIECE_SCHEMA))
+    routed = block_df.mapInArrow(route(cells, grid.eps), PIECE_SCHEMA)
+    pieces = blocks.persist(over(routed, find_core(cells, grid, engine), PIECE_SCHEMA, len(cells)))
     found = None
     try:
         pieces.count()
         progress(f"core rows found in {len(cells)} cells")
-        joined = place(pieces, "cell", len(cells)).mapInArrow(join(grid, metric, engine), FOUND_SCHEMA)
-        found = blocks.persist(joined)
+        found = blocks.persist(over(pieces, join(grid, metric, engine), FOUND_SCHEMA, len(cells)))
         members = place(found.where(F.col("kind") == MEMBERS), "cell", len(cells))
-        links = _fetch(members.mapInArrow(link(grid.n_models), FOUND_SCHEMA), LINK_DTYPE)
-        numbers = number(_fetch(found.where(F.col("kind") == PARTS), PART_DTYPE), links)
+        linked = blocks.to_driver(members.mapInArrow(link(grid.n_models), FOUND_SCHEMA), "data")
+        links = _together((data for (data,) in linked), LINK_DTYPE)
+        parts, opened = _told(found)
+        numbers = number(parts, links)
         progress("clusters merged over all cells")
         labelled = found.where(F.col("kind") == BLOCK).mapInArrow(renumber(numbers), LABELLED_SCHEMA)
         labelled = blocks.computed(labelled)
-        return stored_labels(labelled, numbers.sizes(grid.n_models), spread.mean)
+        return stored_labels(labelled, numbers.sizes(grid.n_models), spread.mean), opened
     finally:
         pieces.unpersist()
         if found is not None:
@@ -133,8 +200,8 @@ def _sizes(block_df: DataFrame, cells: VoronoiCells, eps: tuple[float, ...]) -> 
     return total[0], total[1:]
 
 
-def _refuse_large(needed: np.ndarray, eps: tuple[float, ...], n: int, width: int) -> None:
-    most = min(CELL_ROWS, CELL_BYTES // (4 * width))
+def _refuse_large(needed: np.ndarray, eps: tuple[float, ...], n: int, width: int, most_bytes: int) -> None:
+    most = min(CELL_ROWS, most_bytes // (4 * width))
     for e, rows in zip(eps, needed.max(axis=1).tolist(), strict=True):
         if rows > most:
             raise MotorpoolError(
@@ -143,7 +210,14 @@ def _refuse_large(needed: np.ndarray, eps: tuple[float, ...], n: int, width: int
             )
 
 
-def _fetch(found: DataFrame, dtype: np.dtype) -> np.ndarray:
-    """Components or links on the driver: they are few compared with the rows."""
-    arrays = [np.frombuffer(a, dtype) for (a,) in blocks.to_driver(found, "data")]
-    return np.concatenate([np.empty(0, dtype), *arrays])
+def _told(found: DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """PART_DTYPE[p] components of all cells, which are few compared with the rows, and int64[n_models] open rows."""
+    told: dict[str, list[bytes]] = {PARTS: [], OPENED: []}
+    for kind, data in blocks.to_driver(found.where(F.col("kind").isin(PARTS, OPENED)), "kind", "data"):
+        told[kind].append(data)
+    opened = np.sum([np.frombuffer(data, np.int64) for data in told[OPENED]], axis=0)
+    return _together(told[PARTS], PART_DTYPE), opened
+
+
+def _together(sent: Iterable[bytes], dtype: np.dtype) -> np.ndarray:
+    return np.concatenate([np.empty(0, dtype), *(np.frombuffer(data, dtype) for data in sent)])

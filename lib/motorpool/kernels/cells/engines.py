@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -17,6 +17,18 @@ _PAIRS = 2**24
 _UNIT = 2.0**-53
 
 
+class Found(NamedTuple):
+    """What an engine says of rows in each of m models, and int64[m]: of how many rows float64 had to decide it, since
+    the library's own rounding left them open. 0 where an engine rests on no library's rounding."""
+
+    rows: np.ndarray
+    opened: np.ndarray
+
+    @classmethod
+    def sure(cls, rows: np.ndarray) -> Found:
+        return cls(rows, np.zeros(rows.shape[1], np.int64))
+
+
 class LocalEngine(Protocol):
     """The three steps of DBSCAN on float32[n, d] vectors that lie in one task's memory.
 
@@ -24,11 +36,11 @@ class LocalEngine(Protocol):
     are. An engine travels to the tasks by pickle.
     """
 
-    def core(self, x: np.ndarray, own: int, metric: Metric, eps: float, min_samples: Sequence[int]) -> np.ndarray:
+    def core(self, x: np.ndarray, own: int, metric: Metric, eps: float, min_samples: Sequence[int]) -> Found:
         """bool[own, m]: which of the first ``own`` rows have min_samples[q] rows of ``x`` within eps, themselves
         included."""
 
-    def components(self, x: np.ndarray, metric: Metric, eps: float, core: np.ndarray) -> np.ndarray:
+    def components(self, x: np.ndarray, metric: Metric, eps: float, core: np.ndarray) -> Found:
         """int32[n, m]: the component of every row among those that ``core``, bool[n, m], marks in its column, where
         rows within eps are joined; numbered from 0, and -1 for rows that are not marked. That is DBSCAN of the marked
         rows with min_samples = 1."""
@@ -47,16 +59,16 @@ class SklearnEngine:
     Memory: 8 bytes for each number of the rows, and 1 GiB beside them.
     """
 
-    def core(self, x: np.ndarray, own: int, metric: Metric, eps: float, min_samples: Sequence[int]) -> np.ndarray:
+    def core(self, x: np.ndarray, own: int, metric: Metric, eps: float, min_samples: Sequence[int]) -> Found:
         counts = np.ones(own, np.int64)
-        for i, j in _pairs_within(x[:own], x, metric, eps):
+        for i, j in pairs_within(x[:own], x, metric, eps):
             counts += np.bincount(i[i != j], minlength=own)
-        return counts[:, None] >= np.asarray(min_samples)
+        return Found.sure(counts[:, None] >= np.asarray(min_samples))
 
-    def components(self, x: np.ndarray, metric: Metric, eps: float, core: np.ndarray) -> np.ndarray:
+    def components(self, x: np.ndarray, metric: Metric, eps: float, core: np.ndarray) -> Found:
         n, columns = core.shape
         found = np.repeat(np.arange(n, dtype=np.int32)[:, None], columns, axis=1)
-        for i, j in _pairs_within(x, x, metric, eps):
+        for i, j in pairs_within(x, x, metric, eps):
             once = i < j
             i, j = i[once], j[once]
             for column in range(columns):
@@ -70,11 +82,11 @@ class SklearnEngine:
         for column in range(columns):
             marked = core[:, column]
             found[marked, column] = np.unique(found[marked, column], return_inverse=True)[1]
-        return np.where(core, found, np.int32(-1))
+        return Found.sure(np.where(core, found, np.int32(-1)))
 
     def nearest(self, queries: np.ndarray, x: np.ndarray, metric: Metric, eps: float) -> tuple[np.ndarray, np.ndarray]:
         index, gaps = np.full(len(queries), -1, np.int64), np.full(len(queries), np.inf)
-        for i, j in _pairs_within(queries, x, metric, eps):
+        for i, j in pairs_within(queries, x, metric, eps):
             gap = as_shorts(exact_gaps(queries, x, i, j, metric == "cosine"))
             order = np.lexsort((j, gap, i))
             best = order[np.diff(i[order], prepend=-1) > 0]
@@ -82,10 +94,13 @@ class SklearnEngine:
         return index, gaps
 
 
-def _pairs_within(
+def pairs_within(
     queries: np.ndarray, x: np.ndarray, metric: Metric, eps: float
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All pairs of a query and a row within eps, as int64 positions of both; a query's pairs come together."""
+    """All pairs of a query and a row within eps, as int64 positions of both; a query's pairs come together.
+
+    Exact; cost and memory as `SklearnEngine` has them.
+    """
     from sklearn.neighbors import NearestNeighbors
 
     if not len(queries) or not len(x):

@@ -16,6 +16,9 @@ from motorpool.spark.catalogs import why_lost
 from motorpool.spark.session import is_submitted, shares_python
 from motorpool.texts import listed
 
+#: Modules of a run on a GPU that the driver imports too: it makes spark-rapids-ml's estimators.
+DRIVER_MODULES = ("spark_rapids_ml",)
+
 
 def check_packages(config: Config, stages: Collection[str]) -> None:
     """EnvironmentMissingError, with one line of pip for all, where packages that the stages need are not installed."""
@@ -41,18 +44,25 @@ def check_packages(config: Config, stages: Collection[str]) -> None:
 def check_accelerator(config: Config) -> None:
     """EnvironmentMissingError where ``accelerator: gpu`` is asked of this very Python, and it lacks the packages.
 
-    On a cluster only executors need them, so these are asked when Spark has started.
+    On a cluster only executors need them, so these are asked when Spark has started; but for what the driver imports
+    itself.
     """
-    if config.accelerator != "gpu" or is_submitted() or SparkSession.getActiveSession() is not None:
+    if config.accelerator != "gpu":
         return
-    settings = config.spark
-    if not shares_python(settings.get("spark.master", "local[*]"), settings.get("spark.pyspark.python")):
-        return
-    lacking = not_installed(needed(config))
+    modules = needed(config) if _executes_here(config) else [m for m in needed(config) if m in DRIVER_MODULES]
+    lacking = not_installed(modules)
     if lacking:
         raise EnvironmentMissingError(
             f"accelerator: gpu needs {listed(lacking)}, not installed here: {INSTALL}; or set accelerator: cpu"
         )
+
+
+def _executes_here(config: Config) -> bool:
+    """Whether the tasks of the session that this process would start run in this very Python."""
+    if is_submitted() or SparkSession.getActiveSession() is not None:
+        return False
+    settings = config.spark
+    return shares_python(settings.get("spark.master", "local[*]"), settings.get("spark.pyspark.python"))
 
 
 def check_catalog(lake: LakeConfig, settings: Mapping[str, str]) -> None:
