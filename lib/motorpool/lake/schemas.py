@@ -432,7 +432,7 @@ _PROJECTIONS = (
             "features": _FEATURES,
             "method": "Method and dimensions: `pca2`, `umap3`, ...",
             "params": "What the map depends on, as text.",
-            "n_images": "Images on the map, appended ones not counted.",
+            "n_images": "Images on the map.",
             "n_fitted": "Images that the method laid out; the others were placed by their neighbours among them.",
             "trustworthiness": "Trustworthiness of five neighbours, on a sample: 1 is perfect.",
             "seconds": "Seconds of laying out and placing.",
