@@ -45,13 +45,13 @@ $(RAPIDS)/.installed: setup.py constraints-rapids.txt
 		-e '.[spark,gpu]' spark-rapids-ml pytest
 	touch $@
 
-handover-contract: $(HANDOVER)/.installed ## files for other tools, read by Label Studio's, CVAT's, FiftyOne's and Embedding Atlas's libraries
+handover-contract: $(HANDOVER)/.installed ## what other tools get, read by the tools' own libraries: Label Studio's, CVAT's, FiftyOne's, cleanlab's, ...
 	$(HANDOVER)/bin/python -m pytest -rsfE tests/handover_contract
 
 $(HANDOVER)/.installed: setup.py constraints-handover.txt
 	$${PYTHON:-python3.11} -m venv $(HANDOVER)
 	$(HANDOVER)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-handover.txt \
-		-e '.[spark]' datumaro embedding-atlas fiftyone label-studio-sdk pytest
+		-e '.[spark]' 'cleanlab[datalab]' datumaro embedding-atlas faiss-cpu fiftyone label-studio-sdk pytest
 	touch $@
 
 notebooks: demo ## the demo, then the notebooks and the answers in docs/sql.md anew

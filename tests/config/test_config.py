@@ -65,6 +65,16 @@ WRONG: list[tuple[str, dict[str, Any], list[str]]] = [
     ("injection in schema", good(lake={"schema": "s`; DROP TABLE t; --"}), ["lake.schema", "DROP TABLE", "letters"]),
     ("injection in catalog", good(lake={"schema": "s", "catalog": "a b"}), ["lake.catalog", "'a b'", "letters"]),
     ("half a case", good(case={"images_paths": "x.csv"}), ["case:", "`path`", "`descriptors`"]),
+    (
+        "photos of a catalog",
+        good(case={"images_root": {"table": "main.vision.photos"}}),
+        ["case.images_root", "{table: main.vision.photos}", "folder", "DESCRIBE TABLE EXTENDED main.vision.photos"],
+    ),
+    (
+        "a column of photos",
+        good(case={"images_root": {"file": "p.parquet", "column": "image"}}),
+        ["case.images_root", "'p.parquet'", "as text"],
+    ),
     ("no descriptors", good(case={"images_paths": "x.csv", "descriptors": {}}), ["case:", "`descriptors`"]),
     ("a descriptor's name", good(case={"path": "x", "descriptors": {"a b": "f.npy"}}), ["case.descriptors", "'a b'"]),
     ("a pattern", good(case={"path": "x", "vehicle_pattern": "(("}), ["vehicle_pattern '(('", "regular expression"]),

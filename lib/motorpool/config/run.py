@@ -136,6 +136,19 @@ DescriptorConfig = Annotated[
 ]
 
 
+def _photo_place(value: Any) -> Any:
+    """Photos are read by processes that have no Spark, so by the files that they lie in."""
+    if isinstance(value, dict) and value.get("table") is not None:
+        table = value["table"]
+        raise ValueError(
+            f"photos of a catalog's table are read from its folder: name that instead of {{table: {table}}}, as text. "
+            f"`DESCRIBE TABLE EXTENDED {table}` calls it the location"
+        )
+    if isinstance(value, dict):
+        raise ValueError(f"found {value}, expected the place as text: the column of the photos is told by its type")
+    return value
+
+
 class CaseConfig(Section):
     """Where the images and descriptors lie: a case folder, its parts one by one, or photos alone."""
 
@@ -153,7 +166,7 @@ class CaseConfig(Section):
         description="CSV file with the column `paths`, or a column of a table. Row i belongs to row i of every array. "
         "Default: `images_paths.csv`; for photos alone all photos of `images_root`.",
     )
-    images_root: Location | None = Field(
+    images_root: Annotated[Location, BeforeValidator(_photo_place)] | None = Field(
         default=None,
         description="Where the photos lie: a folder, a zip or tar file, a folder of tars, or a table of photos "
         "(Parquet or Delta). For interpretation, report and descriptors that are computed. Default: `raw_data`.",

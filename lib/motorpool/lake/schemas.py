@@ -426,7 +426,7 @@ _PROJECTIONS = (
     Table(
         "projection_methods",
         "features STRING, method STRING, params MAP<STRING,STRING>, n_images BIGINT, n_fitted BIGINT, "
-        "trustworthiness DOUBLE, seconds DOUBLE, backend STRING, created_at TIMESTAMP",
+        "trustworthiness DOUBLE, seconds DOUBLE, backend STRING, axes ARRAY<ARRAY<DOUBLE>>, created_at TIMESTAMP",
         "project",
         rows="One row per map, written last: a map without a row here is not in the lake.",
         comments={
@@ -438,6 +438,8 @@ _PROJECTIONS = (
             "trustworthiness": "Trustworthiness of five neighbours, on a sample: 1 is perfect.",
             "seconds": "Seconds of laying out and placing.",
             "backend": _BACKEND,
+            "axes": "Of PCA: the centre, then an axis for each dimension. The product of an axis with what a vector "
+            "differs from the centre is its place, also that of new images. Null for other methods.",
             "created_at": _CREATED_AT,
         },
     ),

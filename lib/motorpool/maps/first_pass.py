@@ -46,6 +46,20 @@ def first_pass(block_df: DataFrame, size: int, n_judged: int, seed: int) -> Firs
     return FirstPass(found.moments.stats(), sample, judged)
 
 
+def draw_again(block_df: DataFrame, size: int, seed: int) -> Rows:
+    """The sample that `first_pass` has laid out, of the same rows with the same size and seed, in one pass.
+
+    Memory of a task, and of the driver: the sample up to three times.
+    """
+    values = SAMPLE_VALUES
+
+    def add(sample: RowSample, batch: pa.RecordBatch) -> None:
+        for ids, x in blocks.block_arrays(batch):
+            sample.update(ids, x)
+
+    return Rows(*blocks.fold(block_df, lambda: RowSample(size, seed, values), add, merge_on_cluster=True).by_id())
+
+
 class _State:
     def __init__(self, sizes: tuple[int, ...], values: int, seed: int) -> None:
         self.moments = Moments()

@@ -43,6 +43,23 @@ class Axes:
         op, _ = fit_step(Step("pca", min(dims, stats.n, stats.width)), stats, None, "projections")
         return cls(op, dims)
 
+    def to_rows(self) -> list[list[float]]:
+        """The ``axes`` of ``projection_methods``: the centre, then an axis for each dimension.
+
+        One that the rows are too few, or too narrow, to have is zero.
+        """
+        axes = np.zeros((self.dims, len(self.op.fields["centre"])))
+        found = self.op.fields["components"].T[: self.dims]
+        axes[: len(found)] = found
+        rows: list[list[float]] = np.vstack([self.op.fields["centre"], axes]).tolist()
+        return rows
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Sequence[float]]) -> Axes:
+        """Back from `to_rows`."""
+        centre, *axes = np.asarray([list(row) for row in rows], np.float64)
+        return cls(Op("project", {"centre": centre, "components": np.stack(axes, axis=1)}), len(axes))
+
     def first(self, dims: int) -> Axes:
         """The first ``dims`` of these axes; their coordinates are the same."""
         return Axes(self.op, min(dims, self.dims))

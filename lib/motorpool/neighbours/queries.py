@@ -15,7 +15,7 @@ from motorpool.kernels.pairs.geometry import Rows, to_gap
 from motorpool.kernels.pairs.loops import UP, Tile, points_of, precision_of
 from motorpool.kernels.pairs.tiles import tiles_of
 from motorpool.neighbours.search import FOUND, GAPS, IDS
-from motorpool.neighbours.shards import Arranged, Shard, arrange, over_pairs, over_shards
+from motorpool.neighbours.shards import Arranged, Shard, arrange, of_kinds, over_pairs, over_shards
 from motorpool.spark import blocks
 
 #: One row per query: its nearest rows, nearest first, and their gaps (see `geometry.to_distance`).
@@ -73,6 +73,31 @@ def nearest_rows(
         return blocks.computed(over_shards(asked, over_pairs(both, pairs, work), merge, NEAREST, with_rows=False))
     finally:
         asked.release()
+
+
+def nearest_others(study: Arranged, rows: DataFrame, k: int, *, seed: int) -> DataFrame:
+    """As `nearest_rows`, for ``rows`` (blocks) that are of ``study`` themselves: the nearest others, not the row."""
+    found = nearest_rows(study, rows, k + 1, seed=seed)
+    # A row is not among them where k + 1 rows of lower ids equal it.
+    pairs = F.filter(F.arrays_zip("neighbours", "gaps"), lambda pair: pair["neighbours"] != F.col("image_id"))
+    others = found.select("image_id", F.slice(pairs, 1, k).alias("pairs"))
+    try:
+        return blocks.computed(others.select("image_id", "pairs.neighbours", "pairs.gaps"))
+    finally:
+        found.unpersist()
+
+
+def nearest_of_all(arranged: Arranged, state: DataFrame, k: int) -> DataFrame:
+    """What `search` has found, in the form of `nearest_rows`: the k nearest other rows of every row, as NEAREST.
+
+    Lazy. ``state`` holds k neighbours or more; where there are fewer other rows, arrays are shorter.
+    """
+
+    def work(_: Shard, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
+        (ids,), (gaps,), (others,) = found[IDS], found[GAPS], found[FOUND]
+        yield _pack(ids, gaps[:, :k], np.where(others[:, :k] < 0, _NONE, others[:, :k]))
+
+    return over_shards(arranged, of_kinds(state, IDS, GAPS, FOUND), work, NEAREST, with_rows=False)
 
 
 def _nearest(queries: Rows, rows: Rows, k: int, limit: float, cosine: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from motorpool.kernels.pairs.geometry import to_distance
-from motorpool.neighbours.queries import nearest_rows
 from motorpool.neighbours.search import FOUND, GAPS, IDS
 from motorpool.neighbours.shards import Arranged, Shard, load, of_kinds, over_shards
 from motorpool.outliers.scores import SCORES, pack_lists, pack_scores
@@ -68,17 +67,12 @@ def knn_distance(arranged: Arranged, state: DataFrame, k: int, *, mean: bool = F
     return _score(arranged, state, _at_most(arranged, state, k), score)
 
 
-def distance_to_nearest(
-    study: Arranged, queries: DataFrame, k: int, seed: int, persist: Callable[[DataFrame], DataFrame]
-) -> DataFrame:
-    """The distance of rows that are not of ``study`` to its k-th nearest row, Euclidean, as SCORES: `knn_distance`.
+def distance_to_nearest(found: DataFrame) -> DataFrame:
+    """The distance of rows to the last of their nearest ``found`` (NEAREST, Euclidean), as SCORES.
 
-    With as many rows as that takes of ``study`` itself: k, or all but one. ``queries`` (blocks) is persisted, and
-    ``persist`` keeps what is found until the result has been read. Exact, by the pass of `nearest_rows`.
+    `knn_distance` of rows of another table, where as many were looked for as that takes: k, or all rows but one.
     """
-    found = persist(nearest_rows(study, queries, max(1, min(k, study.n - 1)), seed=seed))
-    gap = F.greatest(F.element_at("gaps", -1), F.lit(0.0))
-    return found.select("image_id", F.sqrt(2 * gap).alias("score"))
+    return found.select("image_id", _to_distance(F.element_at("gaps", -1)).alias("score"))
 
 
 def local_outlier_factor(arranged: Arranged, state: DataFrame, k: int) -> DataFrame:
@@ -112,6 +106,58 @@ def local_outlier_factor(arranged: Arranged, state: DataFrame, k: int) -> DataFr
         return result
 
     return _score(arranged, state, k, factor)
+
+
+def local_outlier_factor_of_new(
+    found: DataFrame, nearest_of: Callable[[DataFrame], DataFrame], persist: Callable[[DataFrame], DataFrame]
+) -> DataFrame:
+    """`local_outlier_factor` of rows of another table, against those of the study alone, as SCORES.
+
+    ``found`` has their nearest rows of the study (NEAREST, Euclidean; k, or all but one); ``nearest_of``
+    gives as many nearest other rows for those of the study whose ``image_id`` it gets, or for more of them. Exact:
+    equal to scikit-learn's LocalOutlierFactor with ``novelty=True`` and its sign turned.
+
+    A new row is compared with the densities of its neighbours, which take the k-distances of their own neighbours. So
+    ``nearest_of`` is asked for the former and then for the latter, and no other row of the study counts. Joins shuffle
+    k numbers for each of the new rows and of their neighbours; nothing of their number reaches the driver. ``persist``
+    keeps what is read several times until the result has been read.
+    """
+    new = _neighbours(found)
+    near = persist(_distinct(new))
+    around = persist(nearest_of(near).join(near, on="image_id", how="left_semi"))
+    known, edges = around, _neighbours(around)
+    beyond = persist(_distinct(edges).join(near, on="image_id", how="left_anti"))
+    if not beyond.isEmpty():
+        known = around.unionByName(nearest_of(beyond).join(beyond, on="image_id", how="left_semi"))
+    reaches = distance_to_nearest(known).withColumnsRenamed({"image_id": "other", "score": "reach"})
+    reaches = persist(reaches)
+    there = _densities(edges, reaches).withColumnsRenamed({"image_id": "other", "density": "density_there"})
+    means = new.join(there, on="other", how="inner").groupBy("image_id").agg(F.avg("density_there").alias("mean"))
+    scored = _densities(new, reaches).join(means, on="image_id", how="inner")
+    return scored.select("image_id", (F.col("mean") / F.col("density")).alias("score"))
+
+
+def _neighbours(found: DataFrame) -> DataFrame:
+    """``image_id BIGINT, other BIGINT, distance DOUBLE``: a row for each neighbour in NEAREST rows."""
+    pairs = F.explode(F.arrays_zip("neighbours", "gaps")).alias("pair")
+    distance = _to_distance(F.col("pair.gaps")).alias("distance")
+    return found.select("image_id", pairs).select("image_id", F.col("pair.neighbours").alias("other"), distance)
+
+
+def _distinct(neighbours: DataFrame) -> DataFrame:
+    return neighbours.select(F.col("other").alias("image_id")).distinct()
+
+
+def _to_distance(gap: Column) -> Column:
+    """Euclidean; see `geometry.to_distance`."""
+    return F.sqrt(2 * F.greatest(gap, F.lit(0.0)))
+
+
+def _densities(neighbours: DataFrame, reaches: DataFrame) -> DataFrame:
+    """``image_id, density`` of rows by all their neighbours, of which ``reaches`` has the k-distance."""
+    reach = F.greatest("distance", "reach")
+    joined = neighbours.join(reaches, on="other", how="inner")
+    return joined.groupBy("image_id").agg((1.0 / (F.avg(reach) + F.lit(_LEAST_REACH))).alias("density"))
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class OutlierMethod:
     - ``labels``: the models whose labels it reads; without any, the method is left out.
     - ``refusal``: why it cannot score the features of a program, None where it can.
     - ``score_new``: SCORES of new images against those that ``score`` has scored, from the resources of both; None: it
-      would have to look at all pairs of these again, or knows of the new ones too little.
+      would have to be fitted again, or knows of the new ones too little.
     - ``may_lack``: whether images may have no score, which then count as usual ones.
     """
 

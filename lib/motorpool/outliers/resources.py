@@ -12,6 +12,7 @@ from motorpool.backend.protocol import Backend
 from motorpool.features.program import Program
 from motorpool.features.vehicle_steps import Vehicles
 from motorpool.kernels.pairs.sweep import Wanted
+from motorpool.neighbours.queries import nearest_of_all, nearest_others, nearest_rows
 from motorpool.neighbours.search import search
 from motorpool.neighbours.shards import Arranged, arrange
 from motorpool.outliers.local import nearest
@@ -45,6 +46,7 @@ class Resources:
     #: The vectors as blocks, where somebody keeps these already.
     gathered: DataFrame | None = None
     _held: list[Callable[[], object]] = field(default_factory=list)
+    _nearest_in: DataFrame | None = None
 
     def persist(self, df: DataFrame) -> DataFrame:
         """``df``, persisted until `release`."""
@@ -85,6 +87,31 @@ class Resources:
     def nearest(self) -> DataFrame:
         """image_id and neighbours, the few nearest that reasons name."""
         return self.persist(nearest(self.arranged, self.found, NEIGHBOURS))
+
+    def nearest_in(self, study: Resources) -> DataFrame:
+        """The nearest images of ``study`` for each of these, which are not among them, as NEAREST.
+
+        As many as its own images are compared with: ``study.k``, or all but one. Searched for when first asked for.
+        """
+        if self._nearest_in is None:
+            found = nearest_rows(study.arranged, self.persist(self.block_df), study.n_neighbours, seed=study.seed)
+            self._nearest_in = self.persist(found)
+        return self._nearest_in
+
+    @property
+    def n_neighbours(self) -> int:
+        """How many neighbours an image is compared with: ``k``, or all others where there are fewer."""
+        return max(1, min(self.k, self.arranged.n - 1))
+
+    def nearest_others(self, ids: DataFrame) -> DataFrame:
+        """The ``n_neighbours`` nearest other images of those with some ``ids`` (image_id), or of all, as NEAREST.
+
+        Half of the images or more cost as much as `found`, which looks at every pair once: then it is that.
+        """
+        if "found" in self.__dict__ or 2 * ids.count() >= self.arranged.n:
+            return nearest_of_all(self.arranged, self.found, self.n_neighbours)
+        some = self.persist(blocks.gather(self.vectors.join(ids, on="image_id", how="left_semi")))
+        return self.persist(nearest_others(self.arranged, some, self.n_neighbours, seed=self.seed))
 
     @cached_property
     def compared(self) -> Compared:

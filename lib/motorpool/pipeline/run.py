@@ -10,6 +10,7 @@ from motorpool.errors import ConfigError
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.growing.append import catch_up
 from motorpool.pipeline.growing.catch_up import add_features, add_labels, caught_up
+from motorpool.pipeline.growing.maps import add_places
 from motorpool.pipeline.growing.outliers import add_outliers
 from motorpool.pipeline.lookalikes.duplicates import run_duplicates
 from motorpool.pipeline.lookalikes.neighbours import run_neighbours
@@ -39,7 +40,7 @@ STAGES = {
     "nuisance": run_nuisance,
     "vehicles": run_vehicles,
     "outliers": caught_up(run_outliers, add_outliers),
-    "project": run_project,
+    "project": caught_up(run_project, add_places),
     "duplicates": run_duplicates,
     "neighbours": run_neighbours,
     "quality": run_quality,

@@ -64,6 +64,7 @@ SMALL: dict[str, Any] = {
         "min_cluster_share": 0.0,
     },
     "outliers": {"methods": ["isolation_forest"], "share": 0.05},
+    "projections": {"methods": ["pca"], "dims": [2]},
     "labels": STUDY["labels"],
 }
 #: Tables of images whose appended rows are those of `assign`, and their keys.
@@ -175,7 +176,16 @@ def test_new_images_have_the_labels_of_assign(at_once: Context, rest: Path, tmp_
 def test_what_was_there_stays(at_once: Context) -> None:
     """No row of another image changes, and none of what is fitted; tables of appends and counts alone do."""
     before, after = at_once.before, contents(at_once.lake)  # type: ignore[attr-defined]
-    grown = {"images", "descriptors", "features", "labels", "image_labels", "outliers", "outlier_reasons"}
+    grown = {
+        "images",
+        "descriptors",
+        "features",
+        "labels",
+        "image_labels",
+        "outliers",
+        "outlier_reasons",
+        "projections",
+    }
     for table in grown:
         assert set(before[table]) < set(after[table]) or table == "outlier_reasons"
     changed = {name for name in after if after[name] != before.get(name)}
@@ -187,7 +197,7 @@ def test_what_was_there_stays(at_once: Context) -> None:
 
 def test_what_labels_no_new_image_is_named(at_once: Context) -> None:
     done = at_once.done  # type: ignore[attr-defined]
-    assert (done.unlabelling, done.unscoring) == ({"consensus": 1}, ["lof"])
+    assert (done.unlabelling, done.unscoring) == ({"consensus": 1}, [])
     assert done.n_models == at_once.lake.count("models") - 1
     (row,) = at_once.lake.rows("appends")
     assert (row["append_id"], row["first_image_id"], row["n_images"]) == (str(ROWS), ROWS, NEW)
@@ -246,7 +256,7 @@ def in_pieces(spark: SparkSession, small: Path, case: Path, tmp_path_factory: py
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("table", ["images", "descriptors", *GIVEN, "outliers", "outlier_reasons"])
+@pytest.mark.parametrize("table", ["images", "descriptors", *GIVEN, "outliers", "outlier_reasons", "projections"])
 def test_ten_pieces_are_as_one(small_at_once: Context, in_pieces: Context, table: str) -> None:
     one, other = frame(small_at_once, table), frame(in_pieces, table)
     exact = [c for c in one.columns if one[c].dtype.kind not in "f" and c not in ("vector", "neighbours", "reason")]
@@ -324,11 +334,11 @@ def test_stopped_between_any_two_writes(
         again = stops[-2:] == ["outlier_reasons"] * 2
         allowed = (2 if again else 1) if "images" in written or "images" in stops else allowed + 1
     assert stops[:4] == ["appends", "descriptors", "bad_rows", "images"]
-    assert {"features", "labels", "outliers", "image_labels", "label_sets", "drift"} <= set(stops)
+    assert {"features", "labels", "outliers", "projections", "image_labels", "label_sets", "drift"} <= set(stops)
     assert written[-1] == "appends"
     found, expected = contents(ctx.lake, clock=False), contents(small_at_once.lake, clock=False)
     assert {t: len(rows) for t, rows in found.items()} == {t: len(rows) for t, rows in expected.items()}
-    for table in ("images", "descriptors", *GIVEN, "outliers"):
+    for table in ("images", "descriptors", *GIVEN, "outliers", "projections"):
         pd.testing.assert_frame_equal(frame(ctx, table), frame(small_at_once, table))
 
 
@@ -358,7 +368,7 @@ def test_a_run_goes_on_with_an_append_that_was_stopped(
         with pytest.raises(_StoppedError):
             append(ctx, rest)
     run_pipeline(ctx)
-    for table in ("images", "descriptors", *GIVEN, "outliers"):
+    for table in ("images", "descriptors", *GIVEN, "outliers", "projections"):
         pd.testing.assert_frame_equal(frame(ctx, table), frame(small_at_once, table))
     (row,) = ctx.lake.rows("appends")
     assert row["finished_at"] is not None
@@ -374,14 +384,15 @@ def test_a_changed_config_afterwards_gives_what_it_gives_before(
         "features": [*SMALL["features"], {"name": "v", "descriptor": "vdc_type", "steps": [{"pca": 2}]}],
         "cluster": SMALL["cluster"]
         | {"models": [*SMALL["cluster"]["models"], {"algorithm": "bisecting_kmeans", "k": 4}]},
-        "outliers": SMALL["outliers"] | {"methods": ["isolation_forest", "dbscan_noise", "pca_error"]},
+        "outliers": SMALL["outliers"] | {"methods": ["isolation_forest", "dbscan_noise", "pca_error", "lof"]},
+        "projections": {"methods": ["pca"], "dims": [2, 3], "features": ["t"]},
     }
     first, then = (copied(spark, small, case, tmp_path / name, SMALL, **more) for name in ("first", "then"))
     append(run_of(spark, case, tmp_path / "then", "parquet", **SMALL), rest)
     run_pipeline(then)
     run_pipeline(first)
     append(first, rest)
-    for table in ("descriptors", *GIVEN, "outliers"):
+    for table in ("descriptors", *GIVEN, "outliers", "projections"):
         pd.testing.assert_frame_equal(frame(then, table, 0), frame(first, table, 0))
     columns = ["model_id", "n_clusters", "n_noise", "status", "agreement_vehicles"]
     one, other = (sorted(map(str, c.lake.rows("models", columns))) for c in (first, then))

@@ -22,7 +22,7 @@ def _knn_distance(resources: Resources) -> Scored:
 def _knn_distance_of_new(study: Resources, new: Resources) -> DataFrame:
     from motorpool.outliers.local import distance_to_nearest
 
-    return distance_to_nearest(study.arranged, new.persist(new.block_df), study.k, study.seed, new.persist)
+    return distance_to_nearest(new.nearest_in(study))
 
 
 def _knn_distance_reason(words: Words) -> Column:
@@ -33,6 +33,12 @@ def _lof(resources: Resources) -> Scored:
     from motorpool.outliers.local import local_outlier_factor
 
     return Scored(local_outlier_factor(resources.arranged, resources.found, resources.k), resources.nearest)
+
+
+def _lof_of_new(study: Resources, new: Resources) -> DataFrame:
+    from motorpool.outliers.local import local_outlier_factor_of_new
+
+    return local_outlier_factor_of_new(new.nearest_in(study), study.nearest_others, new.persist)
 
 
 def _lof_reason(words: Words) -> Column:
@@ -55,4 +61,5 @@ LOF = OutlierMethod(
     _lof_reason,
     needs=frozenset({"neighbours"}),
     settings=("k", "seed"),
+    score_new=_lof_of_new,
 )

@@ -14,6 +14,7 @@ from motorpool.pipeline.growing.appends import appends_of
 from motorpool.pipeline.growing.catch_up import add_attributes, add_features, add_labels, finish, labelling_models
 from motorpool.pipeline.growing.drift import ALL, add_drift
 from motorpool.pipeline.growing.incoming import Came, bring_in
+from motorpool.pipeline.growing.maps import add_places
 from motorpool.pipeline.growing.outliers import add_outliers, unscoring
 from motorpool.pipeline.stages.quality import photos_of, run_quality
 
@@ -40,10 +41,11 @@ def run_append(ctx: Context, case: CaseConfig) -> Appended:
     """Add the images of ``case`` that the lake lacks, and give them all that its stored numbers give.
 
     They get vectors of every feature set, labels by every model that labels new images (`Algorithm.relabel`), scores
-    by the outlier methods that can score them, and a value of every attribute. Models, their scores and the leaderboard
-    stay as they are, and so do all rows of other images. ``drift`` says how far the new images differ from those that
-    models were fitted on. Their photos are measured where the config has a section ``photo_quality``. The row in
-    ``appends`` is finished before that: an append that was stopped goes on, and one that is done changes nothing.
+    by the outlier methods that can score them, places on every map, and a value of every attribute. Models, their
+    scores and the leaderboard stay as they are, and so do all rows of other images. ``drift`` says how far the new
+    images differ from those that models were fitted on. Their photos are measured where the config has a section
+    ``photo_quality``. The row in ``appends`` is finished before that: an append that was stopped goes on, and one that
+    is done changes nothing.
 
     Raises what `bring_in` raises, before anything is written; LakeError where another process appends.
     """
@@ -66,5 +68,5 @@ def catch_up(ctx: Context) -> None:
     """Give appended images what the lake holds of the others and they lack; nothing where nothing was appended."""
     if not appends_of(ctx.lake):
         return
-    for step in (add_features, add_labels, add_outliers, add_attributes, add_drift, finish):
+    for step in (add_features, add_labels, add_outliers, add_places, add_attributes, add_drift, finish):
         step(ctx)

@@ -113,11 +113,19 @@ def run_project(ctx: Context) -> None:
 
 
 def _stored(ctx: Context) -> dict[str, dict[str, dict[str, str]]]:
-    """The parameters of the maps in the lake, by feature set and name."""
+    """The parameters of the maps in the lake, by feature set and name; of those that can place new images."""
     found: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
-    for row in ctx.lake.rows("projection_methods", ["features", "method", "params"]):
-        found[row["features"]][row["method"]] = row["params"]
+    for row in ctx.lake.rows("projection_methods", ["features", "method", "params", "axes"]):
+        # Maps from before their axes were kept are made again.
+        method = method_of(row["method"])
+        kept = row["axes"] is not None or method is None or method.lay_out is not None
+        found[row["features"]][row["method"]] = row["params"] if kept else {}
     return dict(found)
+
+
+def method_of(name: str) -> MapMethod | None:
+    """The method of a map in the lake (``pca2``, ``umap3``); None for one that is known no more."""
+    return MAP_METHODS.get(name[:-1])
 
 
 def _forget_sets(ctx: Context, gone: Collection[str]) -> None:
@@ -194,7 +202,7 @@ def _make_maps(ctx: Context, config: ProjectionConfig, asked: Sequence[_Asked]) 
         places = []
         for a, block_df, s, p, laid in zip(asked, block_dfs, seen, principal, laid_out, strict=True):
             _say(ctx, f"{a.features}: placing {s.stats.n:,} images on {len(a.maps)} map(s)")
-            axes = {m.name: p.first(m.dims) for m in a.maps if not m.method.lay_out}
+            axes = _axes(a, p)
             placed = {name: found.placed for name, found in laid.items()}
             places += [place_all(a.features, block_df, axes, s.sample, placed), *([_kept(ctx, a)] if a.kept else [])]
         _write_places(ctx, places, asked)
@@ -210,14 +218,20 @@ def _make_maps(ctx: Context, config: ProjectionConfig, asked: Sequence[_Asked]) 
             "trustworthiness": found[m.name],
             "seconds": shared + (laid[m.name].seconds if m.name in laid else 0.0),
             "backend": laid[m.name].backend if m.name in laid else "cpu",
+            "axes": axes[m.name].to_rows() if m.name in axes else None,
         }
-        for a, s, laid, found in zip(asked, seen, laid_out, trusted, strict=True)
+        for a, s, laid, found, axes in zip(asked, seen, laid_out, trusted, map(_axes, asked, principal), strict=True)
         for m in a.maps
     ]
     for a in asked:
         if a.kept:
             rows += ctx.lake.rows("projection_methods", features=[a.features], method=a.kept)
     ctx.lake.replace_rows("projection_methods", rows, {"features": [a.features for a in asked]})
+
+
+def _axes(a: _Asked, principal: Axes) -> dict[str, Axes]:
+    """The axes of the new maps that have no layout, by the maps' names."""
+    return {m.name: principal.first(m.dims) for m in a.maps if not m.method.lay_out}
 
 
 def _outdate(ctx: Context, a: _Asked) -> None:
@@ -247,13 +261,17 @@ def _say(ctx: Context, text: str) -> None:
 
 
 def _kept(ctx: Context, a: _Asked) -> DataFrame:
-    """The maps of a feature set that are in the lake and stay there."""
-    return ctx.lake.read_or_empty("projections", features=a.features, method=a.kept)
+    """The maps of a feature set that are in the lake and stay there; appended images get their places anew."""
+    return ctx.lake.fitted(ctx.lake.read_or_empty("projections", features=a.features, method=a.kept))
 
 
 def _trust(ctx: Context, asked: Sequence[tuple[_Asked, Rows]]) -> list[dict[str, float | None]]:
     """The trustworthiness of every map as the table holds it, on the images drawn to judge by."""
-    judged = [(a.features, m.name, rows.x, places) for a, rows in asked for m, places in _places_of(ctx, a, rows.ids)]
+    judged = [
+        (a.features, name, rows.x, places)
+        for a, rows in asked
+        for name, places in places_of(ctx, a.features, [m.name for m in a.maps], rows.ids)
+    ]
     costs = [float(len(x)) ** 2 for _, _, x, _ in judged]
     found = run_tasks(ctx.spark, costs, lambda i: trust(judged[i][2], judged[i][3]))
     trusted: dict[str, dict[str, float | None]] = {a.features: {} for a, _ in asked}
@@ -264,9 +282,11 @@ def _trust(ctx: Context, asked: Sequence[tuple[_Asked, Rows]]) -> list[dict[str,
     return list(trusted.values())
 
 
-def _places_of(ctx: Context, a: _Asked, image_ids: np.ndarray) -> Iterator[tuple[_Map, np.ndarray]]:
-    """The places of some images on the new maps of a feature set, float32[m, dims] in the order of their ids."""
-    places = ctx.lake.read("projections", features=a.features, method=[m.name for m in a.maps])
+def places_of(
+    ctx: Context, features: str, maps: Sequence[str], image_ids: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The places of some images on maps of a feature set, float32[m, dims] in the order of their ids, by the map."""
+    places = ctx.lake.read("projections", features=features, method=maps)
     if blocks.held(places) is not None:
         everywhere = blocks.table(places)
         table = everywhere.filter(pc.is_in(everywhere.column("image_id"), pa.array(image_ids)))
@@ -274,6 +294,6 @@ def _places_of(ctx: Context, a: _Asked, image_ids: np.ndarray) -> Iterator[tuple
         wanted = ctx.spark.createDataFrame(pa.table({"image_id": image_ids}))
         table = places.join(F.broadcast(wanted), "image_id", "left_semi").toArrow()
     table = table.sort_by("image_id")
-    for m in a.maps:
-        rows = table.filter(pc.field("method") == m.name)
-        yield m, np.column_stack([rows.column(c).to_numpy() for c in "xyz"[: m.dims]])
+    for name in maps:
+        rows = table.filter(pc.field("method") == name)
+        yield name, np.column_stack([rows.column(c).to_numpy() for c in "xyz"[: int(name[-1])]])
