@@ -8,8 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructField, StructType
 
 from cases import jobs_so_far, leftovers
 from motorpool.config.run import LakeConfig
@@ -63,6 +64,24 @@ def test_no_job_runs_for_rows_of_the_driver(spark: SparkSession, lake: Lake) -> 
     assert lake.rows("clusters") == []
     assert lake.rows("k_distances", features=[]) == []
     assert jobs_so_far(spark) == before
+
+
+@pytest.mark.parametrize("by", ["driver", "tasks"])
+@pytest.mark.parametrize("comments", ["others", "none"])
+def test_a_table_of_an_earlier_version_has_other_comments(
+    spark: SparkSession, tmp_path: Path, by: str, comments: str
+) -> None:
+    lake, known = Lake(spark, LakeConfig(path=str(tmp_path / "lake"), format="delta")), TABLES["k_distances"].schema
+    told = {"comment": "As it was."} if comments == "others" else {}
+    earlier = StructType([StructField(f.name, f.dataType, metadata=told) for f in known])
+    rows = spark.createDataFrame([Row(**row) for row in curve(2, 8)], earlier)
+    rows.write.format("delta").save(f"{tmp_path}/lake/k_distances")
+    if by == "driver":
+        lake.replace_rows("k_distances", curve(8, 9, distance=2.0), keys(8, 9))
+    else:
+        rows = spark.createDataFrame([Row(**row) for row in curve(8, 9, distance=2.0)], known)
+        lake.replace("k_distances", rows, keys(8, 9))
+    assert {(r["k"], r["distance"]) for r in lake.rows("k_distances")} == {(2, 1.0), (8, 2.0), (9, 2.0)}
 
 
 def test_every_write_changes_the_state_of_a_lake(lake: Lake) -> None:

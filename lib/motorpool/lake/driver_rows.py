@@ -149,12 +149,10 @@ def replace_in_delta(
 
     if not _PLAIN.fullmatch(str(folder)):
         return False
-    # Several batches are written side by side, and lie in the file in the order in which they were done.
-    rows = rows.cast(_commented(rows.schema, table)).combine_chunks()
     if not has_commits(folder):
         write_deltalake(
             folder,
-            rows,
+            _commented(rows, table.comments),
             mode="error",
             partition_by=list(table.partition_by) or None,
             configuration=dict(properties),
@@ -164,19 +162,29 @@ def replace_in_delta(
     there = _open(folder)
     if there is None:
         return False
+    # Another comment than a column has would be refused.
+    comments = {**table.comments, **{f.name: f.metadata.get("comment") for f in there.schema().fields}}
     try:
         # Merged, since the rows may have columns that the table had not yet when it was made.
         write_deltalake(
-            there, rows, mode="overwrite", predicate=predicate, schema_mode="merge", writer_properties=_written()
+            there,
+            _commented(rows, comments),
+            mode="overwrite",
+            predicate=predicate,
+            schema_mode="merge",
+            writer_properties=_written(),
         )
     except DeltaProtocolError:
         return False
     return True
 
 
-def _commented(schema: pa.Schema, table: Table) -> pa.Schema:
-    """The same with the comments of the table's columns, which Delta keeps."""
-    return pa.schema([f.with_metadata({"comment": table.comments[f.name]}) for f in schema])
+def _commented(rows: pa.Table, comments: Mapping[str, str | None]) -> pa.Table:
+    """The rows, in one batch, with the comments of their columns, which Delta keeps."""
+    told = {name: {"comment": comment} for name, comment in comments.items() if comment is not None}
+    schema = pa.schema([f.with_metadata(told.get(f.name, {})) for f in rows.schema])
+    # Several batches are written side by side, and lie in the file in the order in which they were done.
+    return rows.cast(schema).combine_chunks()
 
 
 def _written() -> WriterProperties:
