@@ -256,5 +256,5 @@ def test_out_of_memory_says_so_and_goes_on_from_there(
     driver = job(cluster, folder, "fed", "run", "memory")
     assert driver.finish() == 0, driver.tail()
     assert "ingest: the lake already holds these" in driver.said
-    assert "features: all 1 feature sets are in the lake" in driver.said
+    assert "features: all feature sets of the study are in the lake" in driver.said
     assert_same(contents(lake, clock=False), expected)

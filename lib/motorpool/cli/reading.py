@@ -27,6 +27,7 @@ from motorpool.cli.common import (
 from motorpool.errors import ConfigError
 from motorpool.lake.reading import Engine
 from motorpool.pipeline.handover import FORMATS
+from motorpool.texts import counted
 
 OUTPUT_OPTION = click.option(
     "--output",
@@ -137,7 +138,7 @@ def export(
             raise ConfigError("--attribute, --images-url, --limit, --montage, --features, --map: only with --to")
         with open_reader(ctx, lake_path, conf, engine) as reader:
             chosen, n_lines = run_export(reader, out, model_id)
-        click.echo(f"{out}: {n_lines:,} images, clusters of model {chosen}")
+        click.echo(f"{out}: {counted(n_lines, 'image')}, clusters of model {chosen}")
         return
     if model_id is not None:
         raise ConfigError("--model: chooses clusters, and --to writes labels of attributes: give one of both")
@@ -150,6 +151,6 @@ def export(
     with working(ERR, lake.spark):
         done = hand_over(lake, asked, out)
     click.echo(
-        f"{', '.join(map(str, done.files))}: {done.n_photos:,} photos, {done.n_left:,} of them left for people come "
-        "first"
+        f"{', '.join(map(str, done.files))}: {counted(done.n_photos, 'photo')}, {done.n_left:,} of them left "
+        "for people come first"
     )

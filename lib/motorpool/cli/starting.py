@@ -149,7 +149,7 @@ def _show_left_over(stages: Sequence[StageStatus]) -> None:
 
 
 def _show_plan(plan: Plan) -> None:
-    say(f"{plan.n_images:,} images; photos: {plan.photos or 'none'}")
+    say(f"{counted(plan.n_images, 'image')}; photos: {plan.photos or 'none'}")
     table = _table("descriptor", "columns", "numbers", "GiB as float32", "in the lake", left=("descriptor", "numbers"))
     for d in plan.descriptors:
         _add(table, d.name, f"{d.columns:,}", d.dtype, _gib(d.n_bytes), _told(d.in_lake))
