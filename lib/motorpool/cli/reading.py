@@ -20,7 +20,6 @@ from motorpool.cli.common import (
     ERR,
     LAKE_OPTION,
     local_path,
-    open_lake,
     open_reader,
     show,
 )
@@ -143,13 +142,11 @@ def export(
     if model_id is not None:
         raise ConfigError("--model: chooses clusters, and --to writes labels of attributes: give one of both")
     from motorpool.pipeline.handover.run import Asked, check_hand_over, hand_over
-    from motorpool.progress import working
 
     asked = Asked(to, attributes or None, images_url, limit, montage, features, map_name)
     check_hand_over(asked, out)
-    lake = open_lake(ctx, lake_path, conf)
-    with working(ERR, lake.spark):
-        done = hand_over(lake, asked, out)
+    with open_reader(ctx, lake_path, conf, engine) as reader:
+        done = hand_over(reader, asked, out)
     click.echo(
         f"{', '.join(map(str, done.files))}: {counted(done.n_photos, 'photo')}, {done.n_left:,} of them left "
         "for people come first"

@@ -96,8 +96,8 @@ def run_interpret(ctx: Context) -> None:
     titled = _titled(ctx)
     # Clusters that were made again have lost their titles.
     changed = [m for m in chosen if stored.get(m) != asked[m] or not titled.get(m, False)]
-    counted = [m for m in changed if titled.get(m, False) and facts_of(stored.get(m, {})) == facts_of(asked[m])]
-    evidence = stored_evidence(ctx.lake, counted)
+    titles_only = [m for m in changed if titled.get(m, False) and facts_of(stored.get(m, {})) == facts_of(asked[m])]
+    evidence = stored_evidence(ctx.lake, titles_only)
     pending = [m for m in changed if m not in evidence]
     outdated = [m for m in stored if stored[m] != asked.get(m) or m in pending]
     if set(outdated) - set(evidence):
