@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from motorpool.config.run import CaseConfig
+from motorpool.config.run import CaseConfig, Config
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.growing.appends import appends_of
 from motorpool.pipeline.growing.catch_up import add_attributes, add_features, add_labels, finish, labelling_models
@@ -29,8 +29,6 @@ _CAUGHT_UP = {
     "drift": add_drift,
     "finish": finish,
 }
-#: The stages of an append by which its progress is told.
-STAGES = ("images", *_CAUGHT_UP, "quality")
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,11 @@ class Appended:
     unlabelling: Mapping[str, int]
     unscoring: Sequence[str]
     due: Sequence[Mapping[str, Any]]
+
+
+def stages_of(config: Config) -> list[str]:
+    """The stages of an append by which its progress is told."""
+    return ["images", *_CAUGHT_UP, *(["quality"] if config.photo_quality is not None else [])]
 
 
 def run_append(ctx: Context, case: CaseConfig) -> Appended:

@@ -113,10 +113,10 @@ def expected_of_append(config: Config, case: CaseConfig) -> dict[str, float]:
     seconds = {
         "images": 4 * _STAGE + _WARM_UP + sizes.data(sizes.n * columns * 4 * _BYTES),
         "features": len(held.definitions) * _PASS + sizes.data(sizes.n * columns * 4 * _BYTES),
-        "labels": len(held.definitions) * 2 * _PASS + labelled,
-        "outliers": len(held.scored) * _STAGE,
-        "attributes": 2 * _STAGE if held.has("label_sets") else 0.0,
-        "drift": 2 * _STAGE + labelled if held.models else 0.0,
+        "labels": len(held.models) * _PASS + labelled,
+        "outliers": len(held.scored) * 4 * _STAGE,
+        "attributes": 4 * _STAGE if held.has("label_sets") else 0.0,
+        "drift": 4 * _STAGE + labelled if held.models else 0.0,
         "finish": _PASS,
     }
     if config.photo_quality is not None:
