@@ -346,6 +346,7 @@ def append(
     from motorpool.pipeline.growing.append import run_append, stages_of
     from motorpool.pipeline.growing.follow import follow, follow_table
     from motorpool.pipeline.pace import Pace
+    from motorpool.pipeline.planning.assigning import check_append
     from motorpool.pipeline.planning.times import expected_of_append
     from motorpool.pipeline.run import check_config
 
@@ -355,7 +356,7 @@ def append(
     case = _new_case(case_path, config.case)
     check_config(config, [])
     # Of cases that are still to come nothing is known.
-    pace = None if following else Pace.of(stages_of(config), expected_of_append(config, case))
+    pace = None if following else Pace.of(stages_of(config), expected_of_append(config, check_append(case)))
     with run_context(ctx, config, delta=reads_delta(case), pace=pace) as context:
 
         def show_appended(path: str, done: Appended) -> None:

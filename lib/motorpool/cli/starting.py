@@ -70,7 +70,8 @@ def check(conf: str, overrides: tuple[str, ...]) -> None:
     for note in (*found.notes, *(f"on this machine `run` refuses: {problem}" for problem in elsewhere)):
         say(f"Note: {note}.")
     command = ["motorpool", "run", "--conf", conf, *(word for o in overrides for word in ("--set", o))]
-    say(f"\nNo mistakes found. Type next:\n  {shlex.join(command)}")
+    where = "Type where it is to run" if elsewhere else "Type next"
+    say(f"\nNo mistakes found. {where}:\n  {shlex.join(command)}")
 
 
 @click.command()

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 
 from motorpool.cluster.models import ModelSpec
 from motorpool.cluster.registry import ALGORITHMS
-from motorpool.config.run import CaseConfig, Config
+from motorpool.config.run import Config
 from motorpool.features.spec import FeatureSet
 from motorpool.outliers.registry import OUTLIER_METHODS
 from motorpool.pipeline.planning.checks import Findings
 from motorpool.pipeline.planning.held import Held, held_in
-from motorpool.pipeline.planning.opening import open_case
+from motorpool.pipeline.planning.opening import Opened
 from motorpool.pipeline.planning.plan import models_of
-from motorpool.pipeline.planning.problems import Problems
 
 #: Where a width cannot be told.
 _USUAL_WIDTH = 100
@@ -99,12 +98,9 @@ def expected_seconds(config: Config, found: Findings) -> dict[str, float]:
     return {stage: s + (_WARM_UP if at < 2 else 0.0) for at, (stage, s) in enumerate(seconds.items())}
 
 
-def expected_of_append(config: Config, case: CaseConfig) -> dict[str, float]:
-    """Seconds of every stage of an append that has something to do; empty where only Spark can tell.
-
-    What is wrong with the case is for the append to say.
-    """
-    held, opened = held_in(config.lake), open_case(case, Problems())
+def expected_of_append(config: Config, opened: Opened | None) -> dict[str, float]:
+    """Seconds of every stage of an append that has something to do; empty where only Spark can tell."""
+    held = held_in(config.lake)
     if held is None or opened is None:
         return {}
     sizes = _Sizes(opened.n_rows, held.widths, (os.cpu_count() or _CORES) / _CORES)
