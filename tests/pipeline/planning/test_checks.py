@@ -350,6 +350,21 @@ class TestTheCommand:
             assert (done.returncode, done.stdout) == (2, "")
             assert wrong in done.stderr
 
+    def test_titles(self, tmp_path: Path) -> None:
+        lake = lake_of(tmp_path / "lake", "parquet", osnet=4)
+        model = {"model_id": "a1", "features": "osnet-pca2", "algorithm": "kmeans"}
+        write(lake, "models", [model], "parquet")
+        write(lake, "clusters", [{"model_id": "a1", "cluster": c} for c in range(3)], "parquet")
+        (tmp_path / "titles.yaml").write_text("osnet-pca2 k=4:\n  1: Vans\n")
+        where = ("titles", "--lake", str(tmp_path / "lake"), "--titles", str(tmp_path / "titles.yaml"))
+        done = without_java(tmp_path, *where)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "osnet-pca2 k=4: the lake holds no clusters of such a model" in done.stderr
+        (tmp_path / "titles.yaml").write_text("osnet-pca2 k=3:\n  1: Vans\n")
+        done = without_java(tmp_path, *where, "--report", str(tmp_path))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "holds no report whose titles can be changed" in done.stderr
+
 
 def test_paths_are_as_spark_reads_them(case: Path) -> None:
     lines = [r" .\a\b.jpg", "././c.jpg", "d/./e.jpg "]
