@@ -185,19 +185,17 @@ def _make_maps(ctx: Context, config: ProjectionConfig, asked: Sequence[_Asked]) 
         laying = time.monotonic()
         layouts = [{m.name: m.layout(config, seed) for m in a.maps if m.method.lay_out} for a in asked]
         tables = [Sampled(s.sample, p, list(of.values())) for s, p, of in zip(seen, principal, layouts, strict=True)]
-        for a, of, s in zip(asked, layouts, seen, strict=True):
+        for of in layouts:
             if of:
-                _say(
-                    ctx,
-                    f"{a.features}: laying out {len(s.sample):,} of {counted(s.stats.n, 'image')} by {', '.join(of)}",
-                )
                 _warn_of_cpu(ctx, of)
+        sets = counted(len(asked), "feature set")
+        _say(ctx, f"laying out {counted(max(len(s.sample) for s in seen), 'image')} of {sets}" if any(layouts) else "")
         done = lay_out_all(ctx.spark, tables, ctx.backend)
         laying = time.monotonic() - laying
         laid_out = [dict(zip(of, d, strict=True)) for of, d in zip(layouts, done, strict=True)]
         places = []
+        _say(ctx, f"placing the images of {sets} on their maps")
         for a, block_df, s, p, laid in zip(asked, block_dfs, seen, principal, laid_out, strict=True):
-            _say(ctx, f"{a.features}: placing {counted(s.stats.n, 'image')} on {counted(len(a.maps), 'map')}")
             axes = {m.name: p.first(m.dims) for m in a.maps if not m.method.lay_out}
             placed = {name: found.placed for name, found in laid.items()}
             places += [place_all(a.features, block_df, axes, s.sample, placed), *([_kept(ctx, a)] if a.kept else [])]
