@@ -93,7 +93,7 @@ def expected_seconds(config: Config, found: Findings) -> dict[str, float]:
         photos = min(_PHOTOS, n, _PHOTOS_OF_CLUSTER * 10) if found.photos else 0
         if any(models.values()) or held is None or not held.has("interpretations"):
             seconds["interpret"] = 2 * _STAGE + sizes.data(len(config.features) * photos * _PHOTO)
-        seconds["report"] = 4 * _STAGE + sizes.data(photos * _PHOTO)
+        seconds["report"] = 8 * _STAGE + sizes.data(photos * _PHOTO)
     seconds = {stage: s for stage, s in seconds.items() if s}
     return {stage: s + (_WARM_UP if at < 2 else 0.0) for at, (stage, s) in enumerate(seconds.items())}
 
