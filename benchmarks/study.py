@@ -18,7 +18,7 @@ from typing import Any
 from harness import DATA, HERE, entry, full_case, run_contender, step, write_report
 
 LAKE = DATA / "lake-study"
-_DONE = re.compile(r"(.*): done in ([\d.]+) s")
+_DONE = re.compile(r"(.*): ([\d.]+) s")
 _GRID = re.compile(r"cluster: (\w+) on (\S+), \d+ models")
 _SCORING = re.compile(r"cluster: scoring and labelling \d+ models of (\S+)")
 

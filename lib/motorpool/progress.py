@@ -21,8 +21,8 @@ from motorpool.pipeline.pace import Pace, current_step, duration
 
 log = logging.getLogger(__name__)
 
-#: Seconds between lines of the log.
-_LINE = 60.0
+#: Seconds before the first line of the log that says what goes on, and between the others.
+_FIRST_LINE, _LINE = 10.0, 60.0
 #: Fewer tasks say nothing of how far a job is.
 _FEW_TASKS = 4
 
@@ -57,7 +57,8 @@ def _style(level: int) -> str:
 
 
 class Progress:
-    """Shows while it is open what goes on: on a terminal a live line, elsewhere a line of the log every minute.
+    """Shows while it is open what goes on: on a terminal a live line, elsewhere a line of the log after ten
+    seconds, and then every minute.
 
     ``pace`` and ``doing`` are those of a run. What is not known to them is the innermost step that is timed.
     """
@@ -123,7 +124,10 @@ class Progress:
         return grid
 
     def _tell(self) -> None:
-        while not self._stop.wait(_LINE):
+        # The first comes soon: nobody likes a program that says nothing.
+        seconds = _FIRST_LINE
+        while not self._stop.wait(seconds):
+            seconds = _LINE
             parts = (self._now() or "working", self._times(), self._tasks())
             log.info("%s", " · ".join(part for part in parts if part))
 

@@ -99,23 +99,42 @@ def test_more_rows_than_the_coreset(blocked: Callable[..., DataFrame], monkeypat
     check_as_good(df, x, [3, 6])
 
 
+def least_margin(tree: BisectingTree, row: np.ndarray, node: int) -> float:
+    """1 less the distance to the own side's centroid over that to the other's, the least from a leaf to the top."""
+    margins = []
+    while node:
+        other = node + 1 if node % 2 else node - 1
+        own, beside = (float(np.linalg.norm(row - tree.centroids[i].astype(np.float64))) for i in (node, other))
+        margins.append(1 - own / beside)
+        node = (node - 1) // 2
+        node = int(np.flatnonzero(tree.left == 2 * node + 1)[0])
+    return min(margins)
+
+
 def test_labels_are_a_walk_down_the_tree(on_spark: Callable[..., DataFrame]) -> None:
     x = blobs(900, seed=1)
     df, ks = on_spark(x), [1, 2, 5, 12]
     tree = fit_bisecting(df, ks, seed=1)
     labelled = by_tree(df, tree, ks)
     assert labelled.sizes == (1, 2, 5, 12)
-    rows: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    rows: dict[int, list[np.ndarray]] = {}
     for batch in df.toArrow().to_batches():
         for block in labelled.blocks_of(batch):
             assert isinstance(block, LabelledBlock)
             assert (block.labels.dtype, block.distances.dtype) == (np.int32, np.float32)
-            assert block.strengths is None
-            rows |= {i: (a, b) for i, a, b in zip(block.ids.tolist(), block.labels, block.distances, strict=True)}
+            assert block.strengths is not None
+            assert block.strengths.dtype == np.float32
+            found = zip(block.ids.tolist(), block.labels, block.distances, block.strengths, strict=True)
+            rows |= {i: parts for i, *parts in found}
     labels = np.stack([rows[i][0] for i in range(len(x))])
     distances = np.stack([rows[i][1] for i in range(len(x))])
+    strengths = np.stack([rows[i][2] for i in range(len(x))])
+    assert np.isnan(strengths[:, 0]).all()
     for model, k in enumerate(ks):
         nodes = walk(tree, x, k)
+        if k > 1:
+            expected = [least_margin(tree, row, int(node)) for row, node in zip(x, nodes, strict=True)]
+            assert np.allclose(strengths[:, model], expected, atol=1e-4)
         assert np.array_equal(tree.leaves(k)[labels[:, model]], nodes)
         assert np.allclose(distances[:, model], np.linalg.norm(x - tree.centroids[nodes], axis=1), rtol=1e-5)
     # Nested: a cluster of more is within one of fewer.

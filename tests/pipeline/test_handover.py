@@ -282,3 +282,23 @@ def test_options_of_clusters_and_of_labels(lake: Lake, tmp_path: Path, capsys: p
     status, _, err = call(capsys, "export", "--lake", tmp_path / "bare", "--to", "csv", "--out", tmp_path / "x.csv")
     assert status == 2
     assert "it has none at all. `motorpool annotate draw`" in err
+
+
+@pytest.mark.parametrize(
+    ("to", "name", "more"),
+    [
+        ("csv", "x.csv", ["--limit", 5]), ("label-studio", "x.json", []), ("label-studio", "x.json", ["--montage", 2]),
+        ("cvat", "x.xml", []), ("coco", "x.json", []), ("fiftyone", "x.json", ["--attribute", "view"]),
+        ("embedding-atlas", "x.parquet", ["--images-url", "http://here"]),
+    ],
+)  # fmt: skip
+def test_both_engines_write_the_same_files(
+    lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str, name: str, more: list[object]
+) -> None:
+    """With `--engine duckdb` Spark answers nothing."""
+    written = []
+    for engine in ("duckdb", "spark"):
+        export(lake, capsys, to, tmp_path / engine / name, "--engine", engine, *more)
+        written.append({file.name: file.read_bytes() for file in (tmp_path / engine).iterdir()})
+    assert written[0] == written[1]
+    assert len(written[0]) >= 1

@@ -365,12 +365,15 @@ def living(group: int) -> list[int]:
 class TestKilled:
     """`motorpool run` in its own process group, killed when its log tells of a step, and started again."""
 
-    #: A log line of each stage: while descriptors, features, labels are being written.
+    #: A line with which a step of each stage begins, in the log of `--debug`: while descriptors, features, labels are
+    #: being written.
     LINES: ClassVar = {
         "delta": ("ingest: converting", "features: writing both", "cluster: scoring"),
         # Stopped between any two writes above.
         "parquet": ("cluster: scoring",),
     }
+    #: What is said without it before these stages begin.
+    BEFORE: ClassVar = {"delta": ("starting Spark: ", "stage 1 of ", "stage 2 of "), "parquet": ("stage 2 of ",)}
 
     @pytest.fixture
     def command(self, done: Context, case: Path, tmp_path: Path) -> list[str]:
@@ -405,7 +408,7 @@ class TestKilled:
 
     def test_ctrl_c_says_one_sentence_and_leaves_nothing(self, done: Context, command: list[str]) -> None:
         """As a terminal sends it: to the command, the JVM and Spark's Python workers."""
-        for line in self.LINES[done.config.lake.format]:
+        for line in self.BEFORE[done.config.lake.format]:
             status, text = self.run(command, line, signal.SIGINT)
             assert status == 130, text
             assert text.splitlines()[-1] == "Stopped. The same command goes on from here."
@@ -413,8 +416,9 @@ class TestKilled:
             assert "Py4J" not in text
 
     def test_the_next_run_ends_as_an_undisturbed_one(self, done: Context, command: list[str], tmp_path: Path) -> None:
+        debugged = [*command[:3], "--debug", *command[3:]]
         for line in self.LINES[done.config.lake.format]:
-            status, text = self.run(command, line)
+            status, text = self.run(debugged, line)
             assert status == -signal.SIGKILL, text
         status, text = self.run(command, None)
         assert status == 0, text

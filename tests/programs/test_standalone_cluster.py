@@ -154,7 +154,7 @@ def submit(cluster: Cluster, folder: Path, name: str, *args: object, settings: d
 
 
 def job(cluster: Cluster, folder: Path, name: str, stage: str, lake: str, **settings: str) -> Driver:
-    args = (folder / "job.py", stage, "--conf", folder / "run.yaml", "--set", f"lake.path={folder / lake}")
+    args = (folder / "job.py", *stage.split(), "--conf", folder / "run.yaml", "--set", f"lake.path={folder / lake}")
     return submit(cluster, folder, name, *args, settings=settings)
 
 
@@ -207,7 +207,8 @@ def test_machines_that_die_in_every_stage_change_nothing(
     cluster: Cluster, folder: Path, spark: SparkSession, expected: dict[str, list[str]]
 ) -> None:
     """A worker, its executor and all that these hold are lost five times in a run, and a Python process once."""
-    driver = job(cluster, folder, "dying", "run", "dying")
+    # Its log tells with what each step begins.
+    driver = job(cluster, folder, "dying", "--debug run", "dying")
     for step in (
         "ingest: converting",
         "features: fitting",
@@ -256,5 +257,5 @@ def test_out_of_memory_says_so_and_goes_on_from_there(
     driver = job(cluster, folder, "fed", "run", "memory")
     assert driver.finish() == 0, driver.tail()
     assert "ingest: the lake already holds these" in driver.said
-    assert "features: all 1 feature sets are in the lake" in driver.said
+    assert "features: all feature sets of the study are in the lake" in driver.said
     assert_same(contents(lake, clock=False), expected)

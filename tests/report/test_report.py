@@ -1007,6 +1007,21 @@ class TestPage:
         assert not page.locator("button.copy").first.is_visible()
         assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
+    def test_paper_has_all_figures_and_whole_tables(self, opened: Callable[..., Any]) -> None:
+        """Also those that were never in view: what is drawn by then is not drawn on paper."""
+        page = opened()
+        page.set_viewport_size({"width": 700, "height": 900})
+        page.emulate_media(media="print")
+        assert page.locator(".chart .panels:visible, .map .canvas:visible").count() == 0
+        pictures = page.locator("img.printed")
+        assert pictures.count() == page.locator(".chart, .map").count() > 3
+        loaded = "found => Promise.all(found.map(i => { i.loading = 'eager'; return i.decode(); }))"
+        pictures.evaluate_all(loaded)
+        shown = "found => found.filter(i => getComputedStyle(i).display === 'block' && i.naturalWidth > 0).length"
+        assert pictures.evaluate_all(shown) == pictures.count()
+        too_wide = "found => found.filter(t => t.getBoundingClientRect().right > innerWidth).length"
+        assert page.locator("table:visible").evaluate_all(too_wide) == 0
+
     def test_the_most_faithful_map_comes_first(self, opened: Callable[..., Any]) -> None:
         page = opened()
         see(page, "#map2")

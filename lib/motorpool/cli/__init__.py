@@ -57,7 +57,7 @@ from motorpool.cli.common import (
 from motorpool.cli.reading import OUTPUT_OPTION, export, print_rows, sql
 from motorpool.errors import AnnotationError, ConfigError, MotorpoolError
 from motorpool.progress import LogLines, working
-from motorpool.texts import expand_home
+from motorpool.texts import counted, expand_home
 
 # What a command alone needs is imported in it: questions to a lake are answered in less time than all of it takes.
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def sample_answers(case: Path, looks: Path) -> None:
     never wrong."""
     from motorpool_sample.answers import fill_in
 
-    click.echo(f"{looks}: {fill_in(case, looks):,} answers from the truth of {case}, not from people")
+    click.echo(f"{looks}: {counted(fill_in(case, looks), 'answer')} from the truth of {case}, not from people")
 
 
 _CASE_HELP = "The new images' case folder, or a YAML file whose section `case` names its parts."
@@ -319,8 +319,8 @@ def assign(
         done = run_assign(lake, case, model_id, out, wanted)
     far = "" if done.n_far is None else f", {done.n_far:,} are far from every cluster"
     click.echo(
-        f"{out}: {done.n_images:,} images in {done.n_clusters:,} clusters, {done.n_noise:,} of them noise{far}, "
-        f"by model {done.model_id} ({done.algorithm})"
+        f"{out}: {counted(done.n_images, 'image')} in {counted(done.n_clusters, 'cluster')}, "
+        f"{done.n_noise:,} of them noise{far}, by model {done.model_id} ({done.algorithm})"
     )
     for name, n in done.accepted.items():
         click.echo(f"  {name}: {n:,} photos have an accepted label, {done.n_images - n:,} are left for people")
@@ -343,8 +343,11 @@ def append(
     again."""
     from motorpool.case.sources import reads_delta
     from motorpool.config.load import load_config
-    from motorpool.pipeline.growing.append import run_append
+    from motorpool.pipeline.growing.append import run_append, stages_of
     from motorpool.pipeline.growing.follow import follow, follow_table
+    from motorpool.pipeline.pace import Pace
+    from motorpool.pipeline.planning.assigning import check_append
+    from motorpool.pipeline.planning.times import expected_of_append
     from motorpool.pipeline.run import check_config
 
     if once and not following:
@@ -352,7 +355,9 @@ def append(
     config = load_config(conf, overrides)
     case = _new_case(case_path, config.case)
     check_config(config, [])
-    with run_context(ctx, config, delta=reads_delta(case)) as context:
+    # Of cases that are still to come nothing is known.
+    pace = None if following else Pace.of(stages_of(config), expected_of_append(config, check_append(case)))
+    with run_context(ctx, config, delta=reads_delta(case), pace=pace) as context:
 
         def show_appended(path: str, done: Appended) -> None:
             _show_appended(context.lake, path, done)
@@ -384,8 +389,8 @@ def match(ctx: click.Context, lake_path: str | None, conf: str | None, earlier: 
     with working(ERR, lake.spark):
         done = run_match(lake, Lake(lake.spark, before))
     click.echo(
-        f"{lake}: {done.n_models:,} models that {before.path} has too: {done.n_continued:,} clusters keep their ids, "
-        f"{done.n_new:,} get new ones, {done.n_gone:,} ids are of clusters that are gone"
+        f"{lake}: {counted(done.n_models, 'model')} that {before.path} has too; ids of clusters: "
+        f"{done.n_continued:,} kept, {done.n_new:,} new, {done.n_gone:,} gone"
     )
 
 
@@ -405,17 +410,17 @@ def _show_appended(lake: Lake, case: str, done: Appended) -> None:
     came = done.came
     left_out = [f"{came.n_known:,} were there already"] if came.n_known else []
     left_out += [f"{came.n_dropped:,} have NaN or infinity"] if came.n_dropped else []
-    click.echo(f"{lake}: {came.n_new:,} images of {case} added{''.join(f', {text}' for text in left_out)}")
+    click.echo(f"{lake}: {counted(came.n_new, 'image')} of {case} added{''.join(f', {text}' for text in left_out)}")
     if came.n_new:
-        click.echo(f"  labels by {done.n_models:,} models; the leaderboard stays as it was")
+        click.echo(f"  labels by {counted(done.n_models, 'model')}; the leaderboard stays as it was")
     for algorithm, n in sorted(done.unlabelling.items()):
-        click.echo(f"  no labels by {n:,} models of {algorithm}: the algorithm labels no new images")
+        click.echo(f"  no labels by {counted(n, 'model')} of {algorithm}: the algorithm labels no new images")
     if done.unscoring:
         click.echo(f"  no outlier scores by {', '.join(done.unscoring)}: these score no new images")
     for row in done.due[:_MOST_DUE]:
         click.echo(f"  a new fit of model {row['model_id']} is due: {row['reason']}")
     if len(done.due) > _MOST_DUE:
-        click.echo(f"  and of {len(done.due) - _MOST_DUE:,} other models: see the table drift")
+        click.echo(f"  and of {counted(len(done.due) - _MOST_DUE, 'other model')}: see the table drift")
 
 
 @cli.command()
@@ -454,8 +459,8 @@ def report(
     with working(ERR, spark):
         done = write_report(Lake(spark, lake_config), settings, folder, root, seed)
     click.echo(
-        f"{folder / 'index.html'}: {done.n_bytes / 1e6:.1f} MB, {done.n_points:,} images on maps, "
-        f"{done.n_photos - done.n_unreadable:,} photos, {done.seconds:.0f} s"
+        f"{folder / 'index.html'}: {done.n_bytes / 1e6:.1f} MB, {counted(done.n_points, 'image')} on maps, "
+        f"{counted(done.n_photos - done.n_unreadable, 'photo')}, {done.seconds:.0f} s"
     )
 
 
@@ -547,7 +552,7 @@ def annotate_draw(
             drawn[attribute] = draw(lake, attribute, n, purpose, seed, features or configured)
     write_looks(drawn, purpose, out)
     for attribute, part in drawn.items():
-        click.echo(f"{out}: {len(part.looks):,} photos to look at for {attribute} ({purpose})")
+        click.echo(f"{out}: {counted(len(part.looks), 'photo')} to look at for {attribute} ({purpose})")
         for note in part.notes:
             click.echo(f"  {note}")
 
@@ -671,7 +676,7 @@ def review(
         prepared = prepare(tables, name, draws, model_id, everything, (attributes or {}).get(name))
         state = Review(prepared, kept, name, goal)
         if state.n_answers:
-            click.echo(f"{kept.file}: {state.n_answers:,} answers of an earlier review, not imported yet")
+            click.echo(f"{kept.file}: {counted(state.n_answers, 'answer')} of an earlier review, not imported yet")
         # Browsers that come before the server is ready wait for it.
         listening.listen()
         url = address_of(listening, host, kept.token)
@@ -680,7 +685,7 @@ def review(
         app = build_app(state, images, kept.token, listening.getsockname()[1], annotator or _login(), [host])
         serve_until_stopped(app, listening)
         if no_import:
-            click.echo(f"{kept.file}: keeps {state.n_answers:,} answers: the next review goes on from here")
+            click.echo(f"{kept.file}: keeps {counted(state.n_answers, 'answer')}: the next review goes on from here")
         else:
             _import_answers(ctx, lake_path, conf, kept, attributes)
 
@@ -701,7 +706,7 @@ def _import_answers(
     if not n_answers:
         click.echo("No answers to import.")
         return
-    click.echo(f"Importing {n_answers:,} answers ...")
+    click.echo(f"Importing {counted(n_answers, 'answer')} ...")
     with whole_file(file) as f:
         f.write(text.encode())
     lake = open_lake(ctx, lake_path, conf)
@@ -782,7 +787,7 @@ def summarise(lake: Lake, seconds: float, report_folder: Path | None = None, con
     n_images = lake.count("images")
     left_out = len(status) - status.count("ok")
     OUT.print(
-        f"\n{n_images:,} images, {len(status)} models, {left_out} of them left out of the ranking "
+        f"\n{counted(n_images, 'image')}, {counted(len(status), 'model')}, {left_out} of them left out of the ranking "
         f"(degenerate or failed), {seconds:,.0f} s",
         soft_wrap=True,
     )

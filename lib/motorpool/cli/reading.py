@@ -20,13 +20,13 @@ from motorpool.cli.common import (
     ERR,
     LAKE_OPTION,
     local_path,
-    open_lake,
     open_reader,
     show,
 )
 from motorpool.errors import ConfigError
 from motorpool.lake.reading import Engine
 from motorpool.pipeline.handover import FORMATS
+from motorpool.texts import counted
 
 OUTPUT_OPTION = click.option(
     "--output",
@@ -137,19 +137,17 @@ def export(
             raise ConfigError("--attribute, --images-url, --limit, --montage, --features, --map: only with --to")
         with open_reader(ctx, lake_path, conf, engine) as reader:
             chosen, n_lines = run_export(reader, out, model_id)
-        click.echo(f"{out}: {n_lines:,} images, clusters of model {chosen}")
+        click.echo(f"{out}: {counted(n_lines, 'image')}, clusters of model {chosen}")
         return
     if model_id is not None:
         raise ConfigError("--model: chooses clusters, and --to writes labels of attributes: give one of both")
     from motorpool.pipeline.handover.run import Asked, check_hand_over, hand_over
-    from motorpool.progress import working
 
     asked = Asked(to, attributes or None, images_url, limit, montage, features, map_name)
     check_hand_over(asked, out)
-    lake = open_lake(ctx, lake_path, conf)
-    with working(ERR, lake.spark):
-        done = hand_over(lake, asked, out)
+    with open_reader(ctx, lake_path, conf, engine) as reader:
+        done = hand_over(reader, asked, out)
     click.echo(
-        f"{', '.join(map(str, done.files))}: {done.n_photos:,} photos, {done.n_left:,} of them left for people come "
-        "first"
+        f"{', '.join(map(str, done.files))}: {counted(done.n_photos, 'photo')}, {done.n_left:,} of them left "
+        "for people come first"
     )

@@ -70,7 +70,8 @@ def check(conf: str, overrides: tuple[str, ...]) -> None:
     for note in (*found.notes, *(f"on this machine `run` refuses: {problem}" for problem in elsewhere)):
         say(f"Note: {note}.")
     command = ["motorpool", "run", "--conf", conf, *(word for o in overrides for word in ("--set", o))]
-    say(f"\nNo mistakes found. Type next:\n  {shlex.join(command)}")
+    where = "Type where it is to run" if elsewhere else "Type next"
+    say(f"\nNo mistakes found. {where}:\n  {shlex.join(command)}")
 
 
 @click.command()
@@ -149,7 +150,7 @@ def _show_left_over(stages: Sequence[StageStatus]) -> None:
 
 
 def _show_plan(plan: Plan) -> None:
-    say(f"{plan.n_images:,} images; photos: {plan.photos or 'none'}")
+    say(f"{counted(plan.n_images, 'image')}; photos: {plan.photos or 'none'}")
     table = _table("descriptor", "columns", "numbers", "GiB as float32", "in the lake", left=("descriptor", "numbers"))
     for d in plan.descriptors:
         _add(table, d.name, f"{d.columns:,}", d.dtype, _gib(d.n_bytes), _told(d.in_lake))

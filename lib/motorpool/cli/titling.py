@@ -10,6 +10,7 @@ from motorpool.cli.common import CONF_OPTION, LAKE_OPTION, lake_of, local_path, 
 from motorpool.config.run import local_folder
 from motorpool.errors import ConfigError
 from motorpool.interpret.overrides import load_overrides
+from motorpool.lake.local_tables import tables_in_folder
 from motorpool.pipeline.context import explained
 from motorpool.pipeline.stages.report import is_report
 from motorpool.pipeline.study import model_ids
@@ -46,15 +47,19 @@ def titles(
     path = file if file is not None else settings.titles if settings is not None else None
     if path is None and conf is None:
         raise ConfigError("--titles: is missing: the file of titles; the report has one to edit, titles.yaml")
-    if path is not None:
-        # Before Spark starts.
-        load_overrides(path)
+    preferred = model_ids(config) if config is not None else None
     folder = report or _default(lake_config.path, settings.out if settings is not None else None)
-    lake = open_lake(ctx, lake_path, conf)
+    # Before Spark starts.
+    if path is not None:
+        load_overrides(path)
+        tables = tables_in_folder(lake_config)
+        if tables is not None:
+            given_titles(tables, path, preferred)
     if folder is not None:
-        check_page(lake, folder)
+        check_page(lake_config, folder)
+    lake = open_lake(ctx, lake_path, conf)
     with lake.held(), explained():
-        given = given_titles(lake, path, model_ids(config) if config is not None else None)
+        given = given_titles(lake, path, preferred)
         if add:
             given = given_before(lake) | given
         changed = retitle(lake, given)

@@ -294,8 +294,9 @@ _CLUSTERED = (
             "cluster": "Number of the cluster, from 0 on; -1 is noise.",
             "distance": "Distance to the centroid; DBSCAN: to the nearest core image, 0 for core images.",
             "strength": "How firmly the image belongs to its cluster, 0 to 1. KMeans, mini-batch KMeans: 1 less the "
-            "distance over that to the next centroid. Mixtures: the probability of the component. HDBSCAN: the "
-            "strength of membership. Null otherwise.",
+            "distance over that to the next centroid. Bisecting KMeans: 1 less the distance over that to the other "
+            "side's centroid, the least of all splits on the way. Mixtures: the probability of the component. HDBSCAN: "
+            "the strength of membership. Null otherwise.",
             "outlier_score": "HDBSCAN: GLOSH. Mixtures: minus the log density. Null otherwise.",
         },
         partition_by=("model_id",),

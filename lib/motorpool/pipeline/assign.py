@@ -46,6 +46,7 @@ from motorpool.pipeline.pace import timed
 from motorpool.pipeline.stages.features import VEHICLES_ADVICE, load_program, side_by_side
 from motorpool.pipeline.stored_models import label_new, load_model, relabelling
 from motorpool.spark import blocks
+from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +168,7 @@ def run_assign(
         }
         images = read_images(paths, found, case.vehicle_pattern, case.vehicle_column)
         vectors = _vectors(frames, images, n_images, found, needed, stack)
-        with timed(f"assign: labelling {n_images:,} images by {model.algorithm} on {model.features}"):
+        with timed(f"assign: labelling {counted(n_images, 'image')} by {model.algorithm} on {model.features}"):
             clusters = {}
             for own, item in needed.models.items():
                 clusters[own] = label_new(lake, item, vectors[item.features])

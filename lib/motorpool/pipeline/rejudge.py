@@ -15,6 +15,7 @@ from motorpool.kernels.scores import measured
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.models import NOT_COMPUTED, judge
 from motorpool.pipeline.study import forget
+from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def rejudge(ctx: Context) -> set[str]:
                 values |= {"n_clusters": n_clusters, **dict.fromkeys(measured("clusters"))}
             changed[row["model_id"]] = values
     if changed:
-        log.info("cluster: %d models in the lake are judged anew by cluster's thresholds", len(changed))
+        log.info("cluster: judging %s in the lake anew by cluster's thresholds", counted(len(changed), "model"))
         _write(ctx, changed)
     return again
 

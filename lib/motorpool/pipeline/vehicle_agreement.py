@@ -20,6 +20,7 @@ from motorpool.lake import Lake
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.pace import timed
 from motorpool.pipeline.study import model_ids
+from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,9 @@ def remeasure(ctx: Context) -> None:
         if row["agreement_vehicles"] != n_vehicles:
             stale[row["features"], _source(row)].append(row["model_id"])
     for (features, _), ids in stale.items():
-        with timed(f"vehicle agreement of {len(ids)} models of {features}, now on {n_vehicles:,} vehicles"):
+        with timed(
+            f"vehicle agreement of {counted(len(ids), 'model')} of {features}, now on {counted(n_vehicles, 'vehicle')}"
+        ):
             for at in range(0, len(ids), _MODELS_AT_ONCE):
                 _remeasure(ctx, images, ids[at : at + _MODELS_AT_ONCE], n_vehicles)
 

@@ -72,8 +72,7 @@ def test_through_three_fits(spark: SparkSession, tmp_path: Path, capsys: pytest.
     capsys.readouterr()
     assert cli.main(["match", "--lake", str(tmp_path / "third"), "--earlier", str(tmp_path / "second")]) == 0
     assert capsys.readouterr().out == (
-        f"{tmp_path / 'third'}: 1 models that {tmp_path / 'second'} has too: 3 clusters keep their ids, 1 get new "
-        "ones, 1 ids are of clusters that are gone\n"
+        f"{tmp_path / 'third'}: 1 model that {tmp_path / 'second'} has too; ids of clusters: 3 kept, 1 new, 1 gone\n"
     )
     assert ids(third) == [(0, 3, 2, 2, 2), (1, 1, 0, 3, 3), (2, 0, 1, 3, 3), (3, 4, None, 3, 0), (None, 2, None, 0, 0)]
 

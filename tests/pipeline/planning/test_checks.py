@@ -340,6 +340,31 @@ class TestTheCommand:
         assert done.stderr.startswith("motorpool: features[0] (x): descriptor 'x' is not in the case; it holds osnet")
         assert len(done.stderr.splitlines()) == 1
 
+    def test_an_append(self, case: Path, tmp_path: Path) -> None:
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(config_of(case, tmp_path / "lake")))
+        (file,) = (case / "descriptors").glob("osnet.*")
+        file.unlink()
+        np.save(file.with_suffix(".npy"), ARRAYS["osnet"][:-1])
+        for path, wrong in ((tmp_path / "nowhere", "there is no such folder"), (case, "osnet.npy: 23 rows")):
+            done = without_java(tmp_path, "append", "--conf", str(tmp_path / "run.yaml"), "--case", str(path))
+            assert (done.returncode, done.stdout) == (2, "")
+            assert wrong in done.stderr
+
+    def test_titles(self, tmp_path: Path) -> None:
+        lake = lake_of(tmp_path / "lake", "parquet", osnet=4)
+        model = {"model_id": "a1", "features": "osnet-pca2", "algorithm": "kmeans"}
+        write(lake, "models", [model], "parquet")
+        write(lake, "clusters", [{"model_id": "a1", "cluster": c} for c in range(3)], "parquet")
+        (tmp_path / "titles.yaml").write_text("osnet-pca2 k=4:\n  1: Vans\n")
+        where = ("titles", "--lake", str(tmp_path / "lake"), "--titles", str(tmp_path / "titles.yaml"))
+        done = without_java(tmp_path, *where)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "osnet-pca2 k=4: the lake holds no clusters of such a model" in done.stderr
+        (tmp_path / "titles.yaml").write_text("osnet-pca2 k=3:\n  1: Vans\n")
+        done = without_java(tmp_path, *where, "--report", str(tmp_path))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "holds no report whose titles can be changed" in done.stderr
+
 
 def test_paths_are_as_spark_reads_them(case: Path) -> None:
     lines = [r" .\a\b.jpg", "././c.jpg", "d/./e.jpg "]
@@ -430,7 +455,9 @@ class TestCatalogs:
     def test_check_says_so(self, case: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """It may be run elsewhere."""
         assert cli.main(["check", "--conf", str(self.conf(case))]) == 0
-        assert "Note: on this machine `run` refuses: lake.schema cars" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "Note: on this machine `run` refuses: lake.schema cars" in said
+        assert "No mistakes found. Type where it is to run:\n  motorpool run" in said
 
     def test_those_that_stay(self, case: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         lake = LakeConfig.model_validate({"schema": "cars"})

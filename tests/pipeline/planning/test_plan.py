@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -14,10 +14,12 @@ from planned_lake import lake_of, without_java
 from cases import blobs, write_case
 from motorpool import cli
 from motorpool.config.load import parse_config
-from motorpool.config.run import Config
+from motorpool.config.run import CaseConfig, Config
 from motorpool.pipeline.planning import plan
+from motorpool.pipeline.planning.assigning import check_append
 from motorpool.pipeline.planning.checks import look
-from motorpool.pipeline.planning.plan import Plan, SizePlan, plan_of
+from motorpool.pipeline.planning.plan import Plan, SizePlan, models_of, plan_of
+from motorpool.pipeline.planning.times import expected_of_append, expected_seconds
 from motorpool.pipeline.run import STAGES
 from motorpool.pipeline.study import model_ids
 from review_lake import write
@@ -157,3 +159,55 @@ class TestTheCommand:
         monkeypatch.setattr(plan, "_free", lambda config: 1000)
         assert cli.main(["check", "--conf", str(folder / "run.yaml")]) == 0
         assert "<0.01 GiB are free" in capsys.readouterr().out
+
+
+class TestTimes:
+    MORE: ClassVar[dict[str, Any]] = {
+        "labels": {"attributes": {"colour": {}}},
+        "outliers": {"methods": ["isolation_forest"], "features": ["both"]},
+        "projections": {"methods": ["pca"], "features": ["both"]},
+        "report": {},
+    }
+
+    def expected(self, config: Config) -> dict[str, float]:
+        return expected_seconds(config, look(config, STAGES))
+
+    def test_of_a_new_lake(self, folder: Path) -> None:
+        expected = self.expected(config_of(folder, **self.MORE))
+        # Nobody has looked at photos of a lake that is made now.
+        assert set(expected) == {
+            "ingest", "features", "cluster", "vehicles", "outliers", "project", "interpret", "report"
+        }  # fmt: skip
+        assert list(expected)[:2] == ["ingest", "features"]
+
+    def test_what_the_lake_holds_takes_no_time(self, folder: Path) -> None:
+        config = config_of(folder, **self.MORE)
+        lake = lake_of(folder / "new" / "lake", "parquet", osnet=4, vdc_type=3)
+        told = planned(config)
+        write(
+            lake,
+            "feature_sets",
+            [{"features": s.name, "definition": "", "n_features": 2} for s in told.sets],
+            "parquet",
+        )
+        models = [spec.model_id for features in config.feature_sets for spec in models_of(config, features)]
+        write(lake, "models", [{"model_id": m} for m in models], "parquet")
+        for table in ("outlier_methods", "projection_methods"):
+            write(lake, table, [{"features": "both", "method": "x"}], "parquet")
+        write(lake, "interpretations", [{"model_id": models[0]}], "parquet")
+        found = look(config, STAGES)
+        assert set(expected_seconds(config, found)) == {"ingest", "report"}
+        write(lake, "annotations", [{"image_id": 0, "attribute": "colour"}], "parquet")
+        assert set(expected_seconds(config, found)) == {"ingest", "label", "report"}
+
+    def test_of_an_append(self, folder: Path) -> None:
+        config = config_of(folder)
+        new = CaseConfig(path=str(folder / "case"))
+        few = expected_of_append(config, check_append(new))
+        lake = lake_of(folder / "new" / "lake", "parquet", osnet=4, vdc_type=3)
+        write(lake, "models", [{"model_id": str(i)} for i in range(60)], "parquet")
+        many = expected_of_append(config, check_append(new))
+        # There was nothing that could label the images.
+        assert few["labels"] == few["drift"] == few["attributes"] == 0
+        assert many["labels"] > 10
+        assert many["drift"] > 0

@@ -109,7 +109,8 @@ def _pass(block_df: DataFrame, growth: Growth, mean: np.ndarray) -> GroupSums:
 
 
 def by_tree(block_df: DataFrame, tree: BisectingTree, ks: Sequence[int]) -> Labelled:
-    """Every image's cluster for each k, by one walk down the tree, and its distance to that cluster's centroid.
+    """Every image's cluster for each k, by one walk down the tree, its distance to that cluster's centroid, and as
+    ``strength`` the least that a split on the way says (`Planes.firmness`).
 
     A cluster's number is its place in `BisectingTree.leaves`; rows need not be those of the fit.
     """
@@ -125,8 +126,9 @@ def by_tree(block_df: DataFrame, tree: BisectingTree, ks: Sequence[int]) -> Labe
             x = raw - origin
             labels = clusters[planes.descend(x)]
             nodes = np.stack([leaf[labels[:, i]] for i, leaf in enumerate(leaves)], axis=1)
-            squared = np.take_along_axis(squared_distances(x, factors), nodes, axis=1)
-            distances = np.sqrt(np.maximum(squared, 0.0)).astype(np.float32)
-            yield LabelledBlock(ids, raw, labels, distances)
+            to_all = np.sqrt(np.maximum(squared_distances(x, factors), 0.0))
+            distances = np.take_along_axis(to_all, nodes, axis=1).astype(np.float32)
+            strengths = np.take_along_axis(planes.firmness(to_all), nodes, axis=1).astype(np.float32)
+            yield LabelledBlock(ids, raw, labels, distances, strengths)
 
     return Labelled(block_df, label, tuple(len(leaf) for leaf in leaves), origin)

@@ -99,6 +99,22 @@ class Planes:
         offsets = 0.5 * np.einsum("ij,ij->i", b - a, b + a)
         return cls(nodes, left[nodes], np.ascontiguousarray((b - a).T), offsets)
 
+    def firmness(self, distances: np.ndarray) -> np.ndarray:
+        """How firmly rows belong to nodes, float64[n, nodes], 0 to 1: the least that a split on the way there says.
+
+        A split says 1 - own / other, of the distances float64[n, nodes] to the centroids of its two sides: 0 half-way
+        between them. 0 too on ways that rows do not take; NaN for the top, where nothing was split.
+        """
+        firm = np.full(distances.shape, np.nan)
+        # Parents come before their children, so their columns are made.
+        for node, left in zip(self.nodes, self.left, strict=True):
+            parent, first, second = firm[:, node], distances[:, left], distances[:, left + 1]
+            for own, other, column in ((first, second, left), (second, first, left + 1)):
+                shares = own / np.where(other > 0, other, 1.0)
+                says = np.where(other > 0, np.maximum(1.0 - shares, 0.0), 0.0)
+                firm[:, column] = np.fmin(parent, says)
+        return firm
+
     def descend(self, x: np.ndarray) -> np.ndarray:
         """The leaf int64[n] of every row float64[n, d]: from the top always to the nearer child, on ties the left one.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from motorpool.config.run import CaseConfig
+from motorpool.config.run import CaseConfig, Config
 from motorpool.pipeline.context import Context
 from motorpool.pipeline.growing.appends import appends_of
 from motorpool.pipeline.growing.catch_up import add_attributes, add_features, add_labels, finish, labelling_models
@@ -19,6 +20,17 @@ from motorpool.pipeline.growing.outliers import add_outliers, unscoring
 from motorpool.pipeline.stages.quality import photos_of, run_quality
 
 log = logging.getLogger(__name__)
+
+#: What appended images get, in this order.
+_CAUGHT_UP = {
+    "features": add_features,
+    "labels": add_labels,
+    "outliers": add_outliers,
+    "places": add_places,
+    "attributes": add_attributes,
+    "drift": add_drift,
+    "finish": finish,
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,11 @@ class Appended:
     due: Sequence[Mapping[str, Any]]
 
 
+def stages_of(config: Config) -> list[str]:
+    """The stages of an append by which its progress is told."""
+    return ["images", *_CAUGHT_UP, *(["quality"] if config.photo_quality is not None else [])]
+
+
 def run_append(ctx: Context, case: CaseConfig) -> Appended:
     """Add the images of ``case`` that the lake lacks, and give them all that its stored numbers give.
 
@@ -53,10 +70,12 @@ def run_append(ctx: Context, case: CaseConfig) -> Appended:
         # A mistake about photos is told before anything is written.
         photos_of(ctx.config)
     with ctx.lake.growing():
-        came = bring_in(ctx, case)
-        catch_up(ctx)
+        with ctx.pace.stage("images"):
+            came = bring_in(ctx, case)
+        catch_up(ctx, ctx.pace.stage)
         if ctx.config.photo_quality is not None:
-            run_quality(ctx)
+            with ctx.pace.stage("quality"):
+                run_quality(ctx)
     models, others = labelling_models(ctx.lake)
     due = [r for r in ctx.lake.rows("drift", append_id=[ALL]) if r["refit_due"] and r["model_id"] in models]
     return Appended(
@@ -64,9 +83,13 @@ def run_append(ctx: Context, case: CaseConfig) -> Appended:
     )
 
 
-def catch_up(ctx: Context) -> None:
-    """Give appended images what the lake holds of the others and they lack; nothing where nothing was appended."""
+def catch_up(ctx: Context, within: Callable[[str], AbstractContextManager[None]] = lambda _: nullcontext()) -> None:
+    """Give appended images what the lake holds of the others and they lack; nothing where nothing was appended.
+
+    Each step runs in the context that ``within`` gives for its name.
+    """
     if not appends_of(ctx.lake):
         return
-    for step in (add_features, add_labels, add_outliers, add_places, add_attributes, add_drift, finish):
-        step(ctx)
+    for name, step in _CAUGHT_UP.items():
+        with within(name):
+            step(ctx)

@@ -31,6 +31,7 @@ from motorpool.pipeline.pace import timed
 from motorpool.pipeline.stages.features import load_program, wide_descriptors
 from motorpool.pipeline.stored_models import label_new, load_model, relabelling
 from motorpool.spark import blocks
+from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def add_features(ctx: Context) -> None:
     rows = lake.rows("feature_sets", ["features", "descriptors", "n_features"])
     sets = {str(r["features"]): r for r in sorted(rows, key=lambda r: str(r["features"]))}
     for append, missing in lacking(lake, "features", "features", list(sets)):
-        with explained(), timed(f"append: {len(missing)} feature sets of append {append.append_id}"):
+        with explained(), timed(f"append: {counted(len(missing), 'feature set')} of append {append.append_id}"):
             vehicles = None
             for name in missing:
                 program = load_program(lake, name)
@@ -122,7 +123,7 @@ def add_labels(ctx: Context) -> None:
         return
     models, _ = labelling_models(lake)
     for append, missing in lacking(lake, "labels", "model_id", list(models)):
-        with explained(), timed(f"append: labels by {len(missing)} models of append {append.append_id}"):
+        with explained(), timed(f"append: labels by {counted(len(missing), 'model')} of append {append.append_id}"):
             by_features: dict[str, list[StoredModel]] = defaultdict(list)
             for model_id in missing:
                 by_features[models[model_id].features].append(models[model_id])

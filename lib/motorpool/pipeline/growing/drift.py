@@ -18,6 +18,7 @@ from motorpool.pipeline.growing.appends import appends_of, number_of
 from motorpool.pipeline.growing.catch_up import labelling_models
 from motorpool.pipeline.pace import timed
 from motorpool.spark import blocks
+from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def add_drift(ctx: Context) -> None:
     if not ids:
         return
     wanted = [name for name, missing in asked.items() if missing]
-    with explained(), timed(f"append: drift of {len(ids)} models"):
+    with explained(), timed(f"append: drift of {counted(len(ids), 'model')}"):
         telling = [m for m in ids if ALGORITHMS[models[m].algorithm].tells_far]
         found = _measured(lake, ids, telling, wanted)
         if all((r["append_id"], r["model_id"]) in there for r in found if r["append_id"] != ALL):

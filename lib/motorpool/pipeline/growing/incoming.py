@@ -37,6 +37,7 @@ from motorpool.pipeline.ingesting.bad_rows import listed_bad_rows, refusing_bad_
 from motorpool.pipeline.pace import timed
 from motorpool.pipeline.stages.features import held_group_columns
 from motorpool.spark import blocks
+from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def bring_in(ctx: Context, config: CaseConfig) -> Came:
         known = stack.enter_context(blocks.kept(paths.join(there, on="path", how="inner")))
         n_known = known.count()
         if n_known:
-            with timed(f"append: comparing {n_known:,} images that the lake has already"):
+            with timed(f"append: comparing {counted(n_known, 'image')} that the lake has already"):
                 _check_same(lake, descriptors, known, who)
         came = appends_of(lake)
         unfinished = came[-1] if came and not came[-1].finished else None
@@ -134,7 +135,7 @@ def bring_in(ctx: Context, config: CaseConfig) -> Came:
         # An append that was stopped may have had more rows.
         behind = range(first, _LAST)
         lake.replace_rows("appends", [append.row], {"append_id": [append.append_id]})
-        with timed(f"append: converting {len(widths)} descriptors of {n_new:,} images"):
+        with timed(f"append: converting {counted(len(widths), 'descriptor')} of {counted(n_new, 'image')}"):
             vectors = read_vectors(spark, descriptors, refuse=config.on_bad_rows == "refuse")
             wanted = vectors.join(new.select("image_id"), on="image_id", how="left_semi")
             write_vectors(lake, _renumbered(wanted, first), behind, widths, n_new)

@@ -16,6 +16,7 @@ from motorpool.kernels.labels.continuing import continued
 from motorpool.lake import Lake
 from motorpool.pipeline.context import explained
 from motorpool.pipeline.pace import timed
+from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def run_match(lake: Lake, earlier: Lake) -> Matched:
             "the images"
         )
     rows: list[dict[str, Any]] = []
-    with explained(), timed(f"match: clusters of {len(ids)} models"):
+    with explained(), timed(f"match: clusters of {counted(len(ids), 'model')}"):
         for at in range(0, len(ids), _MODELS_AT_ONCE):
             some = ids[at : at + _MODELS_AT_ONCE]
             shared = _shared(lake, earlier, some)

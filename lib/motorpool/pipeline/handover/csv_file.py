@@ -5,22 +5,28 @@ What a person fills in is imported; the labels stand beside it as suggestions, s
 
 from __future__ import annotations
 
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+from collections.abc import Iterator
+from typing import Any
 
-from motorpool.pipeline.handover.format import Format, HandOver
+import pyarrow as pa
+
+from motorpool.pipeline.handover.format import Format, HandOver, Photo, Table
+
+_SCHEMA = pa.schema(
+    [
+        ("path", pa.string()), ("attribute", pa.string()), ("value", pa.string()), ("suggested", pa.string()),
+        ("probability", pa.float32()), ("accepted", pa.bool_()),
+    ]
+)  # fmt: skip
 
 
-def _table(handed: HandOver) -> DataFrame:
-    rows = handed.photos.select("path", F.explode("labels").alias("label"))
-    return rows.select(
-        "path",
-        "label.attribute",
-        F.lit(None).cast("string").alias("value"),
-        F.col("label.value").alias("suggested"),
-        "label.probability",
-        "label.accepted",
-    )
+def _rows(photo: Photo) -> Iterator[tuple[Any, ...]]:
+    for label in photo.labels:
+        yield photo.path, label.attribute, None, label.value, label.probability, label.accepted
+
+
+def _table(_: HandOver) -> Table:
+    return Table(_SCHEMA, _rows)
 
 
 CSV = Format("csv", (".csv",), table=_table)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pyarrow as pa
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from motorpool.config.labels import columns_of
 from motorpool.errors import ConfigError
-from motorpool.pipeline.handover.format import Format, HandOver, address
-from motorpool.pipeline.output.files import numbered
-from motorpool.spark.blocks import Batches
+from motorpool.pipeline.handover.format import Format, HandOver, Photo, Table
 
 #: Columns beside those of the attributes.
 _OWN = ("path", "image", "x", "y")
 
 
-def _table(handed: HandOver) -> DataFrame:
+def _table(handed: HandOver) -> Table:
     """path, image (the photo's address, where a prefix was asked for), x, y and the columns of each attribute.
 
     Photos that the map lacks have no place.
@@ -28,26 +27,21 @@ def _table(handed: HandOver) -> DataFrame:
                 f"--attribute {attribute.name}: its column {clash!r} would hide the file's own of that name: leave it "
                 "out by naming others, or call it otherwise in `labels.attributes`"
             )
+    told = (pa.string(), pa.float32(), pa.bool_())
     columns = [
-        F.element_at("labels", at)[given].alias(name)
-        for at, attribute in enumerate(handed.attributes, 1)
-        for name, given in zip(columns_of(attribute.name), ("value", "probability", "accepted"), strict=True)
+        (name, kind)
+        for attribute in handed.attributes
+        for name, kind in zip(columns_of(attribute.name), told, strict=True)
     ]
-    prefix = handed.images_url
+    image = [] if handed.images_url is None else [("image", pa.string())]
+    names = [attribute.name for attribute in handed.attributes]
 
-    def with_address(batches: Batches) -> Batches:
-        for batch in batches:
-            # The first column is the path.
-            found = [address(path, prefix) for path in batch.column(0).to_pylist()]
-            yield pa.RecordBatch.from_arrays([*batch.columns, pa.array(found, pa.string())], names=[*names, "image"])
+    def row(photo: Photo) -> Iterator[tuple[Any, ...]]:
+        labels = {label.attribute: (label.value, label.probability, label.accepted) for label in photo.labels}
+        values = [value for name in names for value in labels.get(name, (None, None, None))]
+        yield photo.path, *(photo.place or (None, None)), *values, *([photo.address] if image else [])
 
-    placed = handed.photos.join(handed.maps(), on="image_id", how="left").orderBy("place")
-    rows = placed.select("path", "x", "y", *columns)
-    if prefix is None:
-        return rows
-    schema = ", ".join(f"`{f.name}` {f.dataType.simpleString()}" for f in rows.schema.fields)
-    names = rows.columns
-    return numbered(rows).mapInArrow(with_address, f"{schema}, image STRING")
+    return Table(pa.schema([("path", pa.string()), ("x", pa.float32()), ("y", pa.float32()), *columns, *image]), row)
 
 
-EMBEDDING_ATLAS = Format("embedding-atlas", (".parquet",), table=_table)
+EMBEDDING_ATLAS = Format("embedding-atlas", (".parquet",), table=_table, draws_map=True)

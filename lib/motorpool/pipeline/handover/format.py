@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from pyspark.sql import DataFrame
+import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -31,29 +32,29 @@ class Label:
 
 @dataclass(frozen=True)
 class Photo:
-    """A photo with its labels, in the order of the attributes. ``address`` is where the tool finds the photo."""
+    """A photo with its labels, in the order of the attributes. ``address`` is where the tool finds the photo.
+
+    ``place`` is x and y of the photo on the map that a format draws; None where the map lacks it.
+    """
 
     image_id: int
     path: str
     address: str
     labels: Sequence[Label]
+    place: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class HandOver:
-    """What is handed over: ``photos`` has ``image_id, path, labels``, as they are to come; ``labels`` is an array by
-    attribute of structs with the fields of `Label`.
+    """What is handed over: the labels of some attributes. ``version`` says when they were made.
 
-    ``version`` says when the labels were made. ``montage`` is how many photos at most a task shows side by side, null
-    for tasks of one photo. ``maps`` reads ``image_id, x, y`` of a map of all images, for formats that draw one.
+    ``montage`` is how many photos at most a task shows side by side, None for tasks of one photo.
     """
 
     attributes: Sequence[Attribute]
-    photos: DataFrame
     version: str
     images_url: str | None
     montage: int | None
-    maps: Callable[[], DataFrame] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,14 @@ class Part:
     render_montage: Callable[[Sequence[Photo]], str] | None = None
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table of ``schema``, to which each photo gives some ``rows``."""
+
+    schema: pa.Schema
+    rows: Callable[[Photo], Iterable[Sequence[Any]]]
+
+
 #: Text files by what takes the place of the extension of the file that was asked for; "" is that file itself.
 Documents = Mapping[str, Sequence[Part]]
 
@@ -80,17 +89,18 @@ Documents = Mapping[str, Sequence[Part]]
 class Format:
     """A format: either text in parts, or a table of columns.
 
-    ``documents`` gives the files' parts. ``table`` gives rows, which are written as CSV, or as Parquet where
-    ``extensions`` says so. ``extensions`` are those that the tool reads. ``default_url`` stands before paths where no
-    other prefix was asked for. ``montages`` says whether several photos can share a task.
+    ``documents`` gives the files' parts. A ``table`` is written as CSV, or as Parquet where ``extensions`` says so;
+    with ``draws_map`` its photos have places. ``extensions`` are those that the tool reads. ``default_url`` stands
+    before paths where no other prefix was asked for. ``montages`` says whether several photos can share a task.
     """
 
     name: str
     extensions: tuple[str, ...]
     documents: Callable[[HandOver], Documents] | None = None
-    table: Callable[[HandOver], DataFrame] | None = None
+    table: Callable[[HandOver], Table] | None = None
     default_url: str | None = None
     montages: bool = False
+    draws_map: bool = False
 
 
 def address(path: str, prefix: str | None) -> str:

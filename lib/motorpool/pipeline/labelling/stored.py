@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -14,6 +14,8 @@ from motorpool.labelling.apply import Labeller, label_images
 from motorpool.labelling.program import from_rows
 from motorpool.lake import Lake
 from motorpool.lake.local_tables import Tables
+
+T = TypeVar("T")
 
 
 def label_rows(
@@ -28,7 +30,17 @@ def label_rows(
     ConfigError for attributes that the lake has no labels of, and, with the option that is ``needed_by``, for a lake
     without any.
     """
-    rows = {r["attribute"]: r for r in tables.rows("label_sets", ["attribute", *columns])}
+    rows = {str(r["attribute"]): r for r in tables.rows("label_sets", ["attribute", *columns])}
+    return asked_labels(rows, lake, attributes, needed_by)
+
+
+def asked_labels(
+    rows: Mapping[str, T], lake: str, attributes: Collection[str] | None = None, needed_by: str | None = None
+) -> list[T]:
+    """What ``rows`` has of each attribute, by its name; of ``attributes`` alone where these are given.
+
+    ConfigError as for `label_rows`.
+    """
     unknown = [name for name in attributes or () if name not in rows]
     if unknown or (needed_by and not rows):
         who, what = (f"--attribute {unknown[0]}", "it") if unknown else (needed_by, "attributes")

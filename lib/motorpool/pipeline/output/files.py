@@ -8,10 +8,10 @@ import errno
 import io
 import os
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -64,14 +64,33 @@ def write_answer(answer: Answer, f: BinaryIO) -> int:
     """As `write_csv`, an answer to a query. Memory: a batch of rows; with Spark one partition as text."""
     if isinstance(answer, SparkAnswer):
         return write_csv(answer.frame, f)
+    return _write_csv(answer.columns, answer.batches(), f)
+
+
+def write_csv_batches(schema: pa.Schema, batches: Iterable[pa.RecordBatch], f: BinaryIO) -> int:
+    """As `write_csv`, rows that come as Arrow's batches. Memory: a batch."""
+    return _write_csv(schema.names, batches, f)
+
+
+def _write_csv(columns: Sequence[str], batches: Iterable[pa.RecordBatch], f: BinaryIO) -> int:
     text = io.TextIOWrapper(f, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(answer.columns)
+    writer.writerow(columns)
     n_rows = 0
-    for batch in answer.batches():
+    for batch in batches:
         writer.writerows(zip(*map(_values, batch.columns), strict=True))
         n_rows += len(batch)
     text.detach()
+    return n_rows
+
+
+def write_parquet_batches(schema: pa.Schema, batches: Iterable[pa.RecordBatch], f: BinaryIO) -> int:
+    """Rows that come as Arrow's batches, as one Parquet file. Returns the number of rows. Memory: a batch."""
+    n_rows = 0
+    with pq.ParquetWriter(f, schema) as file:
+        for batch in batches:
+            file.write_batch(batch)
+            n_rows += len(batch)
     return n_rows
 
 
@@ -121,27 +140,6 @@ def write_parquet(rows: DataFrame, f: BinaryIO) -> int:
 def numbered(rows: DataFrame) -> DataFrame:
     """``rows`` with columns called by their place: mapInArrow takes no names with dots, which attributes may have."""
     return rows.toDF(*(f"c{at}" for at in range(len(rows.columns))))
-
-
-def write_text(rows: DataFrame, render: Callable[[dict[str, Any]], str | None], between: str, f: BinaryIO) -> None:
-    """What ``render`` makes of every row, a dict, with ``between`` between them; rows of which it makes null are left
-    out.
-
-    Driver memory: one partition as text.
-    """
-
-    def run(batches: Batches) -> Batches:
-        for batch in batches:
-            texts = [text for row in batch.to_pylist() if (text := render(row)) is not None]
-            if texts:
-                yield _piece(len(texts), between.join(texts).encode())
-
-    begun = False
-    for piece in rows.mapInArrow(run, _PIECE).toLocalIterator(prefetchPartitions=True):
-        if begun:
-            f.write(between.encode())
-        f.write(piece["data"])
-        begun = True
 
 
 _PIECE = "n BIGINT, data BINARY"

@@ -1,4 +1,5 @@
-"""What can be told of `assign` before Spark starts: the new case, the file to write, and what the lake labels it by."""
+"""What can be told of `assign` and `append` before Spark starts: the new case, the file to write, and what the lake
+labels it by."""
 
 from __future__ import annotations
 
@@ -33,6 +34,15 @@ def check_assign(
         _look_at_lake(LocalTables(lake), str(lake.path), model_id, attributes, opened, problems)
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def check_append(case: CaseConfig) -> Opened | None:
+    """The case that is to be appended; ConfigError with every problem of its files."""
+    problems = Problems()
+    opened = open_case(case, problems)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return opened
 
 
 def _look_at_lake(

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Held:
-    """The descriptors, feature sets and models of a lake, by name or id; nothing of one that does not exist yet.
+    """What a lake holds, by names and ids; nothing of one that does not exist yet.
 
     Memory: a few hundred bytes for each of them.
     """
@@ -36,6 +36,13 @@ class Held:
         self.definitions: dict[str, str] = {r["features"]: r["definition"] for r in sets}
         self.widths: dict[str, int] = {r["features"]: r["n_features"] for r in sets}
         self.models: set[str] = {r["model_id"] for r in tables.rows("models", ["model_id"])}
+        #: Feature sets that have scores of outliers, and those that have maps.
+        self.scored: set[str] = {r["features"] for r in tables.rows("outlier_methods", ["features"])}
+        self.mapped: set[str] = {r["features"] for r in tables.rows("projection_methods", ["features"])}
+
+    def has(self, table: str) -> bool:
+        """Whether the lake has a table."""
+        return self._tables.exists(table)
 
     def is_of(self, paths: pa.Array) -> bool:
         """Whether the lake's images are those of these paths, image i being row i; so where the lake has none yet."""

@@ -17,6 +17,8 @@ from motorpool.config.run import Config
 from motorpool.features.spec import FeatureSet
 from motorpool.outliers.registry import OUTLIER_METHODS
 from motorpool.pipeline.planning.checks import Findings
+from motorpool.pipeline.planning.held import Held, held_in
+from motorpool.pipeline.planning.opening import Opened
 from motorpool.pipeline.planning.plan import models_of
 
 #: Where a width cannot be told.
@@ -27,8 +29,9 @@ _CORES = 2
 #: Between this and its inverse lie most runs, as shares of what is expected.
 SPREAD = 2.0
 
-# Seconds of a step whatever its size, on any number of cores: planning, small tables, commits.
-_START, _STAGE, _PASS = 11.0, 2.5, 1.0
+# Seconds of a step whatever its size, on any number of cores: planning, small tables, commits. Each of the first two
+# stages takes _WARM_UP more: Java compiles what it runs often, and Python's workers load their libraries.
+_START, _STAGE, _PASS, _WARM_UP = 11.0, 2.5, 1.0, 12.0
 # Seconds on two cores of what grows with the data: a GiB read or written; a number of a row, for each centre that it is
 # compared with, over all passes; a number of a pair of rows; a label written; a photo measured; an image laid out.
 _BYTES, _CENTRES, _PAIRS, _LABEL, _PHOTO, _LAID_OUT = 15 / _GIB, 4e-9, 4e-11, 5e-7, 6e-3, 2e-3
@@ -73,11 +76,14 @@ def expected_seconds(config: Config, found: Findings) -> dict[str, float]:
         "ingest": _ingest(found, sizes),
         "features": _features(config, found, sizes),
         "cluster": sum(_clustering(spec, of, sizes) for spec, of in models.items()),
-        "vehicles": 2 * _STAGE if config.vehicles.models_per_features else 0.0,
-        "outliers": _outliers(config, sizes),
-        "project": _maps(config, sizes),
-        "label": (_STAGE + len(config.labels.attributes) * 2 * _STAGE) if config.labels else 0.0,
+        "vehicles": 2 * _STAGE if config.vehicles.models_per_features and any(models.values()) else 0.0,
+        "outliers": _outliers(config, held, sizes),
+        "project": _maps(config, held, sizes),
+        "label": 0.0,
     }
+    # Nobody has looked at photos of a lake that is made now.
+    if config.labels and (held is None or held.has("annotations")):
+        seconds["label"] = _STAGE + len(config.labels.attributes) * 2 * _STAGE
     if config.consensus:
         seconds["consensus"] = 2 * _STAGE + sizes.data(n * len(config.consensus.n_clusters) * _LABEL)
     if config.nuisance:
@@ -85,9 +91,36 @@ def expected_seconds(config: Config, found: Findings) -> dict[str, float]:
         seconds["nuisance"] = _STAGE + sizes.data(n * n_models * _LABEL)
     if config.report is not None:
         photos = min(_PHOTOS, n, _PHOTOS_OF_CLUSTER * 10) if found.photos else 0
-        seconds["interpret"] = 2 * _STAGE + sizes.data(len(config.features) * photos * _PHOTO)
-        seconds["report"] = 4 * _STAGE + sizes.data(photos * _PHOTO)
-    return {stage: s for stage, s in seconds.items() if s}
+        if any(models.values()) or held is None or not held.has("interpretations"):
+            seconds["interpret"] = 2 * _STAGE + sizes.data(len(config.features) * photos * _PHOTO)
+        seconds["report"] = 8 * _STAGE + sizes.data(photos * _PHOTO)
+    seconds = {stage: s for stage, s in seconds.items() if s}
+    return {stage: s + (_WARM_UP if at < 2 else 0.0) for at, (stage, s) in enumerate(seconds.items())}
+
+
+def expected_of_append(config: Config, opened: Opened | None) -> dict[str, float]:
+    """Seconds of every stage of an append that has something to do; empty where only Spark can tell."""
+    held = held_in(config.lake)
+    if held is None or opened is None:
+        return {}
+    sizes = _Sizes(opened.n_rows, held.widths, (os.cpu_count() or _CORES) / _CORES)
+    columns = sum(width for _, width in held.descriptors.values())
+    labelled = sizes.data(len(held.models) * sizes.n * _LABEL)
+    seconds = {
+        "images": 4 * _STAGE + _WARM_UP + sizes.data(sizes.n * columns * 4 * _BYTES),
+        "features": len(held.definitions) * _PASS + sizes.data(sizes.n * columns * 4 * _BYTES),
+        "labels": len(held.models) * _PASS + labelled,
+        "outliers": len(held.scored) * 4 * _STAGE,
+        "places": 4 * _STAGE if held.has("projection_methods") else 0.0,
+        "attributes": 4 * _STAGE if held.has("label_sets") else 0.0,
+        "drift": 4 * _STAGE + labelled if held.models else 0.0,
+        "finish": _PASS,
+    }
+    if config.photo_quality is not None:
+        seconds["quality"] = _STAGE + sizes.data(sizes.n * _PHOTO)
+    if seconds["features"]:
+        seconds["features"] += _WARM_UP
+    return seconds
 
 
 def starting_seconds() -> float:
@@ -130,11 +163,13 @@ def _clustering(spec: FeatureSet, models: list[ModelSpec], sizes: _Sizes) -> flo
     return seconds
 
 
-def _outliers(config: Config, sizes: _Sizes) -> float:
+def _outliers(config: Config, held: Held | None, sizes: _Sizes) -> float:
     if config.outliers is None:
         return 0.0
-    seconds = _STAGE
-    for name in config.outliers.features or [spec.name for spec in config.feature_sets]:
+    asked = config.outliers.features or [spec.name for spec in config.feature_sets]
+    missing = [name for name in asked if held is None or name not in held.scored]
+    seconds = _STAGE if missing else 0.0
+    for name in missing:
         methods = [OUTLIER_METHODS[m] for m in config.outliers.methods]
         seconds += _STAGE + _PASS * len(methods)
         if any("neighbours" in m.needs for m in methods):
@@ -142,10 +177,12 @@ def _outliers(config: Config, sizes: _Sizes) -> float:
     return seconds
 
 
-def _maps(config: Config, sizes: _Sizes) -> float:
+def _maps(config: Config, held: Held | None, sizes: _Sizes) -> float:
     maps = config.projections
     if maps is None:
         return 0.0
     laid_out = [m for m in maps.methods if m != "pca"]
     each = _PASS + len(laid_out) * len(maps.dims) * sizes.data(min(sizes.n, maps.sample) * _LAID_OUT)
-    return each * len(maps.features or config.features) + _STAGE
+    asked = maps.features or [spec.name for spec in config.feature_sets]
+    missing = [name for name in asked if held is None or name not in held.mapped]
+    return each * len(missing) + _STAGE if missing else 0.0

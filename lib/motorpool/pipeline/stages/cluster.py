@@ -34,6 +34,7 @@ from motorpool.pipeline.stages.features import gathered
 from motorpool.pipeline.study import specs_of
 from motorpool.pipeline.vehicle_agreement import agreement_columns, remeasure
 from motorpool.spark import blocks
+from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ def run_cluster(ctx: Context) -> None:
     if not study:
         log.info("cluster: all models of the study are in the lake, nothing to do")
         return
-    models = Counted(ctx.pace, sum(len(job.specs) for _, jobs, _ in study for job in jobs), "models")
+    models = Counted(ctx.pace, sum(len(job.specs) for _, jobs, _ in study for job in jobs), "model")
     results = Results(ctx)
     with explained(), written_after(results.write):
         for features, jobs, curves in study:
@@ -118,11 +119,13 @@ def _run_jobs(
             drawn = _draw_curves(ctx, features, block_df, curves)
             with Fitting(block_df, possible, ctx.config.seed, progress, ctx.backend, drawn) as fitting:
                 for job in possible:
-                    with timed(f"cluster: {job.grid.algorithm} on {features.name}, {len(job.specs)} models"):
+                    with timed(f"cluster: {job.grid.algorithm} on {features.name}, {counted(len(job.specs), 'model')}"):
                         fitted = fitting.fit(job)
                     try:
-                        progress(f"scoring and labelling {len(fitted.models)} models")
-                        with timed(f"cluster: scoring and labelling {len(fitted.models)} models of {features.name}"):
+                        progress(f"scoring and labelling {counted(len(fitted.models), 'model')}")
+                        with timed(
+                            f"cluster: scoring and labelling {counted(len(fitted.models), 'model')} of {features.name}"
+                        ):
                             _score_and_write(ctx, fitted, n, results)
                     finally:
                         fitted.release()

@@ -22,6 +22,7 @@ from motorpool.pipeline.pace import timed
 from motorpool.pipeline.study import Node, consensus_features, consensus_specs, forget, log_not_asked, rank
 from motorpool.pipeline.vehicle_agreement import agreement_columns, joint_part, remeasure
 from motorpool.spark import blocks
+from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +53,12 @@ def run_consensus(ctx: Context) -> None:
     missing = [s for s in specs if s.model_id not in done]
     with explained():
         if missing:
-            with timed(f"consensus: {len(missing)} models of {len(members)} members"):
+            with timed(f"consensus: {counted(len(missing), 'model')} of {counted(len(members), 'member')}"):
                 _make(ctx, config, members, missing)
         nodes = sorted(members + _best(ctx, specs))
         pairs = list(combinations(nodes, 2))
         if missing or _pairs(ctx) != {(a, b) for (_, a), (_, b) in pairs}:
-            with timed(f"consensus: agreement of {len(nodes)} models"):
+            with timed(f"consensus: agreement of {counted(len(nodes), 'model')}"):
                 _write_agreement(ctx, nodes, pairs)
         else:
             log.info("consensus: all models of the study are in the lake, nothing to do")

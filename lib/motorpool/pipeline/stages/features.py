@@ -22,6 +22,7 @@ from motorpool.lake import FEW_VALUES, Lake
 from motorpool.pipeline.context import Context, explained, written_after
 from motorpool.pipeline.pace import Counted, timed
 from motorpool.spark import blocks
+from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +46,13 @@ def run_features(ctx: Context) -> None:
         raise ConfigError("features: names no feature set: list at least one descriptor with its steps")
     pending = _pending(ctx, sets)
     if not pending:
-        log.info("features: all %d feature sets are in the lake, nothing to do", len(sets))
+        log.info("features: all feature sets of the study are in the lake, nothing to do")
         return
     asking = next((fs for fs in pending if fs.uses_vehicles), None)
     vehicles = None
     if asking is not None:
         vehicles = known_vehicles(ctx.lake, f"feature set {asking.name}: the step {asking.vehicle_steps[0].kind}")
-    sets_done = Counted(ctx.pace, len(pending), "feature sets")
+    sets_done = Counted(ctx.pace, len(pending), "feature set")
     written = _Written(ctx)
     with explained(), written_after(written.write):
         for group in _groups(pending):
@@ -72,10 +73,10 @@ def _fit_group(
         if few:
             wide = stack.enter_context(blocks.kept(wide))
         fitter = stack.enter_context(Fitter(wide, group, _SAMPLE_SEED, vehicles, ctx.backend, widths))
-        with timed(f"features: fitting {len(group)} feature sets on {', '.join(names)}"):
+        with timed(f"features: fitting {counted(len(group), 'feature set')} on {', '.join(names)}"):
             fitted = fitter.fit()
         for item in fitted:
-            with timed(f"features: writing {item.spec.name} ({item.n_features} columns)"):
+            with timed(f"features: writing {item.spec.name} ({counted(item.n_features, 'column')})"):
                 written.add(item, fitter.transform(item))
             done.add()
 

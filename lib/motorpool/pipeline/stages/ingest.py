@@ -27,6 +27,7 @@ from motorpool.pipeline.ingesting.describing import clear, compute
 from motorpool.pipeline.pace import timed
 from motorpool.pipeline.stages.features import held_group_columns
 from motorpool.spark import blocks
+from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +240,9 @@ def _write(
             log.info("ingest: the table bad_rows lists what is left out")
         total = sum(a.shape[0] * a.shape[1] * 4 for a in descriptors.values())
         size = f"{total / 2**30:.2f} GiB"
-        with timed(f"ingest: converting {len(descriptors)} descriptors of {n_images:,} images ({size})"):
+        with timed(
+            f"ingest: converting {counted(len(descriptors), 'descriptor')} of {counted(n_images, 'image')} ({size})"
+        ):
             _write_vectors(ctx, descriptors, lost)
         n_dropped = lost.count() if lost is not None else 0
         _check_computed(ctx, descriptors, n_images - n_dropped)

@@ -38,6 +38,7 @@ from motorpool.pipeline.study import Node, forget, log_not_asked, model_ids, out
 from motorpool.pipeline.titling.given import given_titles, titles_fingerprint
 from motorpool.pipeline.titling.words import facts_of, reword, stored_evidence, write_given
 from motorpool.spark import blocks
+from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +96,8 @@ def run_interpret(ctx: Context) -> None:
     titled = _titled(ctx)
     # Clusters that were made again have lost their titles.
     changed = [m for m in chosen if stored.get(m) != asked[m] or not titled.get(m, False)]
-    counted = [m for m in changed if titled.get(m, False) and facts_of(stored.get(m, {})) == facts_of(asked[m])]
-    evidence = stored_evidence(ctx.lake, counted)
+    titles_only = [m for m in changed if titled.get(m, False) and facts_of(stored.get(m, {})) == facts_of(asked[m])]
+    evidence = stored_evidence(ctx.lake, titles_only)
     pending = [m for m in changed if m not in evidence]
     outdated = [m for m in stored if stored[m] != asked.get(m) or m in pending]
     if set(outdated) - set(evidence):
@@ -106,13 +107,13 @@ def run_interpret(ctx: Context) -> None:
         forget(ctx, "appearance")
     renamed = _forget_others(ctx, stored, chosen, given, titled)
     if evidence:
-        log.info("interpret: %d models get their titles anew, from the evidence that is in the lake", len(evidence))
+        log.info("interpret: titles of %s anew, from the evidence that is in the lake", counted(len(evidence), "model"))
     named = [*chosen, *(m for _, m in peers)]
     with explained():
         if pending:
             for column in left_out:
                 log.info("interpret: attribute %s is left out: it has too many values to name kinds", column)
-            with timed(f"interpret: {len(pending)} models"):
+            with timed(f"interpret: {counted(len(pending), 'model')}"):
                 began = time.monotonic()
                 found = _interpret(ctx, config, pending, inputs)
                 # All at once: descriptions name the clusters of the other models by their titles.
@@ -333,8 +334,8 @@ def _measured(ctx: Context, typical: DataFrame, drawn: Mapping[str, int], root: 
     if n:
         tasks = max(blocks.parallelism(ctx.spark), math.ceil(n / _PHOTOS_A_TASK))
         # Kept before it is written: writing may put all rows into one task, and photos are to be read in many.
-        measuring = timed(f"interpret: measuring {n:,} photos of {redact(root)}")
-        ctx.doing = f"measuring {n:,} photos"
+        measuring = timed(f"interpret: measuring {counted(n, 'photo')} of {redact(root)}")
+        ctx.doing = f"measuring {counted(n, 'photo')}"
         try:
             with measuring, blocks.kept(measure_photos(new, root, tasks)) as measured:
                 measured.count()

@@ -31,6 +31,7 @@ from motorpool.pipeline.labelling.sources import (
 )
 from motorpool.pipeline.pace import timed
 from motorpool.pipeline.study import fingerprint, forget, log_not_asked, outdate, rank
+from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +197,7 @@ def _label(
                 name,
             )
             continue
-        with timed(f"label: {name}: comparing ways on {len(taught[name].ids):,} photos of known value"):
+        with timed(f"label: {name}: comparing ways on {counted(len(taught[name].ids), 'photo')} of known value"):
             choices[name] = compare(known, sources[name], ctx.config.seed, config.target)
         _tell(name, choices[name], config)
     _forget(ctx, {name for name in asked if name not in choices} & set(_stored(ctx)))

@@ -15,6 +15,7 @@ from motorpool.errors import ConfigError
 from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.pace import timed
 from motorpool.pipeline.study import forget, log_not_asked
+from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +78,12 @@ def _measured(ctx: Context, config: NuisanceConfig, images: DataFrame) -> list[d
     missing = {c: [m for m in sorted(made) if (m, c) not in there] for c in config.columns}
     ids = sorted({m for models in missing.values() for m in models})
     if not ids:
-        log.info("nuisance: all %d models of the lake are compared, nothing to do", len(made))
+        log.info("nuisance: all %s of the lake are compared, nothing to do", counted(len(made), "model"))
         if len(kept) < len(stored):
             lake.overwrite_rows("nuisance", kept)
         return kept
     wanted = [c for c in config.columns if missing[c]]
-    with timed(f"nuisance: {len(ids)} models beside {', '.join(wanted)}"):
+    with timed(f"nuisance: {counted(len(ids), 'model')} beside {', '.join(wanted)}"):
         labels = lake.fitted(lake.read("labels", model_id=ids))
         found = follow_columns(labels, images, wanted, lake.count("images"))
         new = []

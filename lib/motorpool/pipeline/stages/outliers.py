@@ -71,7 +71,7 @@ def run_outliers(ctx: Context) -> None:
     outdated = [features for features, methods in stored.items() if methods != wanted.get(features)]
     if outdated:
         outdate(ctx, "outlier_methods", {"features": outdated})
-    sets_done = Counted(ctx.pace, len(wanted), "feature sets")
+    sets_done = Counted(ctx.pace, len(wanted), "feature set")
     for features, methods in wanted.items():
         have = stored.get(features, {})
         if any(have.get(method) != params for method, params in methods.items()):

@@ -31,6 +31,7 @@ from motorpool.pipeline.stages.features import gathered, held_values
 from motorpool.pipeline.study import forget, forget_all, log_not_asked, outdate
 from motorpool.spark import blocks
 from motorpool.spark.tasks import run_tasks
+from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -94,10 +95,10 @@ def run_project(ctx: Context) -> None:
         kept = [name for name, m in maps.items() if there.get(name) == m.params(config, ctx.config.seed)]
         pending = [m for m in maps.values() if m.name not in kept]
         asked.append(_Asked(features, pending, kept, sorted(there.keys() - set(kept))))
-    sets_done = Counted(ctx.pace, sum(bool(a.maps or a.outdated) for a in asked), "feature sets")
+    sets_done = Counted(ctx.pace, sum(bool(a.maps or a.outdated) for a in asked), "feature set")
     for some in _together(ctx, [a for a in asked if a.maps]):
-        what = "; ".join(f"{', '.join(m.name for m in a.maps)} of {a.features}" for a in some)
-        with explained(), timed(f"project: {what}"):
+        n_maps = sum(len(a.maps) for a in some)
+        with explained(), timed(f"project: {counted(n_maps, 'map')} of {counted(len(some), 'feature set')}"):
             _make_maps(ctx, config, some)
         sets_done.add(len(some))
     for a in asked:
@@ -192,16 +193,17 @@ def _make_maps(ctx: Context, config: ProjectionConfig, asked: Sequence[_Asked]) 
         laying = time.monotonic()
         layouts = [{m.name: m.layout(config, seed) for m in a.maps if m.method.lay_out} for a in asked]
         tables = [Sampled(s.sample, p, list(of.values())) for s, p, of in zip(seen, principal, layouts, strict=True)]
-        for a, of, s in zip(asked, layouts, seen, strict=True):
+        for of in layouts:
             if of:
-                _say(ctx, f"{a.features}: laying out {len(s.sample):,} of {s.stats.n:,} images by {', '.join(of)}")
                 _warn_of_cpu(ctx, of)
+        sets = counted(len(asked), "feature set")
+        _say(ctx, f"laying out {counted(max(len(s.sample) for s in seen), 'image')} of {sets}" if any(layouts) else "")
         done = lay_out_all(ctx.spark, tables, ctx.backend)
         laying = time.monotonic() - laying
         laid_out = [dict(zip(of, d, strict=True)) for of, d in zip(layouts, done, strict=True)]
         places = []
+        _say(ctx, f"placing the images of {sets} on their maps")
         for a, block_df, s, p, laid in zip(asked, block_dfs, seen, principal, laid_out, strict=True):
-            _say(ctx, f"{a.features}: placing {s.stats.n:,} images on {len(a.maps)} map(s)")
             axes = _axes(a, p)
             placed = {name: found.placed for name, found in laid.items()}
             places += [place_all(a.features, block_df, axes, s.sample, placed), *([_kept(ctx, a)] if a.kept else [])]
@@ -257,7 +259,7 @@ def _warn_of_cpu(ctx: Context, layouts: Mapping[str, Layout]) -> None:
 def _say(ctx: Context, text: str) -> None:
     ctx.doing = text
     if text:
-        log.info("project: %s", text)
+        log.debug("project: %s", text)
 
 
 def _kept(ctx: Context, a: _Asked) -> DataFrame:
@@ -277,8 +279,10 @@ def _trust(ctx: Context, asked: Sequence[tuple[_Asked, Rows]]) -> list[dict[str,
     trusted: dict[str, dict[str, float | None]] = {a.features: {} for a, _ in asked}
     for (features, name, _, _), value in zip(judged, found, strict=True):
         trusted[features][name] = value
-        if value is not None:
-            log.info("project: %s of %s has a trustworthiness of %.3f", name, features, value)
+    for features, by_map in trusted.items():
+        told = ", ".join(f"{value:.3f} of {name}" for name, value in by_map.items() if value is not None)
+        if told:
+            log.info("project: trustworthiness of the maps of %s: %s", features, told)
     return list(trusted.values())
 
 

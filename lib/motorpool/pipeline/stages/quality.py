@@ -18,6 +18,7 @@ from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.growing.appends import appends_of, number_of
 from motorpool.pipeline.study import forget_all, log_not_asked, outdate
 from motorpool.spark import blocks
+from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def run_quality(ctx: Context) -> None:
         n = n_images[part]
         with explained():
             if part in known:
-                log.info("quality: flagging the %s photos of part %s anew", f"{n:,}", part)
+                log.info("quality: flagging %s of part %s anew", counted(n, "photo"), part)
                 found = ctx.lake.read("photo_quality", part=part)
                 _write(ctx, config, part, found.drop("flags"), n)
             else:
@@ -119,8 +120,8 @@ def _measured(params: dict[str, str]) -> dict[str, str]:
 
 def _measure(ctx: Context, config: PhotoQualityConfig, root: str, part: str, images: DataFrame, n: int) -> None:
     tasks = max(blocks.parallelism(ctx.spark), -(-n // _PHOTOS_A_TASK))
-    log.info("quality: measuring %s photos of %s (part %s) ...", f"{n:,}", redact(root), part)
-    ctx.doing = f"measuring {n:,} photos"
+    log.info("quality: measuring %s of %s (part %s) ...", counted(n, "photo"), redact(root), part)
+    ctx.doing = f"measuring {counted(n, 'photo')}"
     began = time.monotonic()
     try:
         # Kept before it is written: writing may put all rows into one task, and photos are to be read in many.
@@ -128,7 +129,7 @@ def _measure(ctx: Context, config: PhotoQualityConfig, root: str, part: str, ima
             measured.count()
             seconds = time.monotonic() - began
             rate = f"{n / max(seconds, 1e-3):,.0f}"
-            log.info("quality: %s photos in %.1f s, %s images a second", f"{n:,}", seconds, rate)
+            log.info("quality: %s in %.1f s, %s images a second", counted(n, "photo"), seconds, rate)
             _write(ctx, config, part, measured.withColumn("part", F.lit(part)), n)
     finally:
         ctx.doing = ""

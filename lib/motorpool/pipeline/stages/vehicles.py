@@ -12,6 +12,7 @@ from motorpool.cluster.vehicle_votes import vote
 from motorpool.pipeline.context import Context, explained
 from motorpool.pipeline.pace import timed
 from motorpool.pipeline.study import forget, log_not_asked, rank
+from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,10 @@ def run_vehicles(ctx: Context) -> None:
         log.info("vehicles: all models of the study are in the lake, nothing to do")
         return
     for ids, names in _batches(missing, ctx.lake.count("images")):
-        with explained(), timed(f"vehicles: votes in {len(ids)} models of {', '.join(names)}"):
+        with (
+            explained(),
+            timed(f"vehicles: votes in {counted(len(ids), 'model')} of {counted(len(names), 'feature set')}"),
+        ):
             votes = vote(ctx.lake.read("labels", model_id=ids), vehicles)
             # No vehicle has more rows than photos.
             ctx.lake.replace("vehicles", votes, {"model_id": ids}, ctx.values(len(votes.columns) * len(ids)))
@@ -78,6 +82,6 @@ def _forget_others(ctx: Context, wanted: Collection[str]) -> set[str]:
     stored = {r["model_id"] for r in ctx.lake.read("vehicles").select("model_id").distinct().collect()}
     gone = stored - set(wanted)
     if gone:
-        log.info("vehicles: %d models are no longer among the best and go out", len(gone))
+        log.info("vehicles: %s no longer among the best: out of the table", counted(len(gone), "model"))
         forget(ctx, "vehicles", {"model_id": gone})
     return stored - gone

@@ -6,10 +6,11 @@ from collections.abc import Collection, Mapping
 
 from motorpool.interpret.overrides import Named, Override, Overrides, load_overrides, resolve_overrides
 from motorpool.lake import Lake
+from motorpool.lake.local_tables import LocalTables
 from motorpool.pipeline.study import fingerprint
 
 
-def named_models(lake: Lake) -> list[Named]:
+def named_models(lake: Lake | LocalTables) -> list[Named]:
     """All models with clusters. Driver memory: some hundred bytes a model, and 30 a cluster."""
     last = lake.fetch("clusters", ["model_id", "cluster"]).group_by("model_id").aggregate([("cluster", "max")])
     n_clusters = {r["model_id"]: r["cluster_max"] + 1 for r in last.to_pylist()}
@@ -21,7 +22,7 @@ def named_models(lake: Lake) -> list[Named]:
     ]
 
 
-def given_titles(lake: Lake, path: str | None, preferred: Collection[str] | None) -> Overrides:
+def given_titles(lake: Lake | LocalTables, path: str | None, preferred: Collection[str] | None) -> Overrides:
     """What a file of titles calls clusters, by model_id; see `resolve_overrides`. ConfigError as there."""
     if path is None:
         return {}

@@ -6,13 +6,14 @@ import shutil
 from pathlib import Path
 
 from motorpool import __version__
+from motorpool.config.run import LakeConfig
 from motorpool.errors import ConfigError
 from motorpool.lake import Lake
 from motorpool.pipeline.output.folder import whole_folder
 from motorpool.report import check_packages, page, queries
 
 
-def check_page(lake: Lake, folder: Path) -> None:
+def check_page(lake: LakeConfig, folder: Path) -> None:
     """ConfigError unless a folder holds a report of the lake that this version wrote."""
     again = "write it again by `motorpool report`"
     try:
@@ -21,9 +22,10 @@ def check_page(lake: Lake, folder: Path) -> None:
         raise ConfigError(f"--report {folder}: holds no report whose titles can be changed: {again}") from exc
     if version != __version__:
         raise ConfigError(f"--report {folder}: was written by motorpool {version}, this is {__version__}: {again}")
-    own, other = page.lake_name(lake.config), page.lake_of(folder)
+    own, other = page.lake_name(lake), page.lake_of(folder)
     if own != other:
-        raise ConfigError(f"--report {folder}: is of the lake {other or 'elsewhere'}, not of {own}: {again}")
+        whose = f"the lake {other}" if other else "a lake that is gone"
+        raise ConfigError(f"--report {folder}: is of {whose}, not of {own}: {again}")
 
 
 def retitle_page(lake: Lake, folder: Path) -> None:
@@ -32,7 +34,7 @@ def retitle_page(lake: Lake, folder: Path) -> None:
     ConfigError as `check_page`; EnvironmentMissingError where a package is missing that pictures are drawn with.
     """
     check_packages()
-    check_page(lake, folder)
+    check_page(lake.config, folder)
     from motorpool.report.titles import models_of, write_retitled
 
     clusters = queries.clusters(lake, models_of(folder))
