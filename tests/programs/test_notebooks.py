@@ -58,7 +58,7 @@ def test_a_figure_is_stored_as_json_and_as_a_picture(tmp_path: Path) -> None:
         pytest.skip("no Chromium or Chrome in the PATH, and BROWSER_PATH names none")
     cell = nbformat.v4.new_code_cell('import plotly.express as px\n\npx.bar(x=["a", "b"], y=[1, 3], height=300)')
     build.execute([nbformat.v4.new_notebook(cells=[cell])], tmp_path)
-    (output,) = shown(cell)
+    (output,) = (o for o in cell.outputs if o.output_type == "display_data")
     assert set(output["data"]) == {PLOTLY, "image/png"}
     assert picture_of(output["data"]["image/png"]).size == (700, 300)
 
@@ -103,7 +103,7 @@ class TestStored:
         assert len(cells) == wanted.get(path.stem, 0)
         for cell in cells:
             assert len(FIGURE.findall(cell.source)) == 1
-            (output,) = shown(cell)
+            (output,) = (o for o in cell.outputs if o.output_type == "display_data")
             assert set(output["data"]) == {PLOTLY, "image/png"}
             assert output["data"][PLOTLY]["layout"]["title"]["text"]
             picture = picture_of(output["data"]["image/png"])
