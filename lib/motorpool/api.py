@@ -28,7 +28,7 @@ from motorpool.lake.views import comments as view_comments
 from motorpool.photos.montage import jpeg, tile
 from motorpool.photos.source import Images, find_images, open_images
 from motorpool.pipeline.export import best_of, run_export
-from motorpool.pipeline.planning.lakes import lake_at
+from motorpool.pipeline.planning.held import lake_at
 from motorpool.pipeline.planning.sizes import is_small
 from motorpool.spark.session import build_session
 from motorpool.texts import expand_home

@@ -18,7 +18,7 @@ from motorpool.errors import ConfigError
 from motorpool.lake import Lake
 from motorpool.lake.reading import ENGINES, Engine, LakeReader
 from motorpool.pipeline.pace import Pace, step
-from motorpool.pipeline.planning.lakes import lake_at
+from motorpool.pipeline.planning.held import lake_at
 from motorpool.pipeline.planning.packages import check_catalog
 from motorpool.pipeline.planning.sizes import is_small
 from motorpool.progress import Progress
