@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +12,9 @@ from motorpool.case import files
 from motorpool.config.run import LakeConfig
 from motorpool.errors import LakeError
 from motorpool.lake.local_tables import LocalTables, tables_in_folder
-from motorpool.pipeline.planning.widths import Shape
+
+if TYPE_CHECKING:
+    from motorpool.pipeline.planning.widths import Shape
 
 log = logging.getLogger(__name__)
 

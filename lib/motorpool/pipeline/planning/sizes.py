@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from motorpool.config.run import CaseConfig, LakeConfig
 from motorpool.pipeline.planning.held import held_in
-from motorpool.pipeline.planning.opening import open_case
 from motorpool.pipeline.planning.problems import Problems
-from motorpool.pipeline.planning.widths import Shape
+
+if TYPE_CHECKING:
+    from motorpool.pipeline.planning.widths import Shape
 
 #: Images of a small study at most, and numbers of its descriptors: 256 MiB of float32.
 SMALL_IMAGES, SMALL_VALUES = 2**16, 2**26
@@ -22,6 +25,9 @@ def is_small(lake: LakeConfig, case: CaseConfig | None = None) -> bool:
         return False
     shapes: dict[str, Shape] = dict(held.descriptors)
     if case is not None:
+        # Here, since every command asks about its lake, and few of them read a case.
+        from motorpool.pipeline.planning.opening import open_case
+
         opened = open_case(case, Problems())
         if opened is None or len(opened.descriptors) < len(opened.names):
             return False
