@@ -1,13 +1,10 @@
-"""A few labelled photos, and the files that formats of the hand-over make of them, without Spark."""
+"""A few labelled photos, and the files that formats of the hand-over make of them."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
-
-from pyspark.sql import DataFrame
 
 from motorpool.pipeline.handover import FORMATS
 from motorpool.pipeline.handover.format import Attribute, HandOver, Label, Part, Photo, address, beside
@@ -27,14 +24,12 @@ PHOTOS = (
 
 
 def files(to: str, out: Path, images_url: str | None = None, *, montage: int | None = None) -> list[Path]:
-    """Write the text files of a format, in place of what tasks of Spark render; a montage holds all photos."""
+    """Write the text files of a format, without a lake; a montage holds all photos."""
     form = FORMATS[to]
     assert form.documents is not None
     url = images_url if images_url is not None else form.default_url
     photos = [dataclasses.replace(p, address=address(p.path, url)) for p in PHOTOS]
-    handed = HandOver(
-        ATTRIBUTES, cast(DataFrame, None), "motorpool 2026-01-01 10:00:00", url, montage, lambda: cast(DataFrame, None)
-    )
+    handed = HandOver(ATTRIBUTES, "motorpool 2026-01-01 10:00:00", url, montage)
     made = []
     for suffix, parts in form.documents(handed).items():
         made.append(beside(out, suffix))
