@@ -55,7 +55,7 @@ def extras() -> dict[str, tuple[str, dict[str, str]]]:
         "hdf5": ("descriptors in HDF5 files", {"h5py": "h5py"}),
         "onnx": ("descriptors that networks compute from photos", dict(NETWORKS)),
         "hog": ("the built-in descriptor hog", dict([HOG])),
-        "gpu": ("accelerator: gpu", {name: name for name in (CUPY, CUML)}),
+        "gpu": ("accelerator: gpu", {CUPY: CUPY, CUML: CUML, "spark_rapids_ml": "spark-rapids-ml"}),
     }
 
 

@@ -147,7 +147,7 @@ def test_extras_are_those_of_the_package() -> None:
         assert block is not None
         packages = {re.match(r"[\w-]+", text)[0] for text in re.findall(r'"([^"]+)"', block[1])}  # type: ignore[index]
         if name == "gpu":
-            assert {p.split("-cu")[0] for p in packages} == set(modules)
+            assert {p.split("-cu")[0] for p in packages} == set(modules.values())
         else:
             assert packages == set(modules.values())
     assert f'python_requires=">={".".join(map(str, doctor._PYTHON))}"' in setup
