@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
-from motorpool.backend.needs import CUML, CUPY, INSTALL
+from motorpool.backend.needs import CUML, CUPY, INSTALL, SPARK_RAPIDS_ML
 from motorpool.describe.built_in import HOG
 from motorpool.describe.network import PACKAGES as NETWORKS
 from motorpool.errors import EnvironmentMissingError, not_installed
@@ -55,7 +55,7 @@ def extras() -> dict[str, tuple[str, dict[str, str]]]:
         "hdf5": ("descriptors in HDF5 files", {"h5py": "h5py"}),
         "onnx": ("descriptors that networks compute from photos", dict(NETWORKS)),
         "hog": ("the built-in descriptor hog", dict([HOG])),
-        "gpu": ("accelerator: gpu", {CUPY: CUPY, CUML: CUML, "spark_rapids_ml": "spark-rapids-ml"}),
+        "gpu": ("accelerator: gpu", {CUPY: CUPY, CUML: CUML, SPARK_RAPIDS_ML: "spark-rapids-ml"}),
     }
 
 

@@ -44,7 +44,7 @@ def rows_of(df: DataFrame) -> list[tuple[object, ...]]:
 
 def chosen(wide: DataFrame, vectors: DataFrame) -> list[list[tuple[object, ...]]]:
     """All ways to choose photos, with fewer than a cluster has and with more."""
-    own = members.picked(wide, [1, 0], ROWS)
+    own = members.picked(wide, [1, 0])
     first, centroids = [IDS[1], IDS[0]], np.random.default_rng(7).normal(size=(4, 3)).astype(np.float32)
     found = [
         wide,
@@ -64,7 +64,7 @@ def test_photos_are_the_same_from_held_rows_and_by_tasks(spark: SparkSession, ro
     held = blocks.brought(wide, ROWS * len(IDS))
     assert blocks.held(held) is not None
     before = jobs_so_far(spark)
-    picked = members.picked(held, [0, 2], ROWS)
+    picked = members.picked(held, [0, 2])
     for df in (members.typical(held, IDS, dict.fromkeys(IDS, 2), 3), picked):
         assert blocks.held(df) is not None
     assert jobs_so_far(spark) == before

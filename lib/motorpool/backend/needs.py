@@ -12,8 +12,8 @@ from motorpool.errors import EnvironmentMissingError
 
 #: How to install what a GPU needs: for drivers of CUDA 12, and of CUDA 13.
 INSTALL = "pip install 'motorpool[gpu]' for CUDA 12, or 'motorpool[gpu-cu13]' for CUDA 13"
-#: What kernels need, and what layouts do.
-CUPY, CUML = "cupy", "cuml"
+#: What kernels need, what layouts do, and what the engine of that name does.
+CUPY, CUML, SPARK_RAPIDS_ML = "cupy", "cuml", "spark_rapids_ml"
 
 
 def missing(

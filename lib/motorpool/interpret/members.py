@@ -26,7 +26,6 @@ Order = Callable[[pa.RecordBatch, np.ndarray], np.ndarray]
 
 #: The first images of a batch, in the order of ``value``; ``model`` is a position.
 _FIRST = "model INT, cluster INT, image_id BIGINT, value DOUBLE"
-_GATHERED_NAMES = ("image_id", "clusters", "strengths")
 _GATHERED = "image_id BIGINT, clusters ARRAY<INT>, strengths ARRAY<FLOAT>"
 _CHOSEN = "model_id STRING, cluster INT, image_id BIGINT, position INT"
 
@@ -50,8 +49,8 @@ def gathered(labels: DataFrame, model_ids: Sequence[str]) -> DataFrame:
     )
 
 
-def picked(wide: DataFrame, positions: Sequence[int], n_images: int) -> DataFrame:
-    """`gathered` of those of its models that have some positions; held where ``wide``, of ``n_images`` at most, is."""
+def picked(wide: DataFrame, positions: Sequence[int]) -> DataFrame:
+    """`gathered` of those of its models that have some positions; held where ``wide`` is."""
 
     def run(batches: Batches) -> Batches:
         for batch in batches:
@@ -63,9 +62,11 @@ def picked(wide: DataFrame, positions: Sequence[int], n_images: int) -> DataFram
                 width = len(values) // max(1, n)
                 at = np.arange(n)[:, None] * width + np.array(positions)
                 lists.append(pa.ListArray.from_arrays(ends, values.take(pa.array(at.reshape(-1)))))
-            yield pa.RecordBatch.from_arrays([batch.column("image_id"), *lists], names=[*_GATHERED_NAMES])
+            yield pa.RecordBatch.from_arrays(
+                [batch.column("image_id"), *lists], names=["image_id", "clusters", "strengths"]
+            )
 
-    return blocks.mapped(wide, run, _GATHERED, 2 * len(positions) * n_images)
+    return blocks.mapped(wide, run, _GATHERED)
 
 
 def typical(wide: DataFrame, model_ids: Sequence[str], n: Mapping[str, int], seed: int) -> DataFrame:

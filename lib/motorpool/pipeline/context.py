@@ -76,11 +76,12 @@ class Context:
         LakeError where the lake cannot be written, or is a Parquet lake that another process writes.
         """
         delta = delta or config.lake.format == "delta" or (config.case is not None and reads_delta(config.case))
+        small = False
         if not is_submitted() and SparkSession.getActiveSession() is None:
             # Whoever lacks it need not hear of a start.
             check_java()
-        with timed("starting Spark"):
             small = is_small(config.lake, config.case)
+        with timed("starting Spark"):
             spark = build_session(config.spark, delta=delta, verbose=verbose, small=small)
         # Both ask executors, whose tasks may fail like any other.
         with explained():

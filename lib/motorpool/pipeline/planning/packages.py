@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from pyspark.sql import SparkSession
 
-from motorpool.backend.needs import INSTALL
+from motorpool.backend.needs import INSTALL, SPARK_RAPIDS_ML
 from motorpool.config.run import Config, LakeConfig
 from motorpool.errors import ConfigError, EnvironmentMissingError, not_installed
 from motorpool.maps.registry import missing_packages
@@ -17,7 +17,7 @@ from motorpool.spark.session import is_submitted, shares_python
 from motorpool.texts import listed
 
 #: Modules of a run on a GPU that the driver imports too: it makes spark-rapids-ml's estimators.
-DRIVER_MODULES = ("spark_rapids_ml",)
+DRIVER_MODULES = (SPARK_RAPIDS_ML,)
 
 
 def check_packages(config: Config, stages: Collection[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from motorpool.config.run import CaseConfig, LakeConfig
@@ -21,16 +22,20 @@ def is_small(lake: LakeConfig, case: CaseConfig | None = None) -> bool:
     Reads the headers of arrays, and a list of paths that is short. What is wrong with a case is for others to say.
     """
     held = held_in(lake)
-    if held is None:
+    if held is None or not _are_few(held.descriptors):
         return False
-    shapes: dict[str, Shape] = dict(held.descriptors)
-    if case is not None:
-        # Here, since every command asks about its lake, and few of them read a case.
-        from motorpool.pipeline.planning.opening import open_case
+    if case is None:
+        return True
+    # Here, since every command asks about its lake, and few of them read a case.
+    from motorpool.pipeline.planning.opening import open_case
 
-        opened = open_case(case, Problems())
-        if opened is None or len(opened.descriptors) < len(opened.names):
-            return False
-        shapes |= {name: (opened.n_rows, found.shape[1]) for name, found in opened.descriptors.items()}
+    opened = open_case(case, Problems())
+    if opened is None or len(opened.descriptors) < len(opened.names):
+        return False
+    brought = {name: (opened.n_rows, found.shape[1]) for name, found in opened.descriptors.items()}
+    return _are_few({**held.descriptors, **brought})
+
+
+def _are_few(shapes: Mapping[str, Shape]) -> bool:
     rows = max((n for n, _ in shapes.values()), default=0)
     return rows <= SMALL_IMAGES and sum(n * width for n, width in shapes.values()) <= SMALL_VALUES

@@ -242,15 +242,14 @@ def _interpret(
     ids = [*pending, *(m for _, m in others)]
     sets = {**{m: models[m].features for m in pending}, **{m: features for features, m in others}}
     labels = ctx.lake.fitted(ctx.lake.read("labels", model_id=ids))
-    n_images = ctx.lake.count("images")
-    wide = blocks.brought(members.gathered(labels, ids), 2 * len(ids) * n_images)
-    own = members.picked(wide, range(len(pending)), n_images)
+    wide = blocks.brought(members.gathered(labels, ids), 2 * len(ids) * ctx.lake.count("images"))
+    own = members.picked(wide, range(len(pending)))
     drawn = {m: min(config.sample, max(1, MAX_PHOTOS // len(models[m].sizes))) for m in pending}
     most = {m: max(drawn[m], config.members) for m in pending}
     typical = members.typical(own, pending, most, ctx.config.seed)
     with blocks.kept(wide), blocks.kept(typical):
         with timed("interpret: choosing images"):
-            _write_members(ctx, config, models, own, typical, n_images)
+            _write_members(ctx, config, models, own, typical)
         photos = _measured(ctx, typical, drawn, inputs.root)
         with timed("interpret: gathering evidence"):
             # A model meets the best of all feature sets but its own, in their order, whichever are pending.
@@ -283,18 +282,13 @@ def _load_models(ctx: Context, ids: Sequence[str]) -> dict[str, _Model]:
 
 
 def _write_members(
-    ctx: Context,
-    config: ReportConfig,
-    models: Mapping[str, _Model],
-    own: DataFrame,
-    typical: DataFrame,
-    n_images: int,
+    ctx: Context, config: ReportConfig, models: Mapping[str, _Model], own: DataFrame, typical: DataFrame
 ) -> None:
     ids, n = list(models), dict.fromkeys(models, config.members)
     at = {m: i for i, m in enumerate(ids)}
 
     def part(some: Sequence[str]) -> DataFrame:
-        return members.picked(own, [at[m] for m in some], n_images)
+        return members.picked(own, [at[m] for m in some])
 
     kinds = [
         ("exemplar", members.exemplars(ctx.lake.read("clusters", model_id=ids), config.members)),
