@@ -27,7 +27,7 @@ from motorpool.backend.needs import missing
 from motorpool.case.arrays import open_array
 from motorpool.spark import blocks
 from motorpool.spark.blocks import to_list_array
-from motorpool.spark.jars import find_delta
+from motorpool.spark.jvm.jars import find_delta
 from motorpool.spark.session import build_session
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from motorpool.errors import EnvironmentMissingError, not_installed
 from motorpool.maps.registry import MAP_METHODS
 from motorpool.report import PACKAGES as REPORT
 from motorpool.review import PACKAGES as REVIEW
-from motorpool.spark.jars import find_delta
-from motorpool.spark.java import check_java
-from motorpool.spark.start_failures import DELTA_PACKAGE
+from motorpool.spark.jvm.jars import find_delta
+from motorpool.spark.jvm.java import check_java
+from motorpool.spark.jvm.start_failures import DELTA_PACKAGE
 
 Status = Literal["ok", "missing", "note"]
 #: What `setup.py` asks for.

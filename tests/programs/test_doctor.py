@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from motorpool import doctor
-from motorpool.spark import jars
+from motorpool.spark.jvm import jars
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Hides packages as if they were not installed, and fails where PySpark has asked for a JVM.

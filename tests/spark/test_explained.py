@@ -22,7 +22,7 @@ from motorpool.neighbours.shards import arrange
 from motorpool.pipeline import context
 from motorpool.pipeline.context import explained
 from motorpool.spark import blocks, session
-from motorpool.spark.start_failures import why_not
+from motorpool.spark.jvm.start_failures import why_not
 
 
 def in_a_task(spark: SparkSession, fail: Callable[[], object]) -> None:
@@ -57,7 +57,7 @@ from motorpool.neighbours.search import Wanted, search
 from motorpool.neighbours.shards import arrange
 from motorpool.pipeline import context
 from motorpool.pipeline.context import explained
-from motorpool.spark.start_failures import why_not
+from motorpool.spark.jvm.start_failures import why_not
 
 spark = build_session({"spark.driver.memory": "600m", "spark.master": "local[1]"}, delta=False)
 try:

@@ -17,7 +17,7 @@ from motorpool.case.sources import PhotoList, Source, shown
 from motorpool.case.tables import attribute_columns, named_columns, read_attributes
 from motorpool.config.run import DEFAULT_VEHICLE_PATTERN
 from motorpool.errors import CaseError, ConfigError
-from motorpool.spark.java import takes_pattern
+from motorpool.spark.jvm.java import takes_pattern
 
 log = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -24,7 +25,7 @@ from motorpool.kernels.group_moments import GroupMoments
 from motorpool.kernels.moments import Moments, Stats
 from motorpool.kernels.sampling import RowSample
 from motorpool.kernels.scatter import Scatter
-from motorpool.spark import blocks
+from motorpool.spark import block_files, blocks
 from motorpool.spark.blocks import Batches
 from motorpool.spark.coreset import Spread
 from motorpool.spark.estimators import estimators, fit_components
@@ -130,13 +131,13 @@ class Fitter:
         self._of_groups: dict[tuple[str, str], GroupMoments] = {}
         self._keys: dict[str, list[str]] = {}
         self._kept: dict[str, DataFrame] = {}
+        self._until_left = ExitStack()
 
     def __enter__(self) -> Fitter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for df in self._kept.values():
-            df.unpersist()
+        self._until_left.close()
         self._kept.clear()
 
     # -- fitting -----------------------------------------------------------------------------------
@@ -348,7 +349,8 @@ class Fitter:
 
         if cut and (keep or keys[cut] in self._kept):
             if keys[cut] not in self._kept:
-                self._kept[keys[cut]] = blocks.persist(blocks.gather(self._vectors(first, keys)))
+                gathered = block_files.kept(blocks.gather(self._vectors(first, keys)))
+                self._kept[keys[cut]] = self._until_left.enter_context(gathered)
             return self._kept[keys[cut]], from_kept
         if first.of_vehicles:
             return self._vectors(first, keys), _applying(Program((FittedPart("vector", ()),), rest))
@@ -363,7 +365,9 @@ class Fitter:
         return apply_vehicles(self._stream(before, keys), self.vehicles, program.ops[-1].kind)
 
     def _raw_columns(self, descriptors: Sequence[str], groups: Sequence[str]) -> DataFrame:
-        return self.wide.select("image_id", *(f"`{c}`" for c in (*descriptors, *map(marked, groups))))
+        wanted = ["image_id", *descriptors, *map(marked, groups)]
+        # A chain goes on as it is, all columns of which are needed.
+        return self.wide if wanted == self.wide.columns else self.wide.select(*(f"`{c}`" for c in wanted))
 
     # -- applying ----------------------------------------------------------------------------------
 
@@ -434,7 +438,7 @@ def _streamed(df: DataFrame, rows: Callable[[pa.RecordBatch], Rows], where: str 
                     raise CaseError(f"{where}: the vector of image {first} comes out infinite or NaN: {_TOO_FAR}")
                 yield pa.RecordBatch.from_arrays([pa.array(ids), blocks.to_list_array(x)], names=["image_id", "vector"])
 
-    return df.mapInArrow(run, "image_id BIGINT, vector ARRAY<FLOAT>")
+    return blocks.in_tasks(df, run, "image_id BIGINT, vector ARRAY<FLOAT>")
 
 
 def transform(wide: DataFrame, program: Program, vehicles: Vehicles | None = None) -> DataFrame:

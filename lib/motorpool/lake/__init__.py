@@ -25,6 +25,7 @@ from motorpool.lake.delta import DeltaCatalog, DeltaFolder, driver_folder
 from motorpool.lake.driver_rows import Keys, arrow_rows, as_dicts, selected
 from motorpool.lake.parquet import ParquetFolder
 from motorpool.lake.schemas import TABLES, VIEWS, Table
+from motorpool.lake.task_files.scan import scan
 from motorpool.spark import blocks
 from motorpool.texts import NAME_PATTERN
 
@@ -167,6 +168,19 @@ class Lake:
         first = self.first_appended()
         return rows if first is None else rows.where(F.col("image_id") < first)
 
+    def fitted_vectors(self, table: str, name: str = "vector", **keys: str) -> DataFrame:
+        """``image_id`` and the vectors, in a column of a ``name``, of the `fitted` rows with the given key values.
+
+        Tasks read the files themselves where this process sees these (`task_files.scan`), a chain then; else Spark.
+        """
+        self.check(table)
+        groups = self._tables.row_groups(TABLES[table], {key: [value] for key, value in keys.items()})
+        if groups is None:
+            rows = self.fitted(self.read(table, **keys))
+            return rows.select("image_id", F.col(_VECTOR).alias(name))
+        schema = f"image_id BIGINT, `{name}` ARRAY<FLOAT>"
+        return scan(self.spark, groups, {"image_id": "image_id", _VECTOR: name}, schema, self.first_appended())
+
     def count_fitted(self, table: str, **keys: Sequence[str]) -> int:
         """How many rows `read` and `fitted` would give; no Spark job where nothing is appended, as by `count`."""
         if self.first_appended() is None:
@@ -262,14 +276,15 @@ class Lake:
 
         ``n_values`` says how many values (numbers, texts, elements of vectors) it has at most, where the caller knows.
         Up to FEW_VALUES come to this process, which writes them as `replace_rows` does, as it does what it holds
-        (`blocks.held`): a commit by Spark takes several jobs. More are written by tasks.
+        (`blocks.held`): a commit by Spark takes several jobs. More are written by tasks: those of a chain
+        (`blocks.chain`) by Arrow (`task_files.write`) where this process sees the files, others by Spark.
         """
         _check_keys(keys)
         if blocks.held(df) is not None and not TABLES[table].open_ended:
             self.replace_rows(table, blocks.table(df), keys)
         elif n_values is not None and n_values <= FEW_VALUES and self.sees_files:
             self.replace_rows(table, conform(df, TABLES[table]).toArrow(), keys)
-        else:
+        elif not (blocks.chain(df) and self._tables.replace_by_tasks(TABLES[table], df, keys)):
             self._write(TABLES[table], lambda: conform(df, TABLES[table]), keys)
 
     def replace_images(

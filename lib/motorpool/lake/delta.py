@@ -19,8 +19,19 @@ from pyspark.sql import functions as F
 from motorpool.config.run import has_scheme, local_folder
 from motorpool.errors import LakeError
 from motorpool.lake import locks
-from motorpool.lake.driver_rows import Keys, count_rows, delta_dataset, has_commits, read_rows, replace_in_delta
+from motorpool.lake.driver_rows import (
+    Keys,
+    condition,
+    count_rows,
+    delta_dataset,
+    has_commits,
+    read_rows,
+    replace_in_delta,
+)
 from motorpool.lake.schemas import TABLES, Table
+from motorpool.lake.task_files.commit import add_files, takes_files
+from motorpool.lake.task_files.scan import RowGroup, row_groups
+from motorpool.lake.task_files.write import MOST_FILES, remove_files, write_files
 
 log = logging.getLogger(__name__)
 
@@ -122,8 +133,31 @@ class DeltaFolder:
         data = self._dataset(table)
         return None if data is None else count_rows(data, TABLES[table], keys)
 
+    def row_groups(self, table: Table, keys: Keys) -> list[RowGroup] | None:
+        """Where tasks find the rows of whole partitions of a table that exists; None where only Spark can."""
+        data = self._dataset(table.name)
+        if data is None or self._folder is None or not set(keys) <= set(table.partition_by):
+            return None
+        return row_groups(data, self._folder / table.name, condition(table, keys))
+
     def _dataset(self, table: str) -> ds.Dataset | None:
         return None if self._folder is None else delta_dataset(self._folder / table)
+
+    def replace_by_tasks(self, table: Table, df: DataFrame, keys: Keys) -> bool:
+        """As `write`, of whole partitions, with rows of a chain, by its tasks; False where only Spark can."""
+        if self._folder is None or tuple(keys) != table.partition_by:
+            return False
+        folder, (values,) = self._folder / table.name, keys.values()
+        if len(values) > MOST_FILES or not takes_files(folder, table):
+            return False
+        with self._tidy(table, keys, self.exists(table.name)):
+            files = write_files(df, table, folder, values)
+            try:
+                retried(lambda: add_files(folder, table, files, values, _PROPERTIES), table.name, self._path)
+            except BaseException:
+                remove_files(folder, [f.path for f in files])
+                raise
+        return True
 
     def replace_rows(self, table: Table, rows: pa.Table, keys: Keys, images: range | None = None) -> bool:
         """As `write`, with rows of the driver, by this process; False where only Spark can."""
@@ -218,6 +252,13 @@ class DeltaCatalog:
 
     def count(self, table: str, keys: Keys) -> int | None:
         """None: a catalog's tables are read by Spark."""
+
+    def row_groups(self, table: Table, keys: Keys) -> list[RowGroup] | None:
+        """None: a catalog's tables are read by Spark."""
+
+    def replace_by_tasks(self, table: Table, df: DataFrame, keys: Keys) -> bool:
+        """False: a catalog's tables are written by Spark."""
+        return False
 
     def replace_rows(self, table: Table, rows: pa.Table, keys: Keys, images: range | None = None) -> bool:
         """False: a catalog's tables are written by Spark."""

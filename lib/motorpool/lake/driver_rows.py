@@ -90,7 +90,7 @@ def delta_dataset(folder: Path, version: int | None = None) -> ds.Dataset | None
     path, or a version that is not there."""
     from deltalake.exceptions import DeltaError, DeltaProtocolError
 
-    there = _open(folder)
+    there = open_delta(folder)
     if there is None:
         return None
     try:
@@ -121,16 +121,16 @@ def _local(folder: Path) -> fs.FileSystem:
 def read_rows(data: ds.Dataset, table: Table, columns: Sequence[str], keys: Keys) -> pa.Table:
     """The rows of the keys' values, in the columns asked for, or all."""
     names = [name for name in columns if name in data.schema.names] or None
-    return _whole(data.to_table(columns=names, filter=_condition(table, keys)), table, columns)
+    return _whole(data.to_table(columns=names, filter=condition(table, keys)), table, columns)
 
 
 def count_rows(data: ds.Dataset, table: Table, keys: Keys) -> int:
     """How many rows have the keys' values."""
-    return int(data.count_rows(filter=_condition(table, keys)))
+    return int(data.count_rows(filter=condition(table, keys)))
 
 
-def _condition(table: Table, keys: Keys) -> pc.Expression | None:
-    """That each of the key columns holds one of its values; None for all rows."""
+def condition(table: Table, keys: Keys) -> pc.Expression | None:
+    """Arrow's filter that each of the key columns holds one of its values; None for all rows."""
     schema = arrow_columns(table.columns)
     wanted = [pc.field(k).isin(pa.array(v).cast(schema.field(k).type)) for k, v in keys.items()]
     return functools.reduce(operator.and_, wanted) if wanted else None
@@ -147,7 +147,7 @@ def replace_in_delta(
     from deltalake import write_deltalake
     from deltalake.exceptions import DeltaProtocolError
 
-    if not _PLAIN.fullmatch(str(folder)):
+    if not is_plain(folder):
         return False
     if not has_commits(folder):
         write_deltalake(
@@ -159,7 +159,7 @@ def replace_in_delta(
             writer_properties=_written(),
         )
         return True
-    there = _open(folder)
+    there = open_delta(folder)
     if there is None:
         return False
     # Another comment than a column has would be refused.
@@ -181,10 +181,14 @@ def replace_in_delta(
 
 def _commented(rows: pa.Table, comments: Mapping[str, str | None]) -> pa.Table:
     """The rows, in one batch, with the comments of their columns, which Delta keeps."""
-    told = {name: {"comment": comment} for name, comment in comments.items() if comment is not None}
-    schema = pa.schema([f.with_metadata(told.get(f.name, {})) for f in rows.schema])
     # Several batches are written side by side, and lie in the file in the order in which they were done.
-    return rows.cast(schema).combine_chunks()
+    return rows.cast(with_comments(rows.schema, comments)).combine_chunks()
+
+
+def with_comments(schema: pa.Schema, comments: Mapping[str, str | None]) -> pa.Schema:
+    """Columns with their comments, as Delta's Rust library takes them."""
+    told = {name: {"comment": comment} for name, comment in comments.items() if comment is not None}
+    return pa.schema([f.with_metadata(told.get(f.name, {})) for f in schema])
 
 
 def _written() -> WriterProperties:
@@ -193,12 +197,17 @@ def _written() -> WriterProperties:
     return WriterProperties(max_row_group_size=_ROW_GROUP)
 
 
-def _open(folder: Path) -> DeltaTable | None:
+def is_plain(folder: Path) -> bool:
+    """Whether Delta's Rust library takes a folder for what it is."""
+    return _PLAIN.fullmatch(str(folder)) is not None
+
+
+def open_delta(folder: Path) -> DeltaTable | None:
     """A Delta table; None where the Rust library cannot: a newer table, or a strange path."""
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaProtocolError
 
-    if not _PLAIN.fullmatch(str(folder)):
+    if not is_plain(folder):
         return None
     try:
         return DeltaTable(folder)

@@ -18,6 +18,7 @@ from motorpool.lake import locks, swaps
 from motorpool.lake.driver_rows import (
     ONE_FILE,
     Keys,
+    condition,
     count_rows,
     parquet_dataset,
     read_rows,
@@ -25,6 +26,8 @@ from motorpool.lake.driver_rows import (
     write_partitions,
 )
 from motorpool.lake.schemas import TABLES, Table
+from motorpool.lake.task_files.scan import RowGroup, row_groups
+from motorpool.lake.task_files.write import MOST_FILES, write_files
 
 #: Spark takes brackets, braces, stars and backslashes in a path for a pattern, which a folder's name is not.
 _LITERALLY = {"__globPaths__": "false"}
@@ -118,6 +121,12 @@ class ParquetFolder:
         """The number of rows of a table that exists, counted by this process."""
         return count_rows(self._dataset(table), TABLES[table], keys)
 
+    def row_groups(self, table: Table, keys: Keys) -> list[RowGroup] | None:
+        """Where tasks find the rows of whole partitions of a table that exists; None where only Spark can."""
+        if not table.partition_by or not set(keys) <= set(table.partition_by):
+            return None
+        return row_groups(self._dataset(table.name), self._lake / table.name, condition(table, keys))
+
     def _dataset(self, table: str) -> ds.Dataset:
         mend(self._lake)
         return parquet_dataset(self._lake / table, TABLES[table])
@@ -135,6 +144,24 @@ class ParquetFolder:
             else:
                 write_file(draft.rows, table, rows, draft.table if self.exists(table.name) else None, keys, images)
                 self._put(draft.rows / ONE_FILE, draft)
+        return True
+
+    def replace_by_tasks(self, table: Table, df: DataFrame, keys: Keys) -> bool:
+        """As `write`, of whole partitions, with rows of a chain, by its tasks; False where only Spark can."""
+        if tuple(keys) != table.partition_by:
+            return False
+        (values,) = keys.values()
+        if len(values) > MOST_FILES:
+            return False
+        with self._drafting(table) as draft:
+            draft.rows.mkdir(parents=True)
+            written = {draft.rows / f.path for f in write_files(df, table, draft.rows, values)}
+            with self._naming(table):
+                for file in draft.rows.rglob("*.parquet"):
+                    # Of a task that failed, or that ran twice.
+                    if file not in written:
+                        file.unlink()
+                self._place(table, keys, draft)
         return True
 
     @contextmanager

@@ -22,7 +22,8 @@ class Table:
 
     ``columns`` is Spark DDL, ``rows`` says what one row is, and ``comments`` has a sentence or two for every column, in
     the order of ``columns``. ``partition_by`` names the columns whose values a stage replaces as a whole; tables
-    without any are small enough to be rewritten. ``open_ended`` tables take further columns.
+    without any are small enough to be rewritten. ``open_ended`` tables take further columns. ``never_null`` names
+    columns without nulls, also inside of their lists, for those who write files; readers may meet older ones.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Table:
     comments: Mapping[str, str]
     partition_by: tuple[str, ...] = ()
     open_ended: bool = False
+    never_null: tuple[str, ...] = ()
 
     @property
     def schema(self) -> StructType:
@@ -88,6 +90,7 @@ _INPUTS = (
             "vector": "The row of the array file.",
         },
         partition_by=("descriptor",),
+        never_null=("image_id", "vector"),
     ),
     Table(
         "sources",
@@ -171,6 +174,7 @@ _INPUTS = (
             "vector": "The vector that models are fitted on.",
         },
         partition_by=("features",),
+        never_null=("image_id", "vector"),
     ),
 )
 

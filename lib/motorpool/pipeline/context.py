@@ -26,7 +26,7 @@ from motorpool.pipeline.accelerator import choose_backend
 from motorpool.pipeline.pace import Pace, timed
 from motorpool.pipeline.planning.sizes import is_small
 from motorpool.pipeline.shared_folder import check_reach
-from motorpool.spark.java import check_java
+from motorpool.spark.jvm.java import check_java
 from motorpool.spark.session import build_session, is_submitted, jvm_ended, jvm_log_end, jvm_log_since, keep_jvm_log
 
 log = logging.getLogger("motorpool")

@@ -203,7 +203,7 @@ def write_labels(ctx: Context, wide: DataFrame, model_ids: Sequence[str]) -> Non
     def run(batches: Batches) -> Batches:
         return _long(batches, model_ids)
 
-    long = wide.mapInArrow(run, _LABELS)
+    long = blocks.in_tasks(wide, run, _LABELS)
     ctx.lake.replace("labels", long, {"model_id": list(model_ids)}, ctx.values(len(long.columns) * len(model_ids)))
 
 

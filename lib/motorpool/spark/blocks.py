@@ -7,6 +7,9 @@ at a time, so memory does not grow with the number of rows.
 
 A DataFrame of few rows can be *held*: the driver has its Arrow batches, too, and passes over them in its own process
 by the same functions, in the same order. A job takes Spark some tenths of a second, whatever its rows are.
+
+Functions over Arrow batches that follow each other are a *chain*: a task runs all of them in one Python process, and
+what one gives goes to the next as it is. Spark would take it into rows of the JVM and out again.
 """
 
 from __future__ import annotations
@@ -113,7 +116,7 @@ def gather(vectors: DataFrame, column: str = "vector", rows: int = BLOCK_ROWS) -
     def run(batches: Batches) -> Batches:
         return _gathered(batches, column, rows)
 
-    return vectors.select("image_id", column).mapInArrow(run, BLOCK_SCHEMA)
+    return in_tasks(vectors if chain(vectors) else vectors.select("image_id", column), run, BLOCK_SCHEMA)
 
 
 def spread_out(block_df: DataFrame) -> DataFrame:
@@ -124,7 +127,7 @@ def spread_out(block_df: DataFrame) -> DataFrame:
             for ids, x in block_arrays(batch):
                 yield pa.RecordBatch.from_arrays([pa.array(ids), to_list_array(x)], names=["image_id", "vector"])
 
-    return block_df.mapInArrow(run, "image_id BIGINT, vector ARRAY<FLOAT>")
+    return in_tasks(block_df, run, "image_id BIGINT, vector ARRAY<FLOAT>")
 
 
 def gather_here(spark: SparkSession, vectors: pa.Table) -> DataFrame:
@@ -158,6 +161,42 @@ def _pack(ids: np.ndarray, x: np.ndarray) -> pa.RecordBatch:
         [pa.array([ids.tobytes()], pa.binary()), data, pa.array([x.shape[1]], pa.int32())],
         names=["ids", "data", "width"],
     )
+
+
+# -- chains ------------------------------------------------------------------------------------------
+
+_Function = Callable[[Batches], Batches]
+#: The DataFrame at the beginning of each chain, and the function that tasks run over its batches.
+_chains: WeakKeyDictionary[DataFrame, tuple[DataFrame, _Function]] = WeakKeyDictionary()
+
+
+def in_tasks(df: DataFrame, run: _Function, schema: str | StructType) -> DataFrame:
+    """``df.mapInArrow(run, schema)``, as the next link where ``df`` is a chain: batches have any number of rows then.
+
+    What is persisted begins a new chain. Columns go by their names.
+    """
+    start, work = _linked(df, run)
+    found = start.mapInArrow(work, schema)
+    _chains[found] = start, work
+    return found
+
+
+def chain(df: DataFrame) -> bool:
+    """Whether the rows are those of a chain, whose last function gives all of the DataFrame's columns."""
+    return df in _chains
+
+
+def _linked(df: DataFrame, run: _Function) -> tuple[DataFrame, _Function]:
+    """Where the chain of a DataFrame begins, or itself; what is done with its batches there, ``run`` the last."""
+    found = _chains.get(df)
+    if found is None:
+        return df, run
+    start, before = found
+
+    def both(batches: Batches) -> Batches:
+        return run(before(batches))
+
+    return start, both
 
 
 # -- held by the driver ------------------------------------------------------------------------------
@@ -202,10 +241,10 @@ def n_held(df: DataFrame) -> int:
 
 
 def mapped(df: DataFrame, run: Callable[[Batches], Batches], schema: str, n_values: int = 0) -> DataFrame:
-    """``df.mapInArrow(run, schema)``; of a held DataFrame held, unless it has more than HELD_VALUES ``n_values``."""
+    """`in_tasks`; of a held DataFrame held, unless it has more than HELD_VALUES ``n_values``."""
     batches = held(df)
     if batches is None or n_values > HELD_VALUES:
-        return df.mapInArrow(run, schema)
+        return in_tasks(df, run, schema)
     return hold(df.sparkSession, run(iter(batches)), schema)
 
 
@@ -247,6 +286,8 @@ def persist(df: DataFrame) -> DataFrame:
 
     Nothing is done with a held one, which is kept already.
     """
+    # What is kept is to be read, and not to be made again.
+    _chains.pop(df, None)
     return df if df in _held else df.persist(StorageLevel.MEMORY_AND_DISK)
 
 
@@ -351,7 +392,8 @@ def fold(
         if first >= 0:
             yield _pack_state(first, 0, state)
 
-    partials = df.coalesce(tasks).mapInArrow(run, _STATE_SCHEMA)
+    rows, work = _linked(df, run)
+    partials = rows.coalesce(tasks).mapInArrow(work, _STATE_SCHEMA)
     if merge_on_cluster or tasks > _DRIVER_MERGES:
         partials = (
             partials.repartition(groups, "together").sortWithinPartitions("part").mapInArrow(merge, _STATE_SCHEMA)

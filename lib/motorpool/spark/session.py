@@ -21,8 +21,8 @@ from pyspark.sql import SparkSession
 
 from motorpool import stopping
 from motorpool.errors import EnvironmentMissingError
-from motorpool.spark.java import check_java
-from motorpool.spark.start_failures import DELTA_PACKAGE, why_not
+from motorpool.spark.jvm.java import check_java
+from motorpool.spark.jvm.start_failures import DELTA_PACKAGE, why_not
 
 log = logging.getLogger(__name__)
 

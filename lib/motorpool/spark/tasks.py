@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
 from threadpoolctl import threadpool_limits
 
 from motorpool.spark import blocks
@@ -61,9 +62,10 @@ def run_tasks(
 
 
 def one_each(
-    spark: SparkSession, items: Sequence[T], work: Callable[[T], Iterable[pa.RecordBatch]], schema: str
+    spark: SparkSession, items: Sequence[T], work: Callable[[T], Iterable[pa.RecordBatch]], schema: str | StructType
 ) -> DataFrame:
     """The rows, as ``schema`` says, that ``work`` makes of each of the driver's items: a task and a partition for each.
+    They begin a chain (`blocks.in_tasks`).
 
     All items travel to every task, as does all that ``work`` refers to. Memory of a task: what ``work`` holds.
     """
@@ -73,4 +75,4 @@ def one_each(
             for number in batch.column(0).to_pylist():
                 yield from work(items[number])
 
-    return spark.range(0, len(items), 1, max(1, len(items))).mapInArrow(run, schema)
+    return blocks.in_tasks(spark.range(0, len(items), 1, max(1, len(items))), run, schema)

@@ -19,9 +19,11 @@ from motorpool.features.program import Program
 from motorpool.features.spec import PROJECTIONS, FeatureSet, group_columns_of
 from motorpool.features.vehicle_steps import Vehicles
 from motorpool.lake import FEW_VALUES, Lake
+from motorpool.lake.schemas import TABLES
 from motorpool.pipeline.context import Context, explained, written_after
 from motorpool.pipeline.pace import Counted, timed
-from motorpool.spark import blocks
+from motorpool.spark import block_files, blocks
+from motorpool.spark.blocks import Batches
 from motorpool.texts import counted
 
 log = logging.getLogger(__name__)
@@ -69,7 +71,7 @@ def _fit_group(
     widths = {r["descriptor"]: int(r["n_columns"]) for r in sources}
     few = sum(int(r["n_rows"]) * int(r["n_columns"]) for r in sources) <= _KEPT_VALUES
     with ExitStack() as stack:
-        wide = wide_descriptors(ctx.lake, names, ctx.lake.fitted, columns)
+        wide = wide_descriptors(ctx.lake, names, None, columns)
         if few:
             wide = stack.enter_context(blocks.kept(wide))
         fitter = stack.enter_context(Fitter(wide, group, _SAMPLE_SEED, vehicles, ctx.backend, widths))
@@ -82,14 +84,20 @@ def _fit_group(
 
 
 def wide_descriptors(
-    lake: Lake, names: Iterable[str], among: Callable[[DataFrame], DataFrame], columns: Sequence[str] = ()
+    lake: Lake, names: Iterable[str], among: Callable[[DataFrame], DataFrame] | None, columns: Sequence[str] = ()
 ) -> DataFrame:
     """`side_by_side` of some of the lake's descriptors, with the ``columns`` of ``images`` that tell groups.
 
-    ``among`` gives those of some rows whose images are wanted.
+    ``among`` gives those of some rows whose images are wanted; None: those that are fitted on.
     """
-    wide = side_by_side({name: among(lake.read("descriptors", descriptor=name)) for name in names})
-    return attach(wide, among(lake.read("images")), columns, lake.count("images")) if columns else wide
+    descriptors = list(names)
+    if among is None and len(descriptors) == 1:
+        (name,) = descriptors
+        wide = lake.fitted_vectors("descriptors", name, descriptor=name)
+    else:
+        chosen = among or lake.fitted
+        wide = side_by_side({name: chosen(lake.read("descriptors", descriptor=name)) for name in descriptors})
+    return attach(wide, (among or lake.fitted)(lake.read("images")), columns, lake.count("images")) if columns else wide
 
 
 def side_by_side(frames: Mapping[str, DataFrame]) -> DataFrame:
@@ -126,7 +134,7 @@ def gathered(ctx: Context, features: str) -> Iterator[DataFrame]:
             vectors = vectors.filter(pc.less(vectors.column("image_id"), first))
         yield blocks.gather_here(ctx.spark, vectors)
         return
-    with blocks.kept(blocks.gather(ctx.lake.fitted(ctx.lake.read("features", features=features)))) as block_df:
+    with block_files.kept(blocks.gather(ctx.lake.fitted_vectors("features", features=features))) as block_df:
         yield block_df
 
 
@@ -252,7 +260,7 @@ class _Written:
 
     def add(self, item: Fitted, vectors: DataFrame) -> None:
         lake, name = self._ctx.lake, item.spec.name
-        rows = vectors.withColumn("features", F.lit(name))
+        rows = _named(vectors, name)
         values = self._ctx.values(item.n_features + 2)
         if values is None or values > FEW_VALUES:
             lake.replace("features", rows, {"features": [name]})
@@ -280,6 +288,17 @@ class _Written:
             self._ctx.lake.replace_rows("features", pa.concat_tables(vectors), {"features": names})
         if rows:
             self._ctx.lake.replace_rows("feature_sets", rows, {"features": names})
+
+
+def _named(vectors: DataFrame, features: str) -> DataFrame:
+    """Rows of ``features`` from vectors."""
+
+    def run(batches: Batches) -> Batches:
+        for batch in batches:
+            columns = [batch.column("image_id"), pa.repeat(features, len(batch)), batch.column("vector")]
+            yield pa.RecordBatch.from_arrays(columns, names=["image_id", "features", "vector"])
+
+    return blocks.in_tasks(vectors, run, TABLES["features"].columns)
 
 
 def _row(item: Fitted, n_images: int) -> dict[str, object]:

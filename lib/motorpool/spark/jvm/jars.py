@@ -6,7 +6,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from motorpool.spark.start_failures import DELTA_PACKAGE
+from motorpool.spark.jvm.start_failures import DELTA_PACKAGE
 
 #: Where Spark 4.0 keeps what it fetches, unless `spark.jars.ivy` names another folder.
 _IVY = Path(".ivy2.5.2") / "jars"

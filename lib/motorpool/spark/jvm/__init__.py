@@ -1,0 +1,1 @@
+"""What Spark's JVM needs to start, and why it does not."""
