@@ -19,7 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from harness import DATA, entry, full_case, read_components, run_contender, step, write_components, write_report
+from harness import (
+    DATA,
+    component_blocks,
+    entry,
+    full_case,
+    read_components,
+    run_contender,
+    step,
+    write_components,
+    write_report,
+)
 
 SOURCE = DATA / "dbscan-features"
 COLUMNS = 100
@@ -51,7 +61,6 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     from motorpool.kernels.pairs.sweep import Wanted
     from motorpool.neighbours.search import search
     from motorpool.neighbours.shards import arrange
-    from motorpool.spark import blocks
     from motorpool.spark.session import build_session
 
     eps = _eps(args)
@@ -61,9 +70,7 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
         # What is persisted beyond it goes to the disk.
         spark = build_session({"spark.driver.memory": args.heap}, delta=False)
     grid = DbscanParameters(eps, MIN_SAMPLES)
-    with step("work"):
-        vectors = spark.read.parquet(str(SOURCE)).where(F.col("image_id") < args.rows)
-        block_df = blocks.persist(blocks.gather(vectors))
+    with step("work"), component_blocks(spark, SOURCE, args.rows, COLUMNS) as block_df:
         with step("arrange"):
             arranged = arrange(block_df, "euclidean", 0)
             arranged.pieces.count()

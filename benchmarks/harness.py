@@ -22,10 +22,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("MOTORPOOL_BENCH_DATA", HERE / "data"))
@@ -258,3 +261,25 @@ def write_components(folder: Path, images: int, columns: int) -> None:
     with Fitter(wide, [spec], 0) as fitter:
         (fitted,) = fitter.fit()
         fitter.transform(fitted).write.mode("overwrite").parquet(str(folder))
+
+
+@contextmanager
+def component_blocks(spark: SparkSession, folder: Path, images: int, columns: int) -> Iterator[DataFrame]:
+    """Blocks of the first images of what `write_components` wrote, as stages get those of a feature set.
+
+    (`motorpool.pipeline.stages.features.gathered`.)
+    """
+    import pyarrow.dataset as ds
+    import pyarrow.parquet as pq
+
+    from motorpool.lake.task_files.scan import row_groups, scan
+    from motorpool.spark import block_files, blocks
+
+    if images * columns <= blocks.HELD_VALUES:
+        yield blocks.gather_here(spark, pq.read_table(folder, filters=[("image_id", "<", images)]))
+        return
+    groups = row_groups(ds.dataset(folder, format="parquet"), folder, None)
+    names = {"image_id": "image_id", "vector": "vector"}
+    vectors = scan(spark, groups, names, "image_id BIGINT, vector ARRAY<FLOAT>", images)
+    with block_files.kept(blocks.gather(vectors)) as block_df:
+        yield block_df

@@ -20,6 +20,7 @@ import numpy as np
 from harness import (
     DATA,
     Outcome,
+    component_blocks,
     entry,
     full_case,
     read_components,
@@ -46,14 +47,11 @@ def _keep(name: str, labels: list[np.ndarray]) -> None:
 
 
 def motorpool(args: argparse.Namespace) -> dict[str, Any]:
-    from pyspark.sql import functions as F
-
     from motorpool.cluster.algorithms.hdbscan import LISTED
     from motorpool.cluster.density.hdbscan import HdbscanParameters, fit_hdbscan
     from motorpool.kernels.pairs.sweep import Wanted
     from motorpool.neighbours.search import search
     from motorpool.neighbours.shards import arrange
-    from motorpool.spark import blocks
     from motorpool.spark.session import build_session
 
     def tell(text: str) -> None:
@@ -61,12 +59,11 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
 
     with step("session"):
         spark = build_session(delta=False)
-    with step("work"):
-        vectors = spark.read.parquet(str(SOURCE)).where(F.col("image_id") < args.rows)
-        block_df = blocks.persist(blocks.gather(vectors))
+        # The first job makes Spark load most of its classes.
+        spark.range(1).count()
+    with step("work"), component_blocks(spark, SOURCE, args.rows, COLUMNS) as block_df:
         with step("arrange"):
             arranged = arrange(block_df, "euclidean", 0)
-            arranged.pieces.count()
         with step("nearest"):
             nearest = search(arranged, Wanted(k=LISTED), tell)
         with step("tree and clusters"):

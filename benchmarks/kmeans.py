@@ -17,7 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from harness import DATA, entry, full_case, read_components, run_contender, step, write_components, write_report
+from harness import (
+    DATA,
+    component_blocks,
+    entry,
+    full_case,
+    read_components,
+    run_contender,
+    step,
+    write_components,
+    write_report,
+)
 
 SOURCE = DATA / "kmeans-features"
 COLUMNS = 100
@@ -55,8 +65,7 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
         tiny = spark.range(100).select(F.col("id").alias("image_id"), F.array(F.rand(1).cast("float")).alias("vector"))
         fit_kmeans(blocks.gather(tiny), [2], seed=0)
     ks = range(2, args.k_max + 1)
-    with step("work"):
-        block_df = blocks.persist(blocks.gather(spark.read.parquet(str(SOURCE))))
+    with step("work"), component_blocks(spark, SOURCE, args.images, COLUMNS) as block_df:
         with step("fit"):
             models = fit_kmeans(block_df, ks, seed=args.seed, n_init=1)
         with step("score"):

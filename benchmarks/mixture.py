@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import kmeans
-from harness import entry, full_case, read_components, run_contender, step, write_report
+from harness import component_blocks, entry, full_case, read_components, run_contender, step, write_report
 
 #: Rows that the common start is taken from.
 START_ROWS = 20_000
@@ -80,20 +80,17 @@ def _reached(weights: np.ndarray, means: np.ndarray, covariances: np.ndarray, it
 
 def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     from motorpool.cluster.mixtures.mixture import Start, fit_mixtures
-    from motorpool.spark import blocks
     from motorpool.spark.session import build_session
 
     with step("session"):
         spark = build_session(delta=False)
+        # The first job makes Spark load most of its classes.
+        spark.range(1).count()
     start = Start(**_start())
-    with step("work"):
-        with step("blocks"):
-            block_df = blocks.persist(blocks.gather(spark.read.parquet(str(kmeans.SOURCE))))
-            block_df.count()
-        with step("fit"):
-            (model,) = fit_mixtures(
-                block_df, [(args.components, "full")], seed=args.seed, starts=[start], max_iter=args.iterations, tol=0.0
-            )
+    with step("work"), component_blocks(spark, kmeans.SOURCE, args.images, kmeans.COLUMNS) as block_df, step("fit"):
+        (model,) = fit_mixtures(
+            block_df, [(args.components, "full")], seed=args.seed, starts=[start], max_iter=args.iterations, tol=0.0
+        )
     spark.stop()
     return _reached(model.weights, model.means, model.covariances, model.n_iter)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ import numpy as np
 from harness import DATA, entry, full_case, run_contender, step, write_report
 
 OUT = DATA / "pca-out"
+#: As the tables of a lake tell them.
+_WIDTHS = {"efficientnet-b7": 2560, "osnet": 512}
 
 
 def _source(args: argparse.Namespace) -> str:
@@ -38,22 +41,31 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def motorpool(args: argparse.Namespace) -> dict[str, Any]:
-    from pyspark.sql import functions as F
+    import pyarrow.dataset as ds
 
+    from motorpool.config.run import LakeConfig
     from motorpool.features.fit import Fitter
     from motorpool.features.spec import FeatureSet, Part, Step
+    from motorpool.lake import Lake
+    from motorpool.lake.task_files.scan import row_groups, scan
+    from motorpool.pipeline.stages.features import named
     from motorpool.spark.session import build_session
 
     with step("session"):
         spark = build_session(delta=False)
+        # The first job makes Spark load most of its classes.
+        spark.range(1).count()
+    source, lake = Path(_source(args)), Lake(spark, LakeConfig(path=str(OUT), format="parquet"))
     with step("work"):
-        wide = spark.read.parquet(_source(args)).select("image_id", F.col("vector").alias("x"))
+        # As the stage does (`motorpool.lake.Lake.fitted_vectors`).
+        groups = row_groups(ds.dataset(source, format="parquet"), source, None)
+        wide = scan(spark, groups, {"image_id": "image_id", "vector": "x"}, "image_id BIGINT, x ARRAY<FLOAT>")
         spec = FeatureSet("pca", (Part("x"),), (Step("pca", args.components),))
-        with Fitter(wide, [spec], 0) as fitter:
+        with Fitter(wide, [spec], 0, widths={"x": _WIDTHS[args.descriptor]}) as fitter:
             with step("fit"):
                 (fitted,) = fitter.fit()
             with step("apply and write"):
-                fitter.transform(fitted).write.mode("overwrite").parquet(str(OUT))
+                lake.replace("features", named(fitter.transform(fitted), "pca"), {"features": ["pca"]})
     assert fitted.spectrum is not None
     return {"explained": fitted.spectrum.explained}
 

@@ -31,6 +31,8 @@ from motorpool.spark.placement import place
 SHARD_ROWS = 65_536
 SHARD_BYTES = 64 * 2**20
 _FEWEST_ROWS = 8192
+#: Held rows are one shard up to this many: all pairs of them take one core seconds, and their jobs took longer.
+_MOST_HERE = 32_768
 #: Rows near each other lie side by side, in groups of about this many rows, and never in more groups than ...
 _ROWS_PER_GROUP = 1024
 _MAX_GROUPS = 256
@@ -91,7 +93,10 @@ def arrange(block_df: DataFrame, metric: Metric, seed: int) -> Arranged:
     centres = rough_centres(coreset, metric, n_groups, seed)
     nearest = NearestPoint(centres)
     sizes = _group_sizes(block_df, nearest, len(centres), metric)
-    first_shard, parts, n_shards = _plan(sizes, _shard_rows(spread.n, width, blocks.parallelism(block_df.sparkSession)))
+    alone = spread.n <= _MOST_HERE and blocks.held(block_df) is not None
+    slots = blocks.parallelism(block_df.sparkSession)
+    most = _largest(width) if alone else _shard_rows(spread.n, width, slots)
+    first_shard, parts, n_shards = _plan(sizes, most)
 
     def split(batches: Batches) -> Batches:
         for batch in batches:
@@ -129,9 +134,12 @@ def arrange(block_df: DataFrame, metric: Metric, seed: int) -> Arranged:
 
 def _shard_rows(n: int, width: int, slots: int) -> int:
     """Rows of a shard: within the bounds, and few enough that there are several tasks for each slot of a cluster."""
-    most = max(1, min(SHARD_ROWS, SHARD_BYTES // (4 * width)))
     # Starting a task costs more than the pairs of two smaller shards.
-    return min(most, max(_FEWEST_ROWS, math.ceil(n / math.ceil(math.sqrt(16 * slots)))))
+    return min(_largest(width), max(_FEWEST_ROWS, math.ceil(n / math.ceil(math.sqrt(16 * slots)))))
+
+
+def _largest(width: int) -> int:
+    return max(1, min(SHARD_ROWS, SHARD_BYTES // (4 * width)))
 
 
 def rough_centres(rows: np.ndarray, metric: Metric, k: int, seed: int) -> np.ndarray:

@@ -35,9 +35,9 @@ BLOCK_ROWS = 4096
 #: The states of more tasks than this are merged on the cluster before they reach the driver.
 _DRIVER_MERGES = 32
 
-#: Numbers that a held DataFrame has at most: 4 MiB of float32, here and once more in the JVM. Spark gives a file of
-#: that size to one task, so a cluster would do no more of it side by side.
-HELD_VALUES = 2**20
+#: Numbers that a held DataFrame has at most: 16 MiB of float32, here and once more in the JVM. Of so few, tasks would do
+#: little side by side: a job takes Spark longer than one core takes to pass over them.
+HELD_VALUES = 2**22
 
 BLOCK_SCHEMA = "ids BINARY, data BINARY, width INT"
 

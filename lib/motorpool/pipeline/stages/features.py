@@ -260,7 +260,7 @@ class _Written:
 
     def add(self, item: Fitted, vectors: DataFrame) -> None:
         lake, name = self._ctx.lake, item.spec.name
-        rows = _named(vectors, name)
+        rows = named(vectors, name)
         values = self._ctx.values(item.n_features + 2)
         if values is None or values > FEW_VALUES:
             lake.replace("features", rows, {"features": [name]})
@@ -290,7 +290,7 @@ class _Written:
             self._ctx.lake.replace_rows("feature_sets", rows, {"features": names})
 
 
-def _named(vectors: DataFrame, features: str) -> DataFrame:
+def named(vectors: DataFrame, features: str) -> DataFrame:
     """Rows of ``features`` from vectors."""
 
     def run(batches: Batches) -> Batches:
