@@ -21,7 +21,7 @@ from motorpool.backend.protocol import CPU, ArrayBackend
 from motorpool.cluster.density.cells import fit_dbscan_library
 from motorpool.cluster.density.dbscan import DbscanParameters
 from motorpool.cluster.density.hdbscan import HdbscanParameters, fit_hdbscan_library
-from motorpool.errors import MotorpoolError, TaskMemoryError
+from motorpool.errors import MotorpoolError
 from motorpool.kernels.cells.engines import SklearnEngine
 from motorpool.kernels.pairs.geometry import prepare, to_gap
 from motorpool.kernels.pairs.sweep import Side, Wanted
@@ -271,35 +271,44 @@ STUDY: dict[str, Any] = {
 
 
 def tables_of(ctx: Context) -> dict[str, list[Any]]:
-    models = ctx.lake.rows("models", ["model_id", "status", "n_clusters", "n_noise"])
-    labels = ctx.lake.rows("labels", ["model_id", "image_id", "cluster"])
-    return {"models": sorted(map(tuple, models)), "labels": sorted(map(tuple, labels))}
+    asked = {"models": ["model_id", "status", "n_clusters", "n_noise"], "labels": ["model_id", "image_id", "cluster"]}
+    return {
+        table: sorted(tuple(row[c] for c in columns) for row in ctx.lake.rows(table, columns))
+        for table, columns in asked.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[Any]]]:
+    """A case, and the tables of a run of it on the CPU."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    case = write_case(folder / "case", 120, {"a": blobs(120, 4)})
+    ctx = run_of(spark, case, folder / "lake", "parquet", **STUDY)
+    run_pipeline(ctx)
+    return case, tables_of(ctx)
 
 
 @pytest.mark.parametrize(
-    ("error", "text", "kind", "told"),
+    ("after", "error", "text", "told"),
     [
-        ("OutOfMemoryError", "Out of memory allocating 512 bytes", TaskMemoryError, r"larger spark\.task\.resource"),
-        ("CUDARuntimeError", LOST.args[0], MotorpoolError, r"GPU failed each time .* fallen off the bus\. Nothing of"),
-        ("CompileException", "nvrtc: error: invalid value", MotorpoolError, r"GPU failed each time .*nvrtc: error"),
+        (0, "OutOfMemoryError", "Out of memory allocating 512 bytes", r"raise spark\.task\.resource\.gpu\.amount"),
+        (9, "OutOfMemoryError", "Out of memory allocating 512 bytes", r"larger spark\.task\.resource\.gpu\.amount"),
+        (9, "CUDARuntimeError", LOST.args[0], r"GPU failed each time .* fallen off the bus\. Nothing of"),
+        (3, "CompileException", "nvrtc: error: invalid value", r"GPU failed each time .*nvrtc: error"),
     ],
-    ids=["memory", "vanishes", "refuses"],
+    ids=["no memory", "no memory later", "vanishes", "refuses"],
 )
 def test_a_run_ends_with_a_clear_error_and_the_next_one_has_the_right_tables(
-    spark: SparkSession, tmp_path: Path, error: str, text: str, kind: type[Exception], told: str
+    spark: SparkSession, tmp_path: Path, undisturbed: Any, after: int, error: str, text: str, told: str
 ) -> None:
-    case = write_case(tmp_path / "case", 120, {"a": blobs(120, 4)})
-    truth = run_of(spark, case, tmp_path / "truth", "parquet", **STUDY)
-    run_pipeline(truth)
-    wanted = tables_of(truth)
-    for after in (0, 9):
-        ctx = run_of(spark, case, tmp_path / f"lake-{after}", "parquet", **STUDY)
-        ctx.backend = rigged(after, error, text)
-        with pytest.raises(kind, match=told) as raised, explained():
-            run_pipeline(ctx)
-        assert "Traceback" not in str(raised.value)
-        if ctx.lake.exists("models"):
-            assert set(tables_of(ctx)["models"]) < set(wanted["models"])
-        ctx.backend = CPU
+    case, wanted = undisturbed
+    ctx = run_of(spark, case, tmp_path / "lake", "parquet", **STUDY)
+    ctx.backend = rigged(after, error, text)
+    with pytest.raises(MotorpoolError, match=told) as raised, explained():
         run_pipeline(ctx)
-        assert tables_of(ctx) == wanted
+    assert "Traceback" not in str(raised.value)
+    if ctx.lake.exists("models"):
+        assert set(tables_of(ctx)["models"]) < set(wanted["models"])
+    ctx.backend = CPU
+    run_pipeline(ctx)
+    assert tables_of(ctx) == wanted

@@ -166,7 +166,7 @@ def in_pieces(device: Device, n: int, per_row: int, work: Callable[[slice], None
             if part.stop - start == 1:
                 raise MotorpoolError(
                     f"accelerator: the GPU has no memory for a single row of a step that needs some "
-                    f"{(fixed + per_row) / 2**20:,.0f} MiB: let fewer tasks share it (raise "
+                    f"{(fixed + per_row) / 2**20:,.1f} MiB: let fewer tasks share it (raise "
                     "spark.task.resource.gpu.amount), or set accelerator: cpu"
                 ) from exc
             step = (part.stop - start) // 2
