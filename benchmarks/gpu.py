@@ -6,12 +6,13 @@
 Needs a GPU, cupy, cuML and spark-rapids-ml; says what is missing and exits with status 1 otherwise. First ``smoke``:
 every step on few rows, on the GPU and on the CPU, whose results must agree; then the tests marked ``gpu``. Nothing is
 timed unless both pass. All contenders read the same Parquet files: the raw efficientnet-b7 (2,560 columns) for moments
-and PCA, 100 standardised principal components of vdc_type for the rest.
+and PCA (the first ``--raw-columns`` of them), 100 standardised principal components of vdc_type for the rest.
 
 - ``gpu`` and ``cpu`` are Motorpool with one backend or the other.
-- ``libraries`` are its other engines: PCA and KMeans by spark-rapids-ml, DBSCAN by cuML in a pandas UDF.
+- ``libraries`` are its other engines: PCA and KMeans by spark-rapids-ml, DBSCAN and HDBSCAN by cuML in tasks.
 - ``cuml`` is cuML on arrays in this machine's memory: its DBSCAN takes one eps and one min_samples a call in float32,
-  so it runs the smallest min_samples for each eps. It and ``libraries`` cluster the first ``--cuml-rows`` rows.
+  so it runs the smallest min_samples for each eps. It and ``libraries`` cluster the first ``--cuml-rows`` rows, by
+  HDBSCAN too.
 
 What a contender has found is kept after every step, and the report is written with it: a run that is cut off goes on
 with the contenders that have not ended. ``--fresh`` begins anew. The dry run is the same without a GPU: the backend's
@@ -49,6 +50,8 @@ COMPONENTS, RAW = DATA / "gpu-components", DATA / "gpu-raw"
 COLUMNS, KEPT = 100, 250
 KS = range(2, 16)
 MIN_SAMPLES = tuple(2**i for i in range(3, 10))
+#: HDBSCAN's: every min_cluster_size, and its min_samples.
+SIZES, NEIGHBOURS = (8, 32, 128), 5
 TESTS = Path(__file__).parents[1] / "tests"
 
 
@@ -62,7 +65,8 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     write_components(COMPONENTS, args.images, COLUMNS)
     array = open_array(str(full_case(args.images) / "descriptors" / "efficientnet-b7.pickle"))
     rows = read_vectors(build_session(delta=False), {"raw": array}, refuse=True)
-    rows.select("image_id", F.col("vector").alias("raw")).write.mode("overwrite").parquet(str(RAW))
+    raw = F.slice("vector", 1, args.raw_columns)
+    rows.select("image_id", raw.alias("raw")).write.mode("overwrite").parquet(str(RAW))
     return {}
 
 
@@ -140,11 +144,12 @@ def pa_vectors(x: np.ndarray) -> Any:
 
 def libraries(args: argparse.Namespace) -> dict[str, Any]:
     """The engines of others, through Motorpool."""
-    from motorpool.backend.library import library_engine
+    from motorpool.backend.library import HDBSCAN_LIBRARIES, library_engine
     from motorpool.cluster.centroids.by_centroids import by_centroids
     from motorpool.cluster.centroids.kmeans import fit_kmeans_by
     from motorpool.cluster.density.cells import fit_dbscan_library
     from motorpool.cluster.density.dbscan import DbscanParameters
+    from motorpool.cluster.density.hdbscan import HdbscanParameters, fit_hdbscan_library
     from motorpool.cluster.score import score_models
     from motorpool.features.fit import Fitter
     from motorpool.features.spec import FeatureSet, Part, Step
@@ -162,12 +167,14 @@ def libraries(args: argparse.Namespace) -> dict[str, Any]:
         models = fit_kmeans_by(estimators(engine), block_df, KS, seed=0, backend=backend)
     with step("scores"):
         score_models(by_centroids(block_df, [m.centroids for m in models], backend), backend)
-    few = blocks.gather(spark.createDataFrame(pa_vectors(read_components(COMPONENTS, args.cuml_rows))))
+    few = blocks.persist(blocks.gather(spark.createDataFrame(pa_vectors(read_components(COMPONENTS, args.cuml_rows)))))
     grid = DbscanParameters(_eps(), (min(MIN_SAMPLES),))
     library = library_engine("cuml" if on_gpu else "sklearn", backend.engine())
     with step("dbscan"):
-        labelled, opened = fit_dbscan_library(
-            blocks.persist(few), grid, metric="euclidean", seed=0, engine=library, n_cells=1
+        labelled, opened = fit_dbscan_library(few, grid, metric="euclidean", seed=0, engine=library, n_cells=1)
+    with step("hdbscan"):
+        trees = fit_hdbscan_library(
+            few, HdbscanParameters(SIZES, NEIGHBOURS), HDBSCAN_LIBRARIES["cuml" if on_gpu else "sklearn"]()
         )
     # Last: Spark's MLlib takes minutes for 2,560 columns.
     with step("moments"):
@@ -180,6 +187,7 @@ def libraries(args: argparse.Namespace) -> dict[str, Any]:
         "inertia": [m.inertia for m in models],
         "clusters": list(labelled.sizes),
         "decided in float64": opened.tolist(),
+        "clusters by HDBSCAN": list(trees.sizes),
     }
 
 
@@ -189,6 +197,7 @@ def _motorpool(args: argparse.Namespace, name: str) -> dict[str, Any]:
     from motorpool.cluster.centroids.by_centroids import by_centroids
     from motorpool.cluster.centroids.kmeans import fit_kmeans
     from motorpool.cluster.density.dbscan import DbscanParameters, fit_dbscan
+    from motorpool.cluster.density.hdbscan import HdbscanParameters, fit_hdbscan
     from motorpool.cluster.score import score_models
     from motorpool.features.fit import Fitter
     from motorpool.features.spec import FeatureSet, Part, Step
@@ -224,6 +233,9 @@ def _motorpool(args: argparse.Namespace, name: str) -> dict[str, Any]:
     with step("dbscan"):
         counted = search(arranged, Wanted(eps, max(MIN_SAMPLES)), backend=backend)
         labelled = fit_dbscan(arranged, counted, eps, grid, backend=backend)
+    with step("hdbscan"):
+        listed = search(arranged, Wanted(k=16), backend=backend)
+        trees = fit_hdbscan(arranged, listed, HdbscanParameters(SIZES, NEIGHBOURS), backend=backend).labelled
     seen = first_pass(block_df, args.sample, 100, 0)
     with step("umap"):
         asked = Sampled(seen.sample, Axes.of(seen.stats, 2), [Layout("umap", 2, 15, 30.0, 0)])
@@ -234,6 +246,7 @@ def _motorpool(args: argparse.Namespace, name: str) -> dict[str, Any]:
         "inertia": [m.inertia for m in models],
         "ch": [s.values["calinski_harabasz"] for s in scores],
         "clusters": list(labelled.sizes),
+        "clusters by HDBSCAN": list(trees.sizes),
     }
 
 
@@ -259,6 +272,10 @@ def cuml(args: argparse.Namespace) -> dict[str, Any]:
     with step("dbscan"):
         for eps in _eps():
             library.DBSCAN(eps=eps, min_samples=min(MIN_SAMPLES), max_mbytes_per_batch=4096).fit(x[: args.cuml_rows])
+    with step("hdbscan"):
+        for size in SIZES:
+            # It leaves a row out of its own neighbours.
+            library.HDBSCAN(min_cluster_size=size, min_samples=NEIGHBOURS - 1).fit(x[: args.cuml_rows])
     with step("umap"):
         library.UMAP(n_neighbors=15, random_state=0).fit_transform(x[: args.sample])
     return {"explained": explained, "inertia": inertia}
@@ -274,7 +291,7 @@ CONTENDERS = {
 }  # fmt: skip
 #: In the order in which they run: what needs the GPU comes first.
 TIMED = {"gpu": ("gpu", "cuml", "libraries", "cpu"), "cpu": ("arrays", "libraries", "cpu")}
-STEPS = ("moments", "kmeans", "scores", "dbscan", "umap")
+STEPS = ("moments", "kmeans", "scores", "dbscan", "hdbscan", "umap")
 
 
 def main() -> int:
@@ -282,6 +299,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=416_314)
     parser.add_argument("--sample", type=int, default=20_000, help="images that UMAP lays out")
     parser.add_argument("--cuml-rows", type=int, default=100_000, help="rows that a library's own DBSCAN clusters")
+    parser.add_argument("--raw-columns", type=int, default=2560, help="columns that PCA is fitted on, at least 250")
     parser.add_argument("--heap", default="4g", help="the JVM's heap")
     parser.add_argument("--accelerator", choices=tuple(TIMED), default="gpu", help="cpu: the dry run")
     parser.add_argument("--fresh", action="store_true", help="forget what an earlier run has found")
@@ -290,11 +308,15 @@ def main() -> int:
         return 0
     if args.accelerator == "gpu" and not _has_gpu():
         return 1
-    names = ("images", "sample", "cuml_rows", "heap", "accelerator")
+    names = ("images", "sample", "cuml_rows", "raw_columns", "heap", "accelerator")
     flags = [text for name in names for text in (f"--{name.replace('_', '-')}", str(getattr(args, name)))]
     kept = _Kept(" ".join(flags), args)
     if args.fresh:
         kept.forget()
+    asked = ("smoke", *TIMED[args.accelerator])
+    if all(kept.ended(name) for name in asked):
+        print("benchmarks/gpu.py: an earlier run has found all of this: --fresh begins anew", file=sys.stderr)
+        return 0
     if not (COMPONENTS.exists() and RAW.exists() and kept.outcomes):
         full_case(args.images)
         run_contender(__file__, "prepare", flags)
@@ -311,7 +333,7 @@ def main() -> int:
             kept.take(run_contender(__file__, name, flags, told=kept.take))
     for folder in (COMPONENTS, RAW):
         shutil.rmtree(folder, ignore_errors=True)
-    return 0 if all(kept.ended(name) for name in TIMED[args.accelerator]) else 1
+    return 0 if all(kept.ended(name) for name in asked) else 1
 
 
 def _has_gpu() -> bool:
@@ -375,9 +397,10 @@ class _Kept:
                 ("Seconds", ["step", *timed, f"{last} / {first}"], rows),
                 ("What each found, and the host's memory", ["contender", "peak memory (GiB)", "found", "failed"], same),
             ],
-            f"{args.images:,} images; one run each. moments: PCA {KEPT} fitted on 2,560 columns; kmeans: k = 2..15; "
-            f"scores: three of all 14 models; dbscan: 12 eps x 7 min_samples, counted and joined (cuml, libraries: 12 "
-            f"eps x 1 on {args.cuml_rows:,} rows); umap: {args.sample:,} rows.",
+            f"{args.images:,} images; one run each. moments: PCA {KEPT} fitted on {args.raw_columns:,} columns; "
+            "kmeans: k = 2..15; scores: three of all 14 models; dbscan: 12 eps x 7 min_samples, counted and joined "
+            f"(cuml, libraries: 12 eps x 1 on {args.cuml_rows:,} rows); hdbscan: {len(SIZES)} min_cluster_size (cuml, "
+            f"libraries: on as many rows); umap: {args.sample:,} rows.",
             RESULTS if on_gpu else DATA,
         )
 

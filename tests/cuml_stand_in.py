@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from sklearn.cluster import DBSCAN
+from sklearn.cluster import DBSCAN, HDBSCAN
 from sklearn.manifold import TSNE
 
 from rapids_signatures import check
@@ -52,11 +52,16 @@ class Manifold:
 
 
 class Cluster:
-    """As cuml.cluster, likewise; ``mib`` is what its batches may take before the device's memory is at an end."""
+    """As cuml.cluster, likewise; ``mib`` is what DBSCAN's batches may take before the device's memory is at an end, and
+    ``fits`` how many fits of HDBSCAN there is memory for."""
 
-    def __init__(self, mib: int = 2**20) -> None:
+    def __init__(self, mib: int = 2**20, fits: int = 2**20) -> None:
         self.mib = mib
+        self.fits = fits
         self.asked: list[int] = []
+        self.hdbscans: list[tuple[int, int, str]] = []
+        #: How far from zero the values of a fit lay.
+        self.farthest = 0.0
 
     def DBSCAN(self, *args: Any, **given: Any) -> Any:  # noqa: N802
         check("cuml.cluster.DBSCAN", args, given)
@@ -77,6 +82,38 @@ class Cluster:
             model = DBSCAN(eps=eps, min_samples=min_samples, algorithm="brute").fit(StrictDevice().take(args[0]))
             made.labels_ = model.labels_.astype(given["out_dtype"])
             made.core_sample_indices_ = model.core_sample_indices_.astype(given["out_dtype"])
+            return made
+
+        made.fit = fit
+        return made
+
+    def HDBSCAN(self, *args: Any, **given: Any) -> Any:  # noqa: N802
+        check("cuml.cluster.HDBSCAN", args, given)
+        return self._hdbscan(**given)
+
+    def _hdbscan(
+        self, min_cluster_size: int, min_samples: int, metric: str, cluster_selection_method: str, build_algo: str,
+        output_type: str,
+    ) -> Any:  # fmt: skip
+        assert (metric, build_algo, output_type) == ("euclidean", "brute_force", "numpy")
+        # What cuML refuses in `fit`.
+        assert 1 <= min_samples <= 1023
+        made = SimpleNamespace()
+
+        def fit(*args: Any, **given: Any) -> Any:
+            check("cuml.cluster.HDBSCAN().fit", args, given)
+            x = StrictDevice().take(args[0])
+            assert x.dtype == np.float32
+            self.hdbscans.append((min_cluster_size, min_samples, cluster_selection_method))
+            self.farthest = max(self.farthest, float(np.abs(x).max()))
+            if len(self.hdbscans) > self.fits:
+                raise MemoryError("std::bad_alloc: out_of_memory")
+            # cuML leaves a row out of its own neighbours, scikit-learn counts it.
+            model = HDBSCAN(
+                min_cluster_size, min_samples=min(min_samples + 1, len(x)), copy=True,
+                cluster_selection_method=cluster_selection_method,
+            ).fit(x)  # fmt: skip
+            made.labels_, made.probabilities_ = model.labels_.astype(np.int64), model.probabilities_.astype(np.float32)
             return made
 
         made.fit = fit

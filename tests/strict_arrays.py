@@ -7,7 +7,7 @@ argument that cupy does not take, by the signatures recorded from cupy (`rapids_
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -133,3 +133,49 @@ class StrictDevice:
 
     def free(self) -> int:
         return self.bytes_free
+
+
+class FailingDevice(StrictDevice):
+    """Counts what is asked of the device, copies and functions alike, and fails as a GPU does.
+
+    ``errors`` has what is raised, by the number of the question, the first being 0. Where another task shares the
+    device, copies to it of more than ``room`` bytes find no memory, whatever was free.
+    """
+
+    def __init__(self, errors: Mapping[int, Exception] | None = None, room: int | None = None) -> None:
+        super().__init__()
+        self.errors, self.room = errors or {}, room
+        self.asked = 0
+        self.xp: Any = _Counted(self)
+
+    def ask(self) -> None:
+        number, self.asked = self.asked, self.asked + 1
+        error = self.errors.get(number)
+        if error is not None:
+            raise error
+
+    def put(self, x: np.ndarray) -> Away:
+        self.ask()
+        if self.room is not None and x.nbytes > self.room:
+            raise MemoryError(f"Out of memory allocating {x.nbytes:,} bytes")
+        return super().put(x)
+
+    def take(self, x: Any) -> np.ndarray:
+        self.ask()
+        return super().take(x)
+
+
+class _Counted(StrictModule):
+    def __init__(self, device: FailingDevice) -> None:
+        self.device = device
+
+    def __getattr__(self, name: str) -> Any:
+        found = super().__getattr__(name)
+        if name in CONSTANTS:
+            return found
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.device.ask()
+            return found(*args, **kwargs)
+
+        return call

@@ -24,7 +24,7 @@ from cases import run_of, uneven_blobs, write_case
 from cuml_stand_in import Manifold
 from motorpool.backend import device as devices
 from motorpool.backend import gaps
-from motorpool.backend.device import check_products, gpu_number, pieces, rows_within
+from motorpool.backend.device import check_products, gpu_number, in_pieces, rows_within
 from motorpool.backend.layouts import needs_cuml
 from motorpool.backend.protocol import CPU, GPU, ArrayBackend, Backend
 from motorpool.cluster.centroids.by_centroids import by_centroids
@@ -540,9 +540,10 @@ def test_pieces_follow_the_free_memory() -> None:
     assert rows_within(2**20, 2**19 + 1) == 1
     with pytest.raises(MotorpoolError, match=r"the GPU has 1 MiB free, and this step needs 3 MiB.*gpu\.amount"):
         rows_within(2**20, 2**20, fixed=2**21)
-    cut = list(pieces(StrictDevice(1000), 12, 100))
+    cut: list[slice] = []
+    in_pieces(StrictDevice(1000), 12, 100, cut.append)
     assert [(s.start, s.stop) for s in cut] == [(0, 5), (5, 10), (10, 12)]
-    assert list(pieces(StrictDevice(1000), 0, 100)) == []
+    in_pieces(StrictDevice(1000), 0, 100, lambda part: pytest.fail("there are no rows"))
 
 
 def test_rows_beyond_a_quarter_of_the_free_memory_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:

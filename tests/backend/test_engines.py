@@ -14,6 +14,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from cases import blobs, run_of, write_case
 from motorpool.cluster.algorithms.dbscan import DbscanGrid
+from motorpool.cluster.algorithms.hdbscan import HdbscanGrid
 from motorpool.cluster.algorithms.kmeans import KMeansGrid
 from motorpool.cluster.centroids.by_centroids import by_centroids
 from motorpool.cluster.centroids.kmeans import fit_kmeans_by
@@ -21,13 +22,17 @@ from motorpool.config.load import parse_config
 from motorpool.errors import ConfigError
 from motorpool.lake import Lake
 from motorpool.pipeline.accelerator import needed
+from motorpool.pipeline.export import best_model
+from motorpool.pipeline.growing.catch_up import labelling_models
 from motorpool.pipeline.planning.packages import check_accelerator
 from motorpool.pipeline.run import run_pipeline
+from motorpool.pipeline.stored_models import load_model, relabels
 from motorpool.spark.estimators import estimators
 
 ROWS = 240
 DBSCAN = {"algorithm": "dbscan", "eps": [0.8, 2.0], "min_samples": [3, 8], "way": "cells"}
 KMEANS = {"algorithm": "kmeans", "k": [2, 4], "n_init": 2}
+HDBSCAN = {"algorithm": "hdbscan", "min_cluster_size": [8, 20], "min_samples": 2}
 
 
 def ran(spark: SparkSession, folder: Path, name: str, features: dict[str, Any], models: list[Any]) -> Lake:
@@ -47,13 +52,13 @@ def lakes(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """The same study by Motorpool's kernels, and by libraries."""
     folder = tmp_path_factory.mktemp("engines")
     steps = {"steps": ["standard", {"pca": 3}, "standard"], "name": "a-small"}
-    own = ran(spark, folder, "own", steps, [DBSCAN, KMEANS])
-    models = [DBSCAN | {"engine": "sklearn"}, KMEANS | {"engine": "spark-ml"}]
+    own = ran(spark, folder, "own", steps, [DBSCAN, KMEANS, HDBSCAN])
+    models = [DBSCAN | {"engine": "sklearn"}, KMEANS | {"engine": "spark-ml"}, HDBSCAN | {"engine": "sklearn"}]
     return own, ran(spark, folder, "libraries", steps | {"engine": "spark-ml"}, models)
 
 
 def models_of(lake: Lake, features: str, algorithm: str) -> dict[tuple[str, ...], dict[str, Any]]:
-    names = ("eps", "min_samples", "k")
+    names = ("eps", "min_samples", "k", "min_cluster_size")
     rows = lake.rows("models", features=[features], algorithm=[algorithm])
     return {tuple(dict(r["params"]).get(n, "") for n in names): r for r in rows}
 
@@ -77,6 +82,48 @@ def test_a_librarys_dbscan_gives_the_models_of_the_kernels(lakes: tuple[Lake, La
         # Few distances of these rows are eps within rounding.
         assert 0 <= int(dict(theirs["params"])["decided_in_float64"]) < ROWS // 20
         assert "decided_in_float64" not in dict(mine["params"])
+
+
+def test_a_librarys_hdbscan_fills_the_same_tables(lakes: tuple[Lake, Lake]) -> None:
+    own, other = (models_of(lake, "a", "hdbscan") for lake in lakes)
+    assert len(own) == 2
+    assert own.keys() == other.keys()
+    for key, mine in own.items():
+        theirs = other[key]
+        # Where distances are equal other clusters may be found, so it is another model.
+        assert theirs["model_id"] != mine["model_id"]
+        assert (mine["backend"], theirs["backend"]) == ("cpu", "sklearn")
+        assert dict(theirs["params"]) == dict(mine["params"]) | {"engine": "sklearn"}
+        same = ("status", "n_clusters", "n_noise", "calinski_harabasz", "agreement")
+        assert [theirs.get(name) for name in same] == [mine.get(name) for name in same]
+        assert mine["n_clusters"] > 1
+        rows = [
+            sorted(lake.rows("labels", model_id=[row["model_id"]]), key=lambda r: r["image_id"])
+            for lake, row in zip(lakes, (mine, theirs), strict=True)
+        ]
+        assert [r["cluster"] for r in rows[1]] == [r["cluster"] for r in rows[0]]
+        assert np.allclose([r["strength"] for r in rows[1]], [r["strength"] for r in rows[0]], atol=1e-5)
+        assert {r["outlier_score"] for r in rows[1]} == {None}
+        assert None not in {r["outlier_score"] for r in rows[0]}
+        assert {r["field"] for r in lakes[0].rows("parameters", model_id=[mine["model_id"]])} == {"births", "deaths"}
+        assert lakes[1].rows("parameters", model_id=[theirs["model_id"]]) == []
+
+
+def test_a_librarys_hdbscan_labels_no_new_images(lakes: tuple[Lake, Lake]) -> None:
+    """It says so by name, and is left out where models are chosen for new images."""
+    for lake, counted in ((lakes[0], 0), (lakes[1], 4)):
+        ids = [row["model_id"] for name in ("a", "a-small") for row in models_of(lake, name, "hdbscan").values()]
+        models, others = labelling_models(lake)
+        assert len(set(ids) & models.keys()) == 4 - counted
+        assert others["hdbscan"] == counted
+        best = best_model(lake, lambda row, ids=ids: row["model_id"] in ids)
+        assert relabels(best["algorithm"], best["params"]) is not bool(counted)
+        if counted:
+            told = r"^--model x \(hdbscan on a\): engine: sklearn leaves no tree that labels new images; choose one"
+            with pytest.raises(ConfigError, match=told):
+                load_model(lake, ids[0], "--model x")
+        else:
+            assert load_model(lake, ids[0], "--model x").arrays.keys() == {"births", "deaths"}
 
 
 def test_sparks_kmeans_fills_the_same_tables(lakes: tuple[Lake, Lake]) -> None:
@@ -157,6 +204,15 @@ def config(features: dict[str, Any], *models: dict[str, Any], **sections: Any) -
             config({"steps": [{"pca": 2}], "engine": "spark-rapids-ml"}),
             r"features\[0\].engine: spark-rapids-ml works on GPUs alone",
         ),
+        (config({}, HDBSCAN | {"engine": "cuml"}), "engine: cuml works on GPUs alone, and accelerator is cpu"),
+        (
+            config({}, HDBSCAN | {"engine": "sklearn", "metric": "cosine"}),
+            "metric: cosine: engine: sklearn has Euclidean distances alone",
+        ),
+        (
+            config({}, HDBSCAN | {"engine": "cuml", "min_samples": 1}, accelerator="gpu"),
+            "min_samples: 1: engine: cuml takes 2 or more, the image itself included",
+        ),
         (config({"steps": [{"pca": 0.9}], "engine": "spark-ml"}), "steps: pca: 0.9: engine spark-ml takes a number"),
         (config({"steps": ["standard"], "engine": "spark-ml"}), "engine: spark-ml fits the steps `pca`, and there is"),
     ],
@@ -172,6 +228,8 @@ def test_modules_that_engines_need_are_asked_for(monkeypatch: pytest.MonkeyPatch
     assert needed(plain) == ["cupy"]
     cuml = parse_config(config(pca, DBSCAN | {"engine": "cuml"}, accelerator="gpu"))
     assert needed(cuml) == ["cupy", "cuml"]
+    tree = parse_config(config(pca, HDBSCAN | {"engine": "cuml"}, accelerator="gpu"))
+    assert needed(tree) == ["cupy", "cuml"]
     rapids = parse_config(config(pca | {"engine": "spark-rapids-ml"}, KMEANS, accelerator="gpu"))
     assert needed(rapids) == ["cupy", "spark_rapids_ml", "cuml"]
 
@@ -192,5 +250,8 @@ def test_models_keep_their_ids_where_no_engine_is_named() -> None:
     assert all("engine" not in params for params in KMeansGrid(algorithm="kmeans", k=[2, 3]).variants(1))
     named = KMeansGrid(algorithm="kmeans", k=[2, 3], engine="spark-ml")
     assert [params["engine"] for params in named.variants(1)] == ["spark-ml"] * 2
+    tree = {**HDBSCAN, "min_cluster_size": 8}
+    assert "engine" not in next(HdbscanGrid(**tree).variants(1))
+    assert next(HdbscanGrid(**tree, engine="cuml").variants(1))["engine"] == "cuml"
     grids = [DbscanGrid(**(DBSCAN | {"engine": engine})) for engine in ("exact", "sklearn", "cuml")]
     assert len({str(list(grid.variants(1))) for grid in grids}) == 1

@@ -21,7 +21,7 @@ import pytest
 import strict_arrays
 from motorpool.backend import device as devices
 from motorpool.backend.device import HostDevice
-from motorpool.backend.library import CumlDbscan, SklearnDbscan
+from motorpool.backend.library import CumlDbscan, CumlHdbscan, SklearnDbscan, SklearnHdbscan
 from motorpool.backend.needs import missing
 from motorpool.backend.protocol import GPU
 from motorpool.kernels.maps.layouts import Layout
@@ -48,6 +48,7 @@ VALUES: dict[str, Any] = {
     "n_components": 2, "n_neighbors": 5, "random_state": 7, "output_type": "numpy", "init": "random",
     "build_algo": "brute_force_knn", "perplexity": 15.0, "n_clusters": 3, "n_init": 1, "eps": 0.5, "min_samples": 4,
     "max_mbytes_per_batch": 4096, "metric": "euclidean", "algorithm": "brute", "calc_core_sample_indices": True,
+    "min_cluster_size": 9, "cluster_selection_method": "leaf",
 }  # fmt: skip
 
 
@@ -262,6 +263,49 @@ def test_cumls_dbscan_is_constructed_and_goes_as_far_as_the_device(
     assert params["calc_core_sample_indices"] is True
     assert params["max_mbytes_per_batch"] == 1024
     assert asked == [{"out_dtype": "int64"}]
+
+
+def test_cumls_hdbscan_is_constructed_and_goes_as_far_as_the_device(
+    on_host: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Likewise."""
+    import cuml.cluster
+    import cupy
+
+    made: list[Any] = []
+    fitted: list[Any] = []
+    cls: Any = cuml.cluster.HDBSCAN
+    make, fit = cls.__init__, cls.fit
+    monkeypatch.setattr(cls, "__init__", lambda self, **given: (made.append(self), make(self, **given))[1])
+    monkeypatch.setattr(cls, "fit", lambda self, x: (fitted.append(x), fit(self, x))[1])
+    x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    x[30:] += 30
+    with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):
+        labels, strengths = CumlHdbscan().fit(x, 9, 4, "leaf")
+        theirs, _ = SklearnHdbscan().fit(x, 9, 4, "leaf")
+        assert labels.shape == strengths.shape == theirs.shape
+        assert set(labels) == set(theirs)
+    params = made[0].get_params()
+    wanted = {
+        "min_cluster_size": 9, "min_samples": 3, "metric": "euclidean", "cluster_selection_method": "leaf",
+        "build_algo": "brute_force", "output_type": "numpy", "cluster_selection_epsilon": 0.0, "max_cluster_size": 0,
+        "alpha": 1.0, "allow_single_cluster": False,
+    }  # fmt: skip
+    assert {key: params[key] for key in wanted} == wanted
+    assert (fitted[0].dtype, fitted[0].shape) == (np.float32, (60, 5))
+
+
+def test_what_cumls_hdbscan_documents() -> None:
+    from cuml.cluster import HDBSCAN
+
+    told = " ".join(HDBSCAN.__doc__.split())
+    assert "Allowed values: 'euclidean'." in told
+    assert "Supported build algorithms are ['brute_force', 'nn_descent']" in told
+    assert "Noisy samples are given the label -1." in told
+    assert "Noise points have probability zero" in told
+    # It searches one more than it is asked for: the row itself. The sentence on min_samples says otherwise.
+    assert "Must be ≥ `min_samples+1`" in told
+    assert "This includes the point itself" in told, "backend.library may follow what it says now"
 
 
 def test_what_cumls_dbscan_documents() -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from motorpool.backend.device import OnDevice, pieces
+from motorpool.backend.device import OnDevice, in_pieces
 from motorpool.kernels.centroids.lloyd import ROUNDING, SPARE, Lloyd, LloydSums, farthest, worst
 from motorpool.kernels.centroids.nearest import NearestCentroids, strengths
 
@@ -25,8 +25,13 @@ class ArrayLloyd(OnDevice, Lloyd):
     def add(self, state: LloydSums, ids: np.ndarray, raw: np.ndarray) -> None:
         total, width = self.centroids.shape
         per_row = 24 * total + 12 * width + 40 * self.n_runs
-        for part in pieces(self.device(), len(ids), per_row, 12 * total * width):
-            self._add_piece(state, ids[part], raw[part])
+        in_pieces(
+            self.device(),
+            len(ids),
+            per_row,
+            lambda part: self._add_piece(state, ids[part], raw[part]),
+            12 * total * width,
+        )
 
     def _add_piece(self, state: LloydSums, ids: np.ndarray, raw: np.ndarray) -> None:
         device = self.device()
@@ -41,13 +46,15 @@ class ArrayLloyd(OnDevice, Lloyd):
         squared = xp.maximum(norms[:, None] - 2.0 * best, 0.0)
         member = xp.zeros(closeness.shape, xp.float32)
         member[xp.arange(n)[:, None], label] = 1.0
-        state.inertia += device.take(squared.sum(axis=0))
-        state.sums += device.take(member.T @ x)
-        state.counts += device.take(member.sum(axis=0, dtype=xp.float64)).astype(np.int64)
-
+        inertia, sums = device.take(squared.sum(axis=0)), device.take(member.T @ x)
+        counts = device.take(member.sum(axis=0, dtype=xp.float64))
         last = xp.argpartition(squared, n - min(SPARE, n), axis=0)[-SPARE:]
         far, length = device.take(xp.take_along_axis(squared, last, axis=0)), device.take(norms[last])
         chosen = device.take(last)
+
+        state.inertia += inertia
+        state.sums += sums
+        state.counts += counts.astype(np.int64)
         for run in range(self.n_runs):
             least = np.maximum(ROUNDING * length[:, run], worst(state.far[run]))
             kept = np.flatnonzero(far[:, run] > least)
@@ -67,8 +74,11 @@ class ArrayNearest(OnDevice, NearestCentroids):
         clusters = np.empty((len(x), len(self.spans)), np.int32)
         distances, others = np.empty(clusters.shape), np.empty(clusters.shape)
         wide, total = self.factors.shape
-        for part in pieces(self.device(), len(x), 16 * total + 32 * wide + 48 * len(self.spans), 8 * wide * total):
+
+        def label(part: slice) -> None:
             clusters[part], distances[part], others[part] = self._label_piece(x[part])
+
+        in_pieces(self.device(), len(x), 16 * total + 32 * wide + 48 * len(self.spans), label, 8 * wide * total)
         return clusters, distances.astype(np.float32), strengths(distances, others)
 
     def _label_piece(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -150,11 +150,28 @@ def rows_within(free: int, per_row: int, fixed: int = 0) -> int:
     return max(1, (min(free // 2, _MOST + fixed) - fixed) // max(1, per_row))
 
 
-def pieces(device: Device, n: int, per_row: int, fixed: int = 0) -> Iterator[slice]:
-    """Rows 0 to n in slices that fit (`rows_within`)."""
-    step = rows_within(device.free(), per_row, fixed)
-    for start in range(0, n, step):
-        yield slice(start, min(start + step, n))
+def in_pieces(device: Device, n: int, per_row: int, work: Callable[[slice], None], fixed: int = 0) -> None:
+    """Do ``work`` for rows 0 to n in slices that fit (`rows_within`), one after the other.
+
+    What was free may be another task's a moment later. Where the device runs out of memory all the same, the slice is
+    halved and done anew, so ``work`` changes nothing before the device has given all that it asks of it. MotorpoolError
+    where there is no memory for a single row.
+    """
+    step, start = rows_within(device.free(), per_row, fixed), 0
+    while start < n:
+        part = slice(start, min(start + step, n))
+        try:
+            work(part)
+        except MemoryError as exc:
+            if part.stop - start == 1:
+                raise MotorpoolError(
+                    f"accelerator: the GPU has no memory for a single row of a step that needs some "
+                    f"{(fixed + per_row) / 2**20:,.1f} MiB: let fewer tasks share it (raise "
+                    "spark.task.resource.gpu.amount), or set accelerator: cpu"
+                ) from exc
+            step = (part.stop - start) // 2
+        else:
+            start = part.stop
 
 
 class OnDevice:

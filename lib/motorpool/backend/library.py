@@ -1,6 +1,7 @@
-"""DBSCAN by a library's own class, scikit-learn's or cuML's, and what its rounding leaves open decided in float64.
+"""DBSCAN and HDBSCAN by a library's own class, scikit-learn's or cuML's.
 
-A library compares distances that it has rounded, so rows whose distance is eps within rounding may be neighbours for it
+Of HDBSCAN the library's labels are taken as they are. What its rounding leaves open of DBSCAN is decided in float64: a
+library compares distances that it has rounded, so rows whose distance is eps within rounding may be neighbours for it
 or not, in two cells differently. `LibraryEngine` therefore asks it twice: at a radius so small that all pairs which
 the library joins are surely within eps, and at one so large that it joins all which are. What comes out alike both
 times is sure; the rest is few, and decided by `geometry.exact_gap`.
@@ -24,6 +25,8 @@ from motorpool.kernels.cells.engines import Found, LocalEngine, pairs_within
 from motorpool.kernels.pairs.geometry import FLOOR, Metric, to_gap
 
 Library = Literal["sklearn", "cuml"]
+#: Which clusters of HDBSCAN's tree are taken.
+HdbscanMethod = Literal["eom", "leaf"]
 
 #: What adding up halves and comparing squares in float32 takes beyond `Rows.slack`, for each unit of two halves.
 _SUMS = 16 * 2.0**-24
@@ -100,6 +103,103 @@ class CumlDbscan:
         return np.asarray(model.labels_, np.int64), _flags(np.asarray(model.core_sample_indices_), len(x))
 
 
+class Hdbscan(Protocol):
+    """A library's HDBSCAN under the Euclidean metric. It travels to the task by pickle."""
+
+    @property
+    def name(self) -> Library:
+        """What the config and the column ``models.backend`` call it."""
+
+    def fit(
+        self, x: np.ndarray, min_cluster_size: int, min_samples: int, method: HdbscanMethod
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """int64[n] labels from 0, -1 for noise, and float32[n] strengths, 0 for noise; of float32[n, d] rows, n > 1.
+
+        A row counts among its own ``min_samples``, of which there are no more than rows.
+        """
+
+
+@dataclass(frozen=True)
+class SklearnHdbscan:
+    """scikit-learn's, on the CPU, by its k-d tree and float64 distances. It counts a row among its own neighbours.
+
+    Memory: 16 bytes for each number of the rows, and 16 for each row and neighbour. Time: all pairs of rows, on one
+    core.
+    """
+
+    name: Library = "sklearn"
+
+    def fit(
+        self, x: np.ndarray, min_cluster_size: int, min_samples: int, method: HdbscanMethod
+    ) -> tuple[np.ndarray, np.ndarray]:
+        from sklearn.cluster import HDBSCAN
+
+        model = HDBSCAN(
+            min_cluster_size=min_cluster_size,
+            min_samples=min_samples,
+            metric="euclidean",
+            algorithm="kd_tree",
+            cluster_selection_method=method,
+            copy=True,
+        ).fit(x)
+        return model.labels_.astype(np.int64), model.probabilities_.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class CumlHdbscan:
+    """cuML's, on the GPU of this task: every call of it is here. Written for cuML 26.6.
+
+    cuML does not count a row among its own neighbours, as the hdbscan library does not, whatever its documentation of
+    26.6 says: it searches one neighbour more than it is asked for. So it is asked for one less, and an asked one of 1
+    has no counterpart. Its distances are roots of float32 products, so it gets the rows about their mean.
+
+    Memory of the device: `hdbscan_bytes`, all at once. MotorpoolError where the device has less, before anything is
+    copied, and where it runs out of memory all the same. Memory of the host: 12 bytes for each number of the rows.
+    """
+
+    name: Library = "cuml"
+
+    def fit(
+        self, x: np.ndarray, min_cluster_size: int, min_samples: int, method: HdbscanMethod
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if min_samples < 2:
+            raise ValueError(f"min_samples = {min_samples}: cuML takes 2 or more, the row itself included")
+        device = open_device("cupy")
+        need, free = hdbscan_bytes(len(x), x.shape[1], min_samples), device.free()
+        if need > free:
+            raise MotorpoolError(_no_room(x, f"some {need / _MIB:,.0f} MiB, and {free / _MIB:,.0f} MiB are free"))
+        try:
+            model = import_module("cuml.cluster").HDBSCAN(
+                min_cluster_size=min_cluster_size,
+                min_samples=min_samples - 1,
+                metric="euclidean",
+                cluster_selection_method=method,
+                build_algo="brute_force",
+                output_type="numpy",
+            )
+            centred = (x - x.mean(axis=0, dtype=np.float64)).astype(np.float32)
+            model.fit(device.put(centred))
+        except MemoryError as exc:
+            raise MotorpoolError(_no_room(x, f"more than the {free / _MIB:,.0f} MiB that were free")) from exc
+        return np.asarray(model.labels_, np.int64), np.asarray(model.probabilities_, np.float32)
+
+
+def hdbscan_bytes(n: int, width: int, min_samples: int) -> int:
+    """Bytes of a GPU that cuML's HDBSCAN is expected to take for n rows, by reading: on a GPU it was not yet seen.
+
+    The rows twice, the graph of their nearest rows while it is made symmetric, and the tree with its outcome.
+    """
+    return n * (8 * width + 64 * min_samples + 256)
+
+
+def _no_room(x: np.ndarray, why: str) -> str:
+    return (
+        f"engine: cuml: HDBSCAN of {len(x):,} rows of {x.shape[1]} columns takes a GPU's memory at once, {why}: let "
+        "fewer tasks share it (raise spark.task.resource.gpu.amount), take fewer columns (a step pca), or "
+        "engine: motorpool"
+    )
+
+
 def _flags(positions: np.ndarray, n: int) -> np.ndarray:
     flags = np.zeros(n, bool)
     flags[positions] = True
@@ -108,6 +208,7 @@ def _flags(positions: np.ndarray, n: int) -> np.ndarray:
 
 #: The libraries that a config can name.
 LIBRARIES: dict[Library, Callable[[], Dbscan]] = {"sklearn": SklearnDbscan, "cuml": CumlDbscan}
+HDBSCAN_LIBRARIES: dict[Library, Callable[[], Hdbscan]] = {"sklearn": SklearnHdbscan, "cuml": CumlHdbscan}
 
 
 @dataclass(frozen=True)

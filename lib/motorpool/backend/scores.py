@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from motorpool.backend.device import Device, OnDevice, pieces
+from motorpool.backend.device import Device, OnDevice, in_pieces
 from motorpool.kernels import score_loops
 from motorpool.kernels.cluster_sums import ClusterSpread, ClusterSums
 
@@ -24,10 +24,14 @@ class ArrayClusterSums(OnDevice, ClusterSums):
         device = self.device()
         total, width = self.sums.shape
         per_row = 16 * (total + 1) + 16 * width + 24 * labels.shape[1]
-        for part in pieces(device, len(x), per_row, 16 * total * width):
+
+        def add(part: slice) -> None:
             member = _member(device, labels[part], self.edges)
-            self.sums += device.take(member.T @ device.put(x[part]))
-            self.counts += device.take(member.sum(axis=0)).astype(np.int64)
+            sums, counts = device.take(member.T @ device.put(x[part])), device.take(member.sum(axis=0))
+            self.sums += sums
+            self.counts += counts.astype(np.int64)
+
+        in_pieces(device, len(x), per_row, add, 16 * total * width)
 
 
 class ArrayClusterSpread(OnDevice, ClusterSpread):
@@ -44,9 +48,12 @@ class ArrayClusterSpread(OnDevice, ClusterSpread):
         rows = np.flatnonzero((labels >= 0).any(axis=1))
         total, width = self.means.shape
         per_row = 48 * (total + 1) + 32 * (width + 2) + 64 * labels.shape[1]
-        for part in pieces(self.device(), len(rows), per_row, 24 * total * (width + 2)):
+
+        def add(part: slice) -> None:
             some = rows[part]
             self._update_piece(ids[some], x[some], labels[some])
+
+        in_pieces(self.device(), len(rows), per_row, add, 24 * total * (width + 2))
 
     def _update_piece(self, ids: np.ndarray, x: np.ndarray, labels: np.ndarray) -> None:
         device = self.device()
@@ -82,11 +89,14 @@ class ArrayClusterSpread(OnDevice, ClusterSpread):
             # As for the silhouette itself, a row alone in its cluster scores 0.
             scored = held & (counts[low:high][at[:, 0]] > 1) & xp.isfinite(b) & (larger > 0)
             silhouette.append(((xp.where(scored, b, a) - a) / xp.where(scored, larger, 1.0)).sum())
-        self.squared += device.take(xp.concatenate(squared))
-        self.distance += device.take(xp.concatenate(distance))
-        self.silhouette += device.take(xp.stack(silhouette))
+        all_squared, all_distance, all_silhouette = (
+            device.take(a) for a in (xp.concatenate(squared), xp.concatenate(distance), xp.stack(silhouette))
+        )
         row, column = (device.take(a) for a in xp.nonzero(xp.stack(near, axis=1)))
         offered = device.take(xp.stack(owns, axis=1))[row, column]
+        self.squared += all_squared
+        self.distance += all_distance
+        self.silhouette += all_silhouette
         at = self.edges[column] + labels[row, column]
         score_loops.offer_rows(ids[row], at, offered, self.kept_squared, self.kept_ids)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from motorpool.backend.device import Device, OnDevice, open_device, pieces
+from motorpool.backend.device import Device, OnDevice, in_pieces, open_device
 from motorpool.kernels.moments import Gram, Moments, faded, gram
 
 
@@ -24,7 +24,7 @@ class ArrayMoments(OnDevice, Moments):
     """`Moments` whose rows are summed up on the device until they are looked at, merged or sent.
 
     The same numbers up to the order of sums: float32 products of rows less their block's mean, combined in float64.
-    Device memory: four d x d float64 matrices and a piece of a block. An empty one touches no device, so the driver,
+    Device memory: five d x d float64 matrices and a piece of a block. An empty one touches no device, so the driver,
     which only merges, needs none.
     """
 
@@ -41,8 +41,9 @@ class ArrayMoments(OnDevice, Moments):
         if known != width:
             raise ValueError(f"vectors of {width} numbers beside vectors of {known}")
         device = self.device()
-        for part in pieces(device, len(x), 8 * width, 32 * width * width):
-            self._add_piece(device, device.put(x[part]))
+        in_pieces(
+            device, len(x), 8 * width, lambda part: self._add_piece(device, device.put(x[part])), 40 * width * width
+        )
 
     def _add_piece(self, device: Device, x: Any) -> None:
         xp, m = device.xp, len(x)
@@ -59,18 +60,19 @@ class ArrayMoments(OnDevice, Moments):
             return
         n, all_mean, all_scatter, all_low, all_high = self._held
         delta = mean - all_mean
-        all_scatter += scatter
-        all_scatter += xp.outer(delta * (n * m / (n + m)), delta)
+        # A piece that the device has no memory for leaves what is held as it was.
+        scatter += all_scatter
+        scatter += xp.outer(delta * (n * m / (n + m)), delta)
         merged = all_mean + delta * (m / (n + m))
-        self._held = n + m, merged, all_scatter, xp.minimum(all_low, low), xp.maximum(all_high, high)
+        self._held = n + m, merged, scatter, xp.minimum(all_low, low), xp.maximum(all_high, high)
 
     def settle(self) -> None:
         """Bring what the device holds to the host."""
         if self._held is not None:
             n, *arrays = self._held
-            self._held = None
             take = open_device(self.module).take
             mean, scatter, low, high = (take(a) for a in arrays)
+            self._held = None
             self._add(n, mean, scatter, low, high)
 
     def merge(self, other: Moments) -> None:
@@ -99,9 +101,12 @@ class ArrayGram(OnDevice, Gram):
     def add(self, x: np.ndarray) -> None:
         device = self.device()
         width = x.shape[1]
-        for part in pieces(device, len(x), 4 * width, 24 * width * width):
+
+        def add(part: slice) -> None:
             product = _gram(device, device.put(x[part]))
             self._held = product if self._held is None else self._held + product
+
+        in_pieces(device, len(x), 4 * width, add, 24 * width * width)
 
     def total(self) -> np.ndarray:
         return super().total() if self._held is None else self.device().take(self._held)

@@ -30,6 +30,8 @@ class Algorithm(Generic[G]):
     - ``fit``: fits some models of a grid, side by side, and labels all rows. An UnfitError fails all of them.
     - ``stored``: which arrays of `Facts.parameters` label new images, and ``relabel`` how: both or neither. A model
       without these arrays has no labels to give.
+    - ``unlabelling``: why a model of these parameters labels no new images though others of its algorithm do, in a few
+      words; None where it does.
     - ``borrowed``: arrays that another model may hold for this one, each with the parameter that has that model's id.
     - ``by_density``: whether it leaves images as noise, -1, and small clusters are natural to it. The labels of all
       others are counted without a look for noise.
@@ -48,6 +50,7 @@ class Algorithm(Generic[G]):
     fit: Callable[[Fitting, G, Sequence[ModelSpec]], FittedModels]
     stored: tuple[str, ...] = ()
     relabel: Callable[[NewImages], DataFrame] | None = None
+    unlabelling: Callable[[Mapping[str, str]], str | None] = lambda params: None
     borrowed: Mapping[str, str] = field(default_factory=dict)
     by_density: bool = False
     tells_far: bool = False

@@ -301,7 +301,8 @@ _CLUSTERED = (
             "distance over that to the next centroid. Bisecting KMeans: 1 less the distance over that to the other "
             "side's centroid, the least of all splits on the way. Mixtures: the probability of the component. HDBSCAN: "
             "the strength of membership. Null otherwise.",
-            "outlier_score": "HDBSCAN: GLOSH. Mixtures: minus the log density. Null otherwise.",
+            "outlier_score": "HDBSCAN: GLOSH, but null where a library's `engine` fitted it. Mixtures: minus the log "
+            "density. Null otherwise.",
         },
         partition_by=("model_id",),
     ),

@@ -44,7 +44,7 @@ from motorpool.pipeline.labelling.stored import attribute_columns, stored_labell
 from motorpool.pipeline.output.files import whole_file, write_csv, write_parquet
 from motorpool.pipeline.pace import timed
 from motorpool.pipeline.stages.features import VEHICLES_ADVICE, load_program, side_by_side
-from motorpool.pipeline.stored_models import label_new, load_model, relabelling
+from motorpool.pipeline.stored_models import label_new, load_model, relabels
 from motorpool.spark import blocks
 from motorpool.texts import counted
 
@@ -134,7 +134,7 @@ def run_assign(
     case that lacks a descriptor, or has one of another width than the lake's. Driver memory: one partition of the
     result, and the stored numbers.
     """
-    chosen = model_id or str(best_model(lake, relabelling())["model_id"])
+    chosen = model_id or str(best_model(lake, lambda r: relabels(r["algorithm"], r["params"]))["model_id"])
     needed = _needed(lake, chosen, attributes)
     model = needed.models[chosen]
     found = find_case(case)

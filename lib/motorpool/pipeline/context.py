@@ -47,7 +47,15 @@ _PATIENCE = 5.0
 #: How any other lack of memory shows: Python's and Java's errors, what loading a library says, and a killed process.
 _NO_MEMORY = re.compile(
     r"\w*(?:MemoryError|OutOfMemory\w*)|[Cc]annot allocate memory|failed to map segment|can't start new thread|"
-    r"exit code 137|Python worker exited unexpectedly"
+    r"exit code 137|Python worker exited unexpectedly|cudaErrorMemoryAllocation|CUBLAS_STATUS_ALLOC_FAILED|"
+    r"std::bad_alloc"
+)
+#: Lines of code in a traceback of Python's: an error that passes by `except MemoryError` shows that line.
+_CODE = re.compile(r'^  File "[^\n]*\n(?:    [^\n]*\n)*', re.MULTILINE)
+#: How a GPU that has failed shows: cupy's errors of the driver, of its libraries and of compiling a kernel, and cuML's.
+_GPU_FAILED = re.compile(
+    r"(?:CUDA(?:Runtime|Driver)Error|\w*BLASError|NVRTCError|CompileException): [^\n]*|"
+    r"\bcudaError\w+[^\n]*|CUDA error encountered[^\n]*"
 )
 
 
@@ -121,9 +129,9 @@ def written_after(write: Callable[[], None]) -> Iterator[None]:
 def explained() -> Iterator[None]:
     """Turn an error that a task raised on purpose back into itself, without Spark's wrapping.
 
-    What failed for want of memory becomes a TaskMemoryError, which says what to change. The log of the JVM is asked
-    where the JVM is lost and cannot tell itself, and only for what it holds since the block began: Spark recovers from
-    many a full heap, which then is no reason for whatever fails later.
+    What failed for want of memory becomes a TaskMemoryError, which says what to change; what a GPU failed in becomes a
+    MotorpoolError. The log of the JVM is asked where the JVM is lost and cannot tell itself, and only for what it holds
+    since the block began: Spark recovers from many a full heap, which then is no reason for whatever fails later.
     """
     logged_before = jvm_log_end()
     try:
@@ -145,7 +153,8 @@ def explained() -> Iterator[None]:
                 "--set spark.driver.memory=8g; on a cluster spark.executor.memory. Started again, the run goes on "
                 f"after the last step that was written{f'. Its log is {where}' if where else ''}"
             ) from exc
-        short = _NO_MEMORY.search(str(exc))
+        told = _CODE.sub("", str(exc))
+        short = _NO_MEMORY.search(told)
         if short:
             raise TaskMemoryError(
                 f"a task ran out of memory, or was ended from outside, each time that Spark tried it: {short[0]}. Most "
@@ -154,5 +163,12 @@ def explained() -> Iterator[None]:
                 "spark.executor.cores, or a GPU by a larger spark.task.resource.gpu.amount; on one machine set "
                 "spark.master to local[1], or free memory. Started again, the run goes on after the last step that was "
                 "written"
+            ) from exc
+        gpu = _GPU_FAILED.search(told)
+        if gpu:
+            raise MotorpoolError(
+                f"accelerator: a task's GPU failed each time that Spark tried it: {gpu[0].strip()}. Nothing of that "
+                "step was written. Look at the GPU (nvidia-smi, the system's log), or set accelerator: cpu. Started "
+                "again, the run goes on after the last step that was written"
             ) from exc
         raise

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from pyspark.sql import Row
-from pyspark.sql import functions as F
 
 from motorpool.config.run import CONSENSUS
 from motorpool.errors import ConfigError, LakeError
@@ -17,12 +16,10 @@ from motorpool.pipeline.output.files import whole_file, write_answer
 COLUMNS = ("path", "cluster", "outlier", "title", "distance", "strength", "vehicle_cluster", "vehicle_agreement")
 
 
-def best_model(lake: Lake, algorithms: Collection[str] | None = None) -> Row:
-    """The leaderboard's first row, of all ``algorithms`` or some; LakeError when no such model can be ranked."""
-    board = lake.leaderboard()
-    if algorithms is not None:
-        board = board.where(F.col("algorithm").isin(list(algorithms)))
-    row = board.orderBy("rank").first()
+def best_model(lake: Lake, fits: Callable[[Row], bool] = lambda row: True) -> Row:
+    """The leaderboard's first row of those that ``fits``; LakeError when no such model can be ranked."""
+    board = lake.leaderboard().select("rank", "model_id", "features", "algorithm", "params").orderBy("rank").collect()
+    row = next((row for row in board if fits(row)), None)
     if row is None:
         raise _unranked(lake)
     return row

@@ -27,6 +27,11 @@ def relabelling() -> list[str]:
     return [name for name, algorithm in ALGORITHMS.items() if algorithm.relabel is not None]
 
 
+def relabels(algorithm: str, params: Mapping[str, str]) -> bool:
+    """Whether a model of this algorithm and these parameters labels new images."""
+    return algorithm in relabelling() and ALGORITHMS[algorithm].unlabelling(params) is None
+
+
 def model_row(tables: Tables, lake: str, model_id: str, asked: str, advice: str = _ADVICE) -> dict[str, Any]:
     """The row of ``models``; ConfigError as by `load_model` where there is none, or where its algorithm cannot label
     new images."""
@@ -37,6 +42,12 @@ def model_row(tables: Tables, lake: str, model_id: str, asked: str, advice: str 
         raise ConfigError(
             f"{asked} ({row['algorithm']} on {row['features']}): this algorithm leaves no numbers that label new "
             f"images; {advice}, of the algorithms {', '.join(relabelling())}"
+        )
+    why = ALGORITHMS[row["algorithm"]].unlabelling(row["params"])
+    if why is not None:
+        raise ConfigError(
+            f"{asked} ({row['algorithm']} on {row['features']}): {why} that labels new images; {advice}, or fit it "
+            "without `engine`"
         )
     return row
 

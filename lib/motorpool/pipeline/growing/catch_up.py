@@ -29,7 +29,7 @@ from motorpool.pipeline.labelling.counts import count_labels
 from motorpool.pipeline.labelling.stored import nobody, stored_labellers
 from motorpool.pipeline.pace import timed
 from motorpool.pipeline.stages.features import load_program, wide_descriptors
-from motorpool.pipeline.stored_models import label_new, load_model, relabelling
+from motorpool.pipeline.stored_models import label_new, load_model, relabels
 from motorpool.spark import blocks
 from motorpool.texts import counted
 
@@ -101,11 +101,11 @@ def labelling_models(lake: Lake) -> tuple[dict[str, StoredModel], Counter[str]]:
     others: Counter[str] = Counter()
     if not lake.exists("models"):
         return models, others
-    columns = ["model_id", "algorithm", "n_clusters", "n_noise", "status"]
+    columns = ["model_id", "algorithm", "params", "n_clusters", "n_noise", "status"]
     for row in sorted(lake.rows("models", columns), key=lambda r: str(r["model_id"])):
         if row["status"] == "failed" or not (row["n_clusters"] or 0) + (row["n_noise"] or 0):
             continue
-        if row["algorithm"] not in relabelling():
+        if not relabels(row["algorithm"], row["params"]):
             others[row["algorithm"]] += 1
             continue
         try:
