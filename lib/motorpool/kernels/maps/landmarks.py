@@ -4,10 +4,10 @@ Two steps. The first finds the part of the map that a row belongs to: every land
 beside it on the map, and the row goes to the surroundings whose mean is nearest to it. In wide vectors most of a
 distance is noise of the two rows alone, so the landmarks nearest to a row lie all over the map and tell little; a mean
 of many has lost its noise, and what is near to it is near to those who live there. The second step keeps what is fine:
-of these surroundings the landmarks nearest to the row pull it. With them at y_1 .. y_k its place maximises their
-likelihood under the layout's own kernel on the map (see `Kernel`):
+of these surroundings the landmarks nearest to the row pull it. With them at y_1 .. y_k, and distances d_1 .. d_k from
+the row in the table, its place maximises their likelihood under the layout's own kernel on the map (see `Kernel`):
 
-    minimise over y:  sum_j log(1 + a |y - y_j|^(2 b))
+    minimise over y:  sum_j log(1 + a |y - y_j|^(2 b)) / d_j^2
 
 starting from the nearest. This is the attraction of t-SNE and UMAP alone: among fixed landmarks the repulsion decides
 little, and what remains is a robust mean, which settles in one group where a plain mean ends in the void between two.
@@ -33,10 +33,8 @@ from motorpool.kernels.nearest import NearestPoint
 SURROUNDINGS = 20
 #: Those of them that pull a row; fewer where there are fewer.
 NEIGHBOURS = 5
-#: Surroundings end at a gap, where the next landmark lies so many times as far away as the one half as far down the
-#: list: a small group that lies apart has a mean of its own. On an even map it is 1.4 times. Pairs make no group.
-_GAP = 4.0
-_LEAST_GROUP = 3
+#: Squared distances count as no smaller than this share of the farthest neighbour's.
+_LEAST_SHARE = 1e-12
 #: Differences of rows and landmarks at a time: 8 MiB of float64.
 _DIFFERENCES = 2**20
 #: Each lowers the objective. So many win 99 % of what there is to win; ten times as many raised no map's
@@ -105,8 +103,8 @@ class Landmarks:
             moved = self._scale.apply(x[new])
             with threadpool_limits(limits=1):
                 for name, layout in self._layouts.items():
-                    near = self._surroundings(name).nearest(moved)
-                    found[name][new] = pulled(layout.places[near], layout.kernel)
+                    near, squared = self._surroundings(name).nearest(moved)
+                    found[name][new] = pulled(layout.places[near], layout.kernel, _pulls(squared))
         return found
 
     def _surroundings(self, name: str) -> Surroundings:
@@ -117,48 +115,51 @@ class Landmarks:
 
 
 class Surroundings:
-    """What lies beside each of m landmarks on a map: ``near`` int64[m, k], from itself on, the first ``counts``
-    int64[m] of them up to a gap. ``rows`` float32[m, d] are the landmarks', on a `Scale`.
+    """What lies beside each of m landmarks on a map: ``near`` int64[m, k], the nearest first, itself among them.
+
+    ``rows`` float32[m, d] are the landmarks', on a `Scale`; ``places`` float32[m, dims].
     """
 
     def __init__(self, rows: np.ndarray, places: np.ndarray) -> None:
         from scipy.spatial import cKDTree
 
         k = min(len(rows), SURROUNDINGS, max(NEIGHBOURS, len(rows) // 20))
-        away, near = cKDTree(places).query(places, np.arange(1, k + 1))
-        inside = np.ones((len(rows), k), bool)
-        for i in range(_LEAST_GROUP, k):
-            inside[:, i] = inside[:, i - 1] & (away[:, i] <= _GAP * away[:, (i + 1) // 2])
-        self.near, self.counts = near, inside.sum(axis=1)
+        _, self.near = cKDTree(places).query(places, np.arange(1, k + 1))
         self._rows = rows
         means = np.zeros(rows.shape)
-        for i in range(k):
-            means += np.where(inside[:, i, None], rows[near[:, i]], np.float32(0))
-        self._nearest = NearestPoint(means / self.counts[:, None])
+        for beside in self.near.T:
+            means += rows[beside]
+        self._nearest = NearestPoint(means / k)
 
-    def nearest(self, x: np.ndarray) -> np.ndarray:
-        """int64[n, NEIGHBOURS] landmarks, fewer where k is: of the surroundings whose mean is nearest to a row of
-        float32[n, d] those nearest to it, nearest first. Exact; ties go to the lower number, then to what is nearer on
-        the map. Where surroundings have fewer landmarks, the nearest stands for those that lack.
+    def nearest(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """int64[n, NEIGHBOURS] landmarks, fewer where k is, and float64[n, NEIGHBOURS] squared distances to them.
+
+        Of the surroundings whose mean is nearest to a row of float32[n, d] those nearest to it, nearest first. Exact;
+        ties go to the lower number, then to what is nearer on the map.
         """
-        at, _ = self._nearest.find(x)
-        near = self.near[at]
-        n, k = near.shape
-        squared = np.empty((n, k))
-        step = max(1, _DIFFERENCES // (k * x.shape[1]))
-        for start in range(0, n, step):
+        near = self.near[self._nearest.find(x)[0]]
+        squared = np.empty(near.shape)
+        step = max(1, _DIFFERENCES // (near.shape[1] * x.shape[1]))
+        for start in range(0, len(x), step):
             part = slice(start, start + step)
             gaps = np.subtract(self._rows[near[part]], x[part, None], dtype=np.float64)
             squared[part] = np.einsum("nkd,nkd->nk", gaps, gaps)
-        squared[np.arange(k) >= self.counts[at][:, None]] = np.inf
         order = np.argsort(squared, axis=1, kind="stable")[:, :NEIGHBOURS]
-        found = np.take_along_axis(near, order, axis=1)
-        lacking = np.isinf(np.take_along_axis(squared, order, axis=1))
-        return np.where(lacking, found[:, :1], found)
+        return np.take_along_axis(near, order, axis=1), np.take_along_axis(squared, order, axis=1)
 
 
-def pulled(neighbours: np.ndarray, kernel: Kernel) -> np.ndarray:
+def _pulls(squared: np.ndarray) -> np.ndarray:
+    """The inverse of float64[n, k] squared distances, as shares of the farthest's: a row lies on its own copy."""
+    farthest = squared[:, -1:]
+    return np.divide(
+        farthest, np.maximum(squared, _LEAST_SHARE * farthest), out=np.ones_like(squared), where=farthest > 0
+    )
+
+
+def pulled(neighbours: np.ndarray, kernel: Kernel, pulls: np.ndarray | None = None) -> np.ndarray:
     """The places float32[n, dims] where float[n, k, dims] places of neighbours, the nearest first, pull a row.
+
+    ``pulls`` float[n, k], above 0, weighs their terms; None: all alike.
 
     A local minimum of the module's objective, up to the steps taken, by majorisation: the objective is concave in every
     squared distance, so the mean of the neighbours weighted by its slopes there never raises it.
@@ -169,5 +170,7 @@ def pulled(neighbours: np.ndarray, kernel: Kernel) -> np.ndarray:
     for _ in range(_STEPS):
         squared = np.maximum(np.square(neighbours - y[:, None]).sum(axis=2), _LEAST_SQUARE)
         weights = squared ** (b - 1) / (1 + a * squared**b)
+        if pulls is not None:
+            weights *= pulls
         y = np.einsum("nk,nkd->nd", weights, neighbours) / weights.sum(axis=1)[:, None]
     return y.astype(np.float32)
