@@ -1,4 +1,4 @@
-"""Maps of a whole table in two or three dimensions, from one pass to fit them and one to place every image."""
+"""Maps of a whole table in two or three dimensions, from one pass to fit them and few to place every image."""
 
 from __future__ import annotations
 

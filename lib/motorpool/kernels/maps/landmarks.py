@@ -151,9 +151,10 @@ class Surroundings:
 def _pulls(squared: np.ndarray) -> np.ndarray:
     """The inverse of float64[n, k] squared distances, as shares of the farthest's: a row lies on its own copy."""
     farthest = squared[:, -1:]
-    return np.divide(
+    result: np.ndarray = np.divide(
         farthest, np.maximum(squared, _LEAST_SHARE * farthest), out=np.ones_like(squared), where=farthest > 0
     )
+    return result
 
 
 def pulled(neighbours: np.ndarray, kernel: Kernel, pulls: np.ndarray | None = None) -> np.ndarray:
