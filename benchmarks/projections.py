@@ -65,6 +65,9 @@ def _motorpool(args: argparse.Namespace, method: str) -> dict[str, Any]:
         schema = ctx.lake.schema("feature_sets")
         known = {"features": FEATURES, "n_features": COLUMNS, "n_images": args.rows}
         row = tuple(known.get(name) for name in schema.fieldNames())
+        # How many images there are says how tables are written.
+        lacking = {f.name: F.lit(None).cast(f.dataType) for f in ctx.lake.schema("images") if f.name != "image_id"}
+        ctx.lake.overwrite("images", rows.select("image_id").withColumns(lacking))
         ctx.lake.replace("feature_sets", ctx.spark.createDataFrame([row], schema), {"features": [FEATURES]})
     with step("work"):
         run_project(ctx)

@@ -439,7 +439,7 @@ class ProjectionConfig(Section):
         ge=100,
         le=100_000,
         description=f"Number of images that {_named(m.name for m in MAP_METHODS.values() if m.lay_out)} lay out. All "
-        "others are placed by their nearest images among these.",
+        "others are placed among these.",
     )
     n_neighbors: int = Field(
         default=15, ge=2, le=200, description="`umap`: number of neighbours kept together, the image itself included."

@@ -1,10 +1,11 @@
-"""Maps of a whole table in two or three dimensions, from one pass to fit them and one to place every image."""
+"""Maps of a whole table in two or three dimensions, from one pass to fit them and few to place every image."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -131,23 +132,28 @@ def place_all(
 ) -> DataFrame:
     """Every row of a feature set's blocks on every map, as PLACES: by principal axes, or among the layouts of a sample.
 
-    Lazy, one pass (at once, and held, where the driver holds the blocks); maps by their names. Images of the sample are
-    where their layout has put them, the others where `Landmarks` does: exact where the sample is all rows. The search
-    for neighbours is shared by all layouts. Memory of a task: the sample, and what `Landmarks.place` says for a block.
+    Lazy, one pass for all axes and one for each layout (at once, and held, where the driver holds the blocks); maps by
+    their names. Images of the sample are where their layout has put them, the others where `Landmarks` does, the same
+    in any blocks: exact where the sample is all rows. Memory of a task: the sample, and what `Landmarks` says for one
+    map.
     """
 
-    def run(batches: Batches) -> Batches:
-        landmarks = Landmarks(sample, layouts) if layouts else None
+    def by_axes(batches: Batches) -> Batches:
         for batch in batches:
             for ids, x in blocks.block_arrays(batch):
                 for name, found in axes.items():
                     yield _pack(features, name, ids, found.project(x))
-                if landmarks is not None:
-                    for name, places in landmarks.place(ids, x).items():
-                        yield _pack(features, name, ids, places)
+
+    def by_layout(name: str, batches: Batches) -> Batches:
+        landmarks = Landmarks(sample, {name: layouts[name]})
+        for batch in batches:
+            for ids, x in blocks.block_arrays(batch):
+                yield _pack(features, name, ids, landmarks.place(ids, x)[name])
 
     values = (len(axes) + len(layouts)) * 6 * blocks.n_held(block_df)
-    return blocks.mapped(block_df, run, PLACES, values)
+    passes: list[Callable[[Batches], Batches]] = [by_axes] if axes else []
+    passes += [partial(by_layout, name) for name in layouts]
+    return blocks.together([blocks.mapped(block_df, run, PLACES, values) for run in passes])
 
 
 def _pack(features: str, name: str, ids: np.ndarray, places: np.ndarray) -> pa.RecordBatch:

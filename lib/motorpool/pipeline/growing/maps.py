@@ -29,7 +29,7 @@ _Maps = dict[str, Mapping[str, Any]]
 def add_places(ctx: Context) -> None:
     """Give appended images their places on every map of the lake, feature set by feature set.
 
-    By the axes that the lake keeps, or beside the sample that was laid out, where all other fitted images went too
+    By the axes that the lake keeps, or among the sample that was laid out, where all other fitted images went too
     (`place_all`). The sample is drawn again, in one pass over the vectors of the fitted images for all appends. A map
     that is made anew takes the appended places of its feature set out of the table: they come again from here.
     """
