@@ -35,8 +35,8 @@ BLOCK_ROWS = 4096
 #: The states of more tasks than this are merged on the cluster before they reach the driver.
 _DRIVER_MERGES = 32
 
-#: Numbers that a held DataFrame has at most: 16 MiB of float32, here and once more in the JVM. Of so few, tasks would do
-#: little side by side: a job takes Spark longer than one core takes to pass over them.
+#: Numbers that a held DataFrame has at most: 16 MiB of float32, here and once more in the JVM. A job takes Spark longer
+#: than one core takes to pass over so few.
 HELD_VALUES = 2**22
 
 BLOCK_SCHEMA = "ids BINARY, data BINARY, width INT"

@@ -17,7 +17,7 @@ from motorpool.texts import counted
 log = logging.getLogger(__name__)
 
 #: Labels of several feature sets that vote together, at most.
-_LABELS = 2**20
+_LABELS = 2**24
 
 
 def run_vehicles(ctx: Context) -> None:
