@@ -42,6 +42,7 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
 
 def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     import pyarrow.dataset as ds
+    from pyspark.sql import functions as F
 
     from motorpool.config.run import LakeConfig
     from motorpool.features.fit import Fitter
@@ -53,8 +54,10 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
 
     with step("session"):
         spark = build_session(delta=False)
-        # The first job makes Spark load most of its classes.
-        spark.range(1).count()
+        # The step runs in a session that has just ingested: its workers are there already.
+        tiny = spark.range(100).select(F.col("id").alias("image_id"), F.array(F.rand(1).cast("float")).alias("x"))
+        with Fitter(tiny, [FeatureSet("tiny", (Part("x"),), (Step("standard"),))], 0) as fitter:
+            fitter.fit()
     source, lake = Path(_source(args)), Lake(spark, LakeConfig(path=str(OUT), format="parquet"))
     with step("work"):
         # As the stage does (`motorpool.lake.Lake.fitted_vectors`).

@@ -363,7 +363,7 @@ def fold(
     several blocks. States are merged in the order of their partitions, so a repeated run adds the same
     numbers in the same order; on a cluster up to the last digits, since there partitions share a task by where
     their blocks are kept. The driver holds two states at a time of the at most 32 it receives; when
-    there are more, or with ``merge_on_cluster`` for large states, one further stage merges them first.
+    there are more, or with ``merge_on_cluster`` (for large states) more than two, one further stage merges them first.
     A held DataFrame fills one state in this process, on one core as a task does: the same for any number of slots.
     """
     batches = held(df)
@@ -394,7 +394,8 @@ def fold(
 
     rows, work = _linked(df, run)
     partials = rows.coalesce(tasks).mapInArrow(work, _STATE_SCHEMA)
-    if merge_on_cluster or tasks > _DRIVER_MERGES:
+    # Of two states the driver has room, as it merges them.
+    if tasks > (2 if merge_on_cluster else _DRIVER_MERGES):
         partials = (
             partials.repartition(groups, "together").sortWithinPartitions("part").mapInArrow(merge, _STATE_SCHEMA)
         )
