@@ -324,3 +324,32 @@ def test_dbscan_and_hdbscan_through_spark(
     assert np.allclose(np.sort(models.tree.distance), tree_weights(x, 5, "euclidean"), rtol=1e-6, atol=1e-9)
     assert np.array_equal(rows_of(models.labelled)[0][:, 1], models.flat[1].labels)
     models.labelled.df.unpersist()
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4])
+def test_what_shards_find_for_each_other_merges_as_it_comes(
+    blocked: Callable[..., DataFrame],
+    small_shards: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+    at_once: int,
+) -> None:
+    """Of nine shards each gets arrays of eight others: the same as where one shard has all rows, ties and all."""
+    x, wanted = grid_points(450), Wanted((0.5, 1.0, 1.5), 9, 7)
+    monkeypatch.setattr(shards, "_MERGED_AT_ONCE", at_once)
+
+    def found() -> tuple[int, dict[int, tuple[list[int], list[float], list[int]]]]:
+        arranged = arrange(blocked(x), "euclidean", 0)
+        arrays: dict[str, dict[int, np.ndarray]] = {}
+        for row in search(arranged, wanted).collect():
+            arrays.setdefault(row["kind"], {})[row["shard"]] = load(row["data"])
+        ids, others, gaps, counts = (
+            np.concatenate([arrays[kind][shard] for shard in range(arranged.n_shards)]).tolist()
+            for kind in (IDS, FOUND, GAPS, COUNTS)
+        )
+        return arranged.n_shards, dict(zip(ids, zip(others, gaps, counts, strict=True), strict=True))
+
+    one, whole = found()
+    small_shards(50)
+    several, merged = found()
+    assert (one, several > 8) == (1, True)
+    assert merged == whole

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +78,11 @@ def find_alike_rows(
                 yield a.index, _FOREST, found.forest
 
         def merge(_: Shard, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
-            yield _pack(best_partners(np.concatenate([part.view(PARTNER) for part in found[_LISTED]]), most))
+            yield _pack(found[_LISTED][0].view(PARTNER))
+
+        def best(several: Sequence[np.ndarray]) -> np.ndarray:
+            found: np.ndarray = best_partners(np.concatenate([part.view(PARTNER) for part in several]), most)
+            return found.view(np.uint8)
 
         n = arranged.n_shards
         progress(f"near duplicates among {arranged.n:,} rows: all pairs of {n} shards")
@@ -88,7 +92,8 @@ def find_alike_rows(
             for (data,) in blocks.to_driver(of_kinds(state, _FOREST), "data"):
                 forest.add(load(data))
             listed = of_kinds(state, _LISTED)
-            partners = blocks.computed(over_shards(arranged, listed, merge, PARTNERS, with_rows=False))
+            merging = {_LISTED: best}
+            partners = blocks.computed(over_shards(arranged, listed, merge, PARTNERS, with_rows=False, merging=merging))
         return Alike(partners, forest.groups())
     finally:
         arranged.release()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +21,8 @@ from motorpool.spark import blocks
 #: One row per query: its nearest rows, nearest first, and their gaps (see `geometry.to_distance`).
 NEAREST = "image_id BIGINT, neighbours ARRAY<BIGINT>, gaps ARRAY<DOUBLE>"
 
+#: The kind of array that a shard of queries gets from each of the study's.
+_LISTS = "lists"
 #: Stands for "none yet"; larger than every id, so that a row whose gap is exactly the limit is still taken.
 _NONE = np.iinfo(np.int64).max
 
@@ -42,8 +44,8 @@ def nearest_rows(
 
     Queries are arranged in shards like ``study``, and a task compares a shard of each; then every shard of queries
     merges what its tasks have found. Cost: n m products of d numbers for n queries and m rows, less what the
-    triangle inequality leaves out. Memory of a task: two shards, and 16 k bytes for each query of one, in the last
-    step times the shards of ``study``. Nothing of either table's length reaches the driver.
+    triangle inequality leaves out. Memory of a task: two shards, and a few times 16 k bytes for each query of one.
+    Nothing of either table's length reaches the driver.
     """
     if k < 1:
         raise ValueError(f"k = {k}: expected at least one neighbour")
@@ -59,18 +61,17 @@ def nearest_rows(
         def work(a: Shard, b: Shard | None) -> Iterable[tuple[int, str, np.ndarray]]:
             assert b is not None
             gaps, found = _nearest(b.rows, a.rows, k, limit, cosine)
-            yield b.index - first, GAPS, gaps
-            yield b.index - first, FOUND, found
+            yield b.index - first, _LISTS, np.concatenate([gaps, found.view(np.float64)], axis=1)
             if a.index == 0:
                 yield b.index - first, IDS, b.rows.ids
 
         def merge(_: Shard, found: dict[str, list[np.ndarray]]) -> Iterator[pa.RecordBatch]:
-            gaps, ids = np.concatenate(found[GAPS], axis=1), np.concatenate(found[FOUND], axis=1)
-            order = np.lexsort((ids, gaps), axis=1)[:, :k]
-            yield _pack(found[IDS][0], np.take_along_axis(gaps, order, 1), np.take_along_axis(ids, order, 1))
+            yield _pack(found[IDS][0], *_lists(found[_LISTS][0]))
 
         progress(f"{asked.n:,} rows in {asked.n_shards} shards: looking for their nearest of {study.n:,}")
-        return blocks.computed(over_shards(asked, over_pairs(both, pairs, work), merge, NEAREST, with_rows=False))
+        merging = {_LISTS: _merged}
+        found = over_pairs(both, pairs, work)
+        return blocks.computed(over_shards(asked, found, merge, NEAREST, with_rows=False, merging=merging))
     finally:
         asked.release()
 
@@ -119,6 +120,22 @@ def _nearest(queries: Rows, rows: Rows, k: int, limit: float, cosine: bool) -> t
     for i0, j0, products in tiles_of(queries).products(tiles_of(rows), widest, same=False):
         nearest_tile(Tile(products, i0, j0, False), precision, x, y, listed, unlisted)
     return gaps, found
+
+
+def _lists(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float64[n, k] gaps and int64[n, k] ids of one array with both, side by side and bit by bit."""
+    gaps, found = np.split(packed, 2, axis=1)
+    return gaps, np.ascontiguousarray(found).view(np.int64)
+
+
+def _merged(several: Sequence[np.ndarray]) -> np.ndarray:
+    """The nearest of the lists of several shards, which have no row in common."""
+    parts = [_lists(packed) for packed in several]
+    gaps, ids = (np.concatenate(lists, axis=1) for lists in zip(*parts, strict=True))
+    order = np.lexsort((ids, gaps), axis=1)[:, : parts[0][0].shape[1]]
+    return np.concatenate(
+        [np.take_along_axis(gaps, order, 1), np.take_along_axis(ids, order, 1).view(np.float64)], axis=1
+    )
 
 
 def _pack(ids: np.ndarray, gaps: np.ndarray, found: np.ndarray) -> pa.RecordBatch:

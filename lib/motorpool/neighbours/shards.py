@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -36,6 +36,11 @@ _MOST_HERE = 32_768
 #: Rows near each other lie side by side, in groups of about this many rows, and never in more groups than ...
 _ROWS_PER_GROUP = 1024
 _MAX_GROUPS = 256
+
+#: Arrays that wait until they are merged, at most.
+_MERGED_AT_ONCE = 4
+#: Makes one array of several; the same for any order of them, and of what it has made with further ones.
+Merging = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 #: What travels: a chunk of a shard's rows (``ids``, ``data``), or an array found for a shard so far (``state``).
 _PIECE = "shard INT, kind STRING, chunk INT, ids BINARY, data BINARY"
@@ -237,15 +242,18 @@ def over_shards(
     schema: str,
     *,
     with_rows: bool,
+    merging: Mapping[str, Merging] | None = None,
 ) -> DataFrame:
     """Run ``work(shard, found)`` in one task for each shard; ``found`` holds all arrays of each kind in ``state``.
 
+    Every other shard may have left an array for this one. Those of the kinds in ``merging`` are merged as they come,
+    a few at a time, in any order: ``found`` holds one of them, and a task a few, however many shards there are.
     Without ``with_rows`` the vectors stay where they are and the shard comes without rows. Held as `over_pairs` is.
     """
     ready, width = _ready(arranged), arranged.width
 
     def run(batches: Batches) -> Batches:
-        for shard, found, rows in _grouped(_fields(batches), width, ready):
+        for shard, found, rows in _grouped(_fields(batches), width, ready, merging):
             yield from work(Shard(shard, rows), found)
 
     here = _held_pieces(arranged, state, with_rows=with_rows)
@@ -339,8 +347,12 @@ def _fields(batches: Batches) -> Iterator[tuple[int, str, int, memoryview, memor
 
 
 def _grouped(
-    fields: Iterator[tuple[int, str, int, memoryview, memoryview]], width: int, ready: _Ready
+    fields: Iterator[tuple[int, str, int, memoryview, memoryview]],
+    width: int,
+    ready: _Ready,
+    merging: Mapping[str, Merging] | None = None,
 ) -> Iterator[tuple[int, dict[str, list[np.ndarray]], Rows]]:
+    merging = merging or {}
     chunks: dict[int, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
     found: dict[int, dict[str, list[np.ndarray]]] = {}
     for shard, kind, chunk, packed, data in fields:
@@ -349,8 +361,13 @@ def _grouped(
             x = np.frombuffer(data, np.float32).reshape(-1, width)
             chunks.setdefault(shard, {})[chunk] = (np.frombuffer(packed, np.int64), x)
         else:
-            states.setdefault(kind, []).append(load(bytes(data)))
+            arrays = states.setdefault(kind, [])
+            arrays.append(load(bytes(data)))
+            if kind in merging and len(arrays) >= _MERGED_AT_ONCE:
+                states[kind] = [merging[kind](arrays)]
     for shard, states in found.items():
+        for kind in states.keys() & merging.keys():
+            states[kind] = [merging[kind](states[kind])]
         parts = [part for _, part in sorted(chunks.pop(shard, {}).items())]
         ids = np.concatenate([p[0] for p in parts]) if parts else np.empty(0, np.int64)
         raw = np.concatenate([p[1] for p in parts]) if parts else np.empty((0, width), np.float32)

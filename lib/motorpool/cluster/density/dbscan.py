@@ -118,7 +118,8 @@ def fit_dbscan(
         progress("labelling rows")
         found = of_kinds(partial, _ROOTS, _BORDER)
         work = _labeller(numbers, arranged.metric)
-        labelled = blocks.computed(over_shards(arranged, found, work, LABELLED_SCHEMA, with_rows=True))
+        merging = {_BORDER: _nearest_cores}
+        labelled = blocks.computed(over_shards(arranged, found, work, LABELLED_SCHEMA, with_rows=True, merging=merging))
         return stored_labels(labelled, numbers.sizes(grid.n_models), arranged.mean)
     finally:
         own.unpersist()
@@ -240,6 +241,16 @@ def _fetch(state: DataFrame, kind: str, dtype: np.dtype) -> np.ndarray:
     return np.concatenate([np.empty(0, dtype), *(load(array).view(dtype) for (array,) in arrays)])
 
 
+def _nearest_cores(several: Sequence[np.ndarray]) -> np.ndarray:
+    """The nearest of what several tasks have found for each row and model, ties to the lower image_id."""
+    border = np.concatenate([found.view(_BORDER_DTYPE) for found in several])
+    border = border[np.lexsort((border["core_id"], border["gap"], border["model"], border["row"]))]
+    new = np.ones(len(border), bool)
+    new[1:] = (border["row"][1:] != border["row"][:-1]) | (border["model"][1:] != border["model"][:-1])
+    nearest: np.ndarray = border[new].view(np.uint8)
+    return nearest
+
+
 def _labeller(
     numbers: ClusterNumbers, metric: Metric
 ) -> Callable[[Shard, dict[str, list[np.ndarray]]], Iterator[pa.RecordBatch]]:
@@ -253,12 +264,7 @@ def _labeller(
             core = np.flatnonzero(roots[model] >= 0)
             labels[core, model] = numbers.of(model, shard.index, roots[model, core])
             distances[core, model] = 0.0
-        border = np.concatenate([f.view(_BORDER_DTYPE) for f in found[_BORDER]])
-        # The nearest of what several tasks have found, ties to the lower image_id.
-        border = border[np.lexsort((border["core_id"], border["gap"], border["model"], border["row"]))]
-        new = np.ones(len(border), bool)
-        new[1:] = (border["row"][1:] != border["row"][:-1]) | (border["model"][1:] != border["model"][:-1])
-        border = border[new]
+        border = _nearest_cores(found[_BORDER]).view(_BORDER_DTYPE)
         labels[border["row"], border["model"]] = numbers.of(border["model"], border["shard"], border["root"])
         distances[border["row"], border["model"]] = to_distance(border["gap"], metric)
         yield from packed(LabelledBlock(shard.rows.ids, shard.rows.raw, labels, distances))
