@@ -34,7 +34,7 @@ SPREAD = 2.0
 _START, _STAGE, _PASS, _WARM_UP = 11.0, 2.5, 1.0, 12.0
 # Seconds on two cores of what grows with the data: a GiB read or written; a number of a row, for each centre that it is
 # compared with, over all passes; a number of a pair of rows; a label written; a photo measured; an image laid out.
-_BYTES, _CENTRES, _PAIRS, _LABEL, _PHOTO, _LAID_OUT = 15 / _GIB, 4e-9, 4e-11, 5e-7, 6e-3, 2e-3
+_BYTES, _CENTRES, _PAIRS, _LABEL, _PHOTO, _LAID_OUT = 6 / _GIB, 4e-9, 4e-11, 5e-7, 6e-3, 2e-3
 #: Photos that are measured of a model at most, and those of a cluster.
 _PHOTOS, _PHOTOS_OF_CLUSTER = 20_000, 64
 #: Algorithms that look at all pairs of rows once, however many models they make of it.
