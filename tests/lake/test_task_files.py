@@ -145,19 +145,20 @@ class TestWriting:
         """What it left behind when it was ended is in no table."""
         mark = tmp_path / "left"
         target = Path(str(lake.config.path)).absolute()
+        target.mkdir(parents=True, exist_ok=True)
 
         def work(_: int) -> Batches:
             (batch,) = vectors(range(5), 0.0).to_batches()
             columns = [batch.column("image_id"), pa.repeat("a", 5), batch.column("vector")]
             yield pa.RecordBatch.from_arrays(columns, names=["image_id", "features", "vector"])
             # A file as an ended task leaves it.
-            for folder in target.rglob("features=a"):
-                if not mark.exists():
-                    mark.touch()
-                    pq.write_table(vectors(range(5), 9.0), folder / "part-00000-of-an-ended-task.zstd.parquet")
+            (own,) = target.parent.rglob("features=a/part-*")
+            mark.touch()
+            pq.write_table(vectors(range(5), 9.0), own.with_name(f"{own.name[:44]}{32 * '0'}.zstd.parquet"))
 
         lake.replace("features", one_each(spark, [0], work, TABLES["features"].columns), {"features": ["a"]})
         assert mark.exists()
+        assert len(list(target.rglob("part-*"))) == 1
         assert found(lake) == expected(("a", range(5), 0.0))
 
     def test_two_runs_may_write_at_once(self, spark: SparkSession, tmp_path: Path) -> None:

@@ -155,12 +155,8 @@ class ParquetFolder:
             return False
         with self._drafting(table) as draft:
             draft.rows.mkdir(parents=True)
-            written = {draft.rows / f.path for f in write_files(df, table, draft.rows, values)}
+            write_files(df, table, draft.rows, values)
             with self._naming(table):
-                for file in draft.rows.rglob("*.parquet"):
-                    # Of a task that failed, or that ran twice.
-                    if file not in written:
-                        file.unlink()
                 self._place(table, keys, draft)
         return True
 

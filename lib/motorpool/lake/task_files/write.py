@@ -46,19 +46,19 @@ class WrittenFile:
 def write_files(df: DataFrame, table: Table, folder: Path, values: Sequence[str]) -> list[WrittenFile]:
     """Write the rows of a DataFrame into new files under a folder, one for each task and partition; one job.
 
-    ``values`` are those that the table's one partition column may have. Files of tasks that failed may stay behind:
-    only those of the answer count. Tasks raise LakeError for rows of other partitions, and where a column that is never
+    ``values`` are those that the table's one partition column may have. Files of tasks that failed or ran twice are
+    removed. Tasks raise LakeError for rows of other partitions, and where a column that is never
     null has nulls. Memory of a task: 32 MiB, a batch, and what Arrow makes of a row group.
     """
     (column,) = table.partition_by
     schema = _file_schema(table)
-    root, allowed = str(folder.absolute()), frozenset(values)
+    root, allowed, write_id = str(folder.absolute()), frozenset(values), uuid.uuid4().hex
 
     def run(batches: Batches) -> Batches:
         from pyspark import TaskContext
 
         context = TaskContext.get()
-        files = _Files(root, table.name, column, schema, context.partitionId() if context else 0)
+        files = _Files(root, table.name, column, schema, context.partitionId() if context else 0, write_id)
         try:
             for batch in batches:
                 for value, rows in _by_value(batch, column):
@@ -73,8 +73,17 @@ def write_files(df: DataFrame, table: Table, folder: Path, values: Sequence[str]
             raise
         yield pa.RecordBatch.from_pylist([vars(f) for f in written], _WRITTEN_COLUMNS)
 
-    found = blocks.in_tasks(df, run, _WRITTEN).toArrow().to_pylist()
-    return sorted((WrittenFile(**row) for row in found), key=lambda f: f.path)
+    found: list[WrittenFile] = []
+    try:
+        rows = blocks.in_tasks(df, run, _WRITTEN).toArrow().to_pylist()
+        found = sorted((WrittenFile(**row) for row in rows), key=lambda f: f.path)
+    finally:
+        wanted = {folder / file.path for file in found}
+        for value in values:
+            for file in (folder / f"{column}={value}").glob(f"*-{write_id}-*"):
+                if file not in wanted:
+                    file.unlink(missing_ok=True)
+    return found
 
 
 _WRITTEN_COLUMNS = arrow_columns(_WRITTEN)
@@ -130,10 +139,10 @@ class _File:
 class _Files:
     """The files of one task, one for each partition."""
 
-    def __init__(self, root: str, table: str, column: str, schema: pa.Schema, task: int) -> None:
+    def __init__(self, root: str, table: str, column: str, schema: pa.Schema, task: int, write_id: str) -> None:
         self._root, self._table, self._column, self._schema = root, table, column, schema
         # Tasks may be tried again, or twice at once: no name comes again.
-        self._name = f"part-{task:05d}-{uuid.uuid4()}.zstd.parquet"
+        self._name = f"part-{task:05d}-{write_id}-{uuid.uuid4().hex}.zstd.parquet"
         self._files: dict[str, _File] = {}
         self._n_bytes = 0
 
