@@ -8,13 +8,17 @@ Makes the case (6.2 GB) and the lake (about 10 GB) under benchmarks/data and rem
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
+import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from demo import idle
 from harness import DATA, HERE, entry, full_case, run_contender, step, write_report
 
-LAKE = DATA / "lake-full"
+LAKE, EVENTS = DATA / "lake-full", DATA / "full-events"
 
 
 def motorpool(args: argparse.Namespace) -> dict[str, Any]:
@@ -25,10 +29,13 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     case = full_case(args.images)
     with step("session"):
         conf = HERE.parent / "conf" / "veriwild.yaml"
-        ctx = Context.start(load_config(conf, [f"case.path={case}", f"lake.path={LAKE}"]))
+        logged = ["spark.eventLog.enabled=true", "spark.eventLog.compress=false", f"spark.eventLog.dir=file://{EVENTS}"]
+        ctx = Context.start(load_config(conf, [f"case.path={case}", f"lake.path={LAKE}", *logged]))
+    began = time.time()
     for name, stage in STAGES.items():
         with step(name):
             stage(ctx)
+    ended = time.time()
     ctx.lake.register()
     best = ctx.spark.table("leaderboard").where("rank_in_features = 1").orderBy("rank").collect()
     columns = (
@@ -41,12 +48,36 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
         "vehicle_agreement",
     )
     models = ctx.lake.read("models").groupBy("status").count().collect()
+    n_labels = ctx.lake.read("labels").count()
+    ctx.spark.stop()
     return {
+        "profile": profile(began, ended),
         "best": [[row[c] for c in columns] for row in best],
         "models": {r["status"]: r["count"] for r in models},
-        "labels": ctx.lake.read("labels").count(),
+        "labels": n_labels,
         "lake_gib": sum(f.stat().st_size for f in Path(LAKE).rglob("*") if f.is_file()) / 2**30,
     }
+
+
+def profile(began: float, ended: float) -> list[list[Any]]:
+    """Where the time between two moments went: Spark's jobs and their seconds by what asked for them, and the rest."""
+    jobs: dict[int, list[Any]] = {}
+    for file in sorted(EVENTS.rglob("events_*")):
+        for line in file.read_text().splitlines():
+            event = json.loads(line)
+            if event["Event"] == "SparkListenerJobStart":
+                asked = event["Properties"].get("callSite.short", "") or "a query of Spark SQL"
+                where = asked.split("/lib/motorpool/")[-1]
+                jobs[event["Job ID"]] = [event["Submission Time"] / 1000, ended, where]
+            elif event["Event"] == "SparkListenerJobEnd":
+                jobs[event["Job ID"]][1] = event["Completion Time"] / 1000
+    by_place: dict[str, list[float]] = defaultdict(list)
+    for start, stop, where in jobs.values():
+        if began <= start <= ended:
+            by_place[where].append(stop - start)
+    rows: list[list[Any]] = [[where, len(seconds), sum(seconds)] for where, seconds in by_place.items()]
+    rows.append(["the driver alone: no job", 0, idle([(a, b) for a, b, _ in jobs.values()], began, ended)])
+    return sorted((row for row in rows if row[2] >= 1), key=lambda row: -float(row[2]))
 
 
 def main() -> None:
@@ -56,10 +87,13 @@ def main() -> None:
     if args is None:
         return
     full_case(args.images)
-    shutil.rmtree(LAKE, ignore_errors=True)
+    for folder in (LAKE, EVENTS):
+        shutil.rmtree(folder, ignore_errors=True)
+    EVENTS.mkdir(parents=True)
     outcome = run_contender(__file__, "motorpool", ["--images", str(args.images)])
     shutil.rmtree(LAKE, ignore_errors=True)
-    rows: list[list[Any]] = [[name, seconds, peak] for name, (seconds, peak) in outcome.steps.items()]
+    shutil.rmtree(EVENTS, ignore_errors=True)
+    rows: list[list[Any]] = [[name, seconds, peak] for name, (seconds, peak) in outcome.steps.items() if seconds >= 0.1]
     rows.append(["everything", outcome.seconds, outcome.peak_gib])
     result = outcome.result
     header = [
@@ -76,6 +110,7 @@ def main() -> None:
         f"The full case: {args.images:,} images",
         [
             ("Stages", ["stage", "seconds", "peak memory (GiB)"], rows),
+            ("Where the time goes", ["asked for by", "Spark jobs", "seconds"], result.get("profile", [])),
             ("The best model of each feature set", header, result.get("best", [])),
         ],
         f"Models: {result.get('models')}; {result.get('labels', 0):,} labels; the lake takes "
