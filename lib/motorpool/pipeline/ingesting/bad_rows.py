@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
+import numpy as np
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -16,6 +18,7 @@ from motorpool.describe.described import PhotoDescriptor
 from motorpool.errors import CaseError, LakeError
 from motorpool.pipeline.pace import timed
 from motorpool.spark import blocks
+from motorpool.spark.blocks import Batches
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +88,20 @@ def listed_bad_rows(bad_rows: DataFrame, paths: DataFrame) -> DataFrame:
 
 
 def without(df: DataFrame, ids: DataFrame | None) -> DataFrame:
-    """The rows of other images than those of ``ids`` (few: they are broadcast)."""
-    return df if ids is None else df.join(F.broadcast(ids), on="image_id", how="left_anti")
+    """The rows of other images than those of ``ids`` (few: every task gets them); a chain stays one."""
+    if ids is None:
+        return df
+    if not blocks.chain(df):
+        return df.join(F.broadcast(ids), on="image_id", how="left_anti")
+    left_out = ids.select("image_id").toArrow().column("image_id").to_numpy()
+
+    def run(batches: Batches) -> Batches:
+        for batch in batches:
+            kept = batch.filter(pa.array(~np.isin(blocks.batch_ids(batch), left_out)))
+            if len(kept):
+                yield kept
+
+    return blocks.in_tasks(df, run, df.schema)
 
 
 def _describe_bad_rows(spark: SparkSession, descriptors: Mapping[str, Descriptor]) -> str:
