@@ -49,7 +49,8 @@ def kept(df: DataFrame) -> Iterator[DataFrame]:
 
 def _local_folder(spark: SparkSession) -> Path | None:
     """A new folder for files that all tasks see; None where they may run on other machines."""
-    if not str(spark.conf.get("spark.master", "")).startswith("local"):
+    # Spark Connect's client is not the driver: its folders are not those of the tasks.
+    if getattr(spark, "_jsc", None) is None or not str(spark.conf.get("spark.master", "")).startswith("local"):
         return None
     places = str(spark.conf.get("spark.local.dir", None) or tempfile.gettempdir())
     return Path(places.split(",")[0]).absolute() / f"motorpool-blocks-{uuid.uuid4()}"
