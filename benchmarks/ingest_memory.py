@@ -33,6 +33,8 @@ LAKE = DATA / "lake-ingest-memory"
 COLUMNS = 2560
 INTERVAL_S = 0.25
 MIB = 2**20
+#: The modules that fork Spark's Python workers: Motorpool's on one machine, Spark's own elsewhere.
+_DAEMONS = {"motorpool.spark.worker_daemon", "pyspark.daemon"}
 
 
 @dataclass
@@ -74,11 +76,11 @@ def _role(process: psutil.Process) -> str:
     """What a process is to Spark: driver, daemon (which forks the workers) or worker; empty for the JVM."""
     if not process.name().startswith("python"):
         return ""
-    if "pyspark.daemon" not in process.cmdline():
+    if not _DAEMONS & set(process.cmdline()):
         return "driver"
     # A worker is a fork of the daemon and keeps its command line.
     parent = process.parent()
-    return "worker" if parent is not None and "pyspark.daemon" in parent.cmdline() else "daemon"
+    return "worker" if parent is not None and _DAEMONS & set(parent.cmdline()) else "daemon"
 
 
 def _kib(file: str, key: str) -> int:
