@@ -86,8 +86,7 @@ def report(rows: list[list[Any]], images: int, before: Path | None) -> None:
         "stages",
         f"The demo's study of {images:,} images, by stage",
         tables,
-        "One run each, with other work beside it on the same cores: jobs, commits and processor seconds tell more than "
-        "seconds.",
+        "One run each; where other work was beside it, jobs, commits and processor seconds tell more than seconds.",
     )
 
 
