@@ -11,7 +11,6 @@ takes and for how long none was at work; the tables' logs say how many commits.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import subprocess
@@ -23,17 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from harness import DATA, HERE, entry, run_contender, step, write_report
+from harness import DATA, HERE, entry, event_log, idle, jobs_in, run_contender, step, write_report
 
 FOLDER = DATA / "demo"
 CASE, LAKE, EVENTS = FOLDER / "case", FOLDER / "lake", FOLDER / "events"
 CONF = HERE.parent / "conf" / "sample.yaml"
-#: Options of a run whose jobs `job_spans` reads.
-EVENT_LOG = [
-    part
-    for key, value in {"enabled": "true", "compress": "false", "dir": f"file://{EVENTS}"}.items()
-    for part in ("--set", f"spark.eventLog.{key}={value}")
-]
+#: Options of a run whose jobs `jobs_in` reads.
+EVENT_LOG = [part for key, value in event_log(EVENTS).items() for part in ("--set", f"{key}={value}")]
 #: What a person types, by name; `{lake}`, `{case}` and `{out}` stand for paths.
 SMALL = {
     "sql SELECT 1": ["sql", "--lake", "{lake}", "SELECT 1"],
@@ -66,36 +61,13 @@ def first(args: argparse.Namespace) -> dict[str, Any]:
     EVENTS.mkdir(parents=True)
     with step("work"):
         study(*EVENT_LOG)
-    spans = job_spans()
-    began, ended = spans[0][0], max(stop for _, stop in spans)
+    jobs = jobs_in(EVENTS)
+    began, ended = jobs[0].began, max(job.ended for job in jobs)
     return {
-        "jobs": len(spans),
-        "idle": idle(spans, began, ended),
+        "jobs": len(jobs),
+        "idle": idle(jobs, began, ended),
         "commits": len(list(LAKE.glob("*/_delta_log/*.json"))),
     }
-
-
-def job_spans() -> list[tuple[float, float]]:
-    """When the jobs of the last run began and ended by its event log, in seconds, in the order of their beginnings."""
-    began: dict[int, float] = {}
-    spans = []
-    for file in sorted(p for p in EVENTS.rglob("*") if p.is_file()):
-        for line in file.read_text().splitlines():
-            event = json.loads(line) if line.startswith("{") else {"Event": ""}
-            if event["Event"] == "SparkListenerJobStart":
-                began[event["Job ID"]] = event["Submission Time"] / 1000
-            elif event["Event"] == "SparkListenerJobEnd":
-                spans.append((began[event["Job ID"]], event["Completion Time"] / 1000))
-    return sorted(spans)
-
-
-def idle(spans: Sequence[tuple[float, float]], began: float, ended: float) -> float:
-    """Seconds between two times in which no job was at work."""
-    busy, at = 0.0, began
-    for start, stop in spans:
-        busy += max(0.0, min(stop, ended) - max(start, at))
-        at = max(at, min(stop, ended))
-    return ended - began - busy
 
 
 def again(args: argparse.Namespace) -> dict[str, Any]:

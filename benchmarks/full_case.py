@@ -8,15 +8,13 @@ Makes the case (6.2 GB) and the lake (about 10 GB) under benchmarks/data and rem
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from demo import idle
-from harness import DATA, HERE, entry, full_case, run_contender, step, write_report
+from harness import DATA, HERE, entry, event_log, full_case, idle, jobs_in, run_contender, step, write_report
 
 LAKE, EVENTS = DATA / "lake-full", DATA / "full-events"
 
@@ -29,7 +27,7 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     case = full_case(args.images)
     with step("session"):
         conf = HERE.parent / "conf" / "veriwild.yaml"
-        logged = ["spark.eventLog.enabled=true", "spark.eventLog.compress=false", f"spark.eventLog.dir=file://{EVENTS}"]
+        logged = [f"{key}={value}" for key, value in event_log(EVENTS).items()]
         ctx = Context.start(load_config(conf, [f"case.path={case}", f"lake.path={LAKE}", *logged]))
     began = time.time()
     for name, stage in STAGES.items():
@@ -61,22 +59,14 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
 
 def profile(began: float, ended: float) -> list[list[Any]]:
     """Where the time between two moments went: Spark's jobs and their seconds by what asked for them, and the rest."""
-    jobs: dict[int, list[Any]] = {}
-    for file in sorted(EVENTS.rglob("events_*")):
-        for line in file.read_text().splitlines():
-            event = json.loads(line)
-            if event["Event"] == "SparkListenerJobStart":
-                asked = event["Properties"].get("callSite.short", "") or "a query of Spark SQL"
-                where = asked.split("/lib/motorpool/")[-1]
-                jobs[event["Job ID"]] = [event["Submission Time"] / 1000, ended, where]
-            elif event["Event"] == "SparkListenerJobEnd":
-                jobs[event["Job ID"]][1] = event["Completion Time"] / 1000
+    jobs = jobs_in(EVENTS)
     by_place: dict[str, list[float]] = defaultdict(list)
-    for start, stop, where in jobs.values():
-        if began <= start <= ended:
-            by_place[where].append(stop - start)
+    for job in jobs:
+        if began <= job.began <= ended:
+            asked = job.asked or "a query of Spark SQL"
+            by_place[asked.split("/lib/motorpool/")[-1]].append(job.ended - job.began)
     rows: list[list[Any]] = [[where, len(seconds), sum(seconds)] for where, seconds in by_place.items()]
-    rows.append(["the driver alone: no job", 0, idle([(a, b) for a, b, _ in jobs.values()], began, ended)])
+    rows.append(["the driver alone: no job", 0, idle(jobs, began, ended)])
     return sorted((row for row in rows if row[2] >= 1), key=lambda row: -float(row[2]))
 
 
@@ -91,8 +81,8 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     EVENTS.mkdir(parents=True)
     outcome = run_contender(__file__, "motorpool", ["--images", str(args.images)])
-    shutil.rmtree(LAKE, ignore_errors=True)
-    shutil.rmtree(EVENTS, ignore_errors=True)
+    for folder in (LAKE, EVENTS):
+        shutil.rmtree(folder, ignore_errors=True)
     rows: list[list[Any]] = [[name, seconds, peak] for name, (seconds, peak) in outcome.steps.items() if seconds >= 0.1]
     rows.append(["everything", outcome.seconds, outcome.peak_gib])
     result = outcome.result

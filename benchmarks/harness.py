@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -263,23 +263,66 @@ def write_components(folder: Path, images: int, columns: int) -> None:
         fitter.transform(fitted).write.mode("overwrite").parquet(str(folder))
 
 
+def stored_vectors(spark: SparkSession, folder: Path, name: str = "vector", images: int | None = None) -> DataFrame:
+    """Vectors of Parquet files, of all images or the first, as stages get those of a lake (`Lake.fitted_vectors`)."""
+    import pyarrow.dataset as ds
+
+    from motorpool.lake.task_files.scan import row_groups, scan
+
+    return scan(spark, row_groups(ds.dataset(folder, format="parquet"), folder, None), name, images)
+
+
 @contextmanager
 def component_blocks(spark: SparkSession, folder: Path, images: int, columns: int) -> Iterator[DataFrame]:
     """Blocks of the first images of what `write_components` wrote, as stages get those of a feature set.
 
     (`motorpool.pipeline.stages.features.gathered`.)
     """
-    import pyarrow.dataset as ds
     import pyarrow.parquet as pq
 
-    from motorpool.lake.task_files.scan import row_groups, scan
     from motorpool.spark import block_files, blocks
 
     if images * columns <= blocks.HELD_VALUES:
         yield blocks.gather_here(spark, pq.read_table(folder, filters=[("image_id", "<", images)]))
         return
-    groups = row_groups(ds.dataset(folder, format="parquet"), folder, None)
-    names = {"image_id": "image_id", "vector": "vector"}
-    vectors = scan(spark, groups, names, "image_id BIGINT, vector ARRAY<FLOAT>", images)
-    with block_files.kept(blocks.gather(vectors)) as block_df:
+    with block_files.kept(blocks.gather(stored_vectors(spark, folder, images=images))) as block_df:
         yield block_df
+
+
+class Job(NamedTuple):
+    """A job of Spark's: when it began and ended, in seconds, and the line of code that asked for it, where known."""
+
+    began: float
+    ended: float
+    asked: str
+
+
+def event_log(folder: Path) -> dict[str, str]:
+    """Settings of a session whose jobs `jobs_in` reads."""
+    told = {"enabled": "true", "compress": "false", "dir": f"file://{folder}"}
+    return {f"spark.eventLog.{key}": value for key, value in told.items()}
+
+
+def jobs_in(folder: Path) -> list[Job]:
+    """The jobs that ended, by a session's event log, in the order of their beginnings."""
+    began: dict[int, tuple[float, str]] = {}
+    jobs = []
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        for line in file.read_text().splitlines():
+            event = json.loads(line) if line.startswith("{") else {"Event": ""}
+            if event["Event"] == "SparkListenerJobStart":
+                asked = event.get("Properties", {}).get("callSite.short", "")
+                began[event["Job ID"]] = event["Submission Time"] / 1000, asked
+            elif event["Event"] == "SparkListenerJobEnd":
+                start, asked = began[event["Job ID"]]
+                jobs.append(Job(start, event["Completion Time"] / 1000, asked))
+    return sorted(jobs)
+
+
+def idle(jobs: Sequence[Job], began: float, ended: float) -> float:
+    """Seconds between two times in which no job was at work."""
+    busy, at = 0.0, began
+    for job in jobs:
+        busy += max(0.0, min(job.ended, ended) - max(job.began, at))
+        at = max(at, min(job.ended, ended))
+    return ended - began - busy

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from harness import DATA, entry, full_case, run_contender, step, write_report
+from harness import DATA, entry, full_case, run_contender, step, stored_vectors, write_report
 
 OUT = DATA / "pca-out"
 #: As the tables of a lake tell them.
@@ -41,14 +41,12 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def motorpool(args: argparse.Namespace) -> dict[str, Any]:
-    import pyarrow.dataset as ds
     from pyspark.sql import functions as F
 
     from motorpool.config.run import LakeConfig
     from motorpool.features.fit import Fitter
     from motorpool.features.spec import FeatureSet, Part, Step
     from motorpool.lake import Lake
-    from motorpool.lake.task_files.scan import row_groups, scan
     from motorpool.pipeline.stages.features import named
     from motorpool.spark.session import build_session
 
@@ -58,11 +56,9 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
         tiny = spark.range(100).select(F.col("id").alias("image_id"), F.array(F.rand(1).cast("float")).alias("x"))
         with Fitter(tiny, [FeatureSet("tiny", (Part("x"),), (Step("standard"),))], 0) as fitter:
             fitter.fit()
-    source, lake = Path(_source(args)), Lake(spark, LakeConfig(path=str(OUT), format="parquet"))
+    lake = Lake(spark, LakeConfig(path=str(OUT), format="parquet"))
     with step("work"):
-        # As the stage does (`motorpool.lake.Lake.fitted_vectors`).
-        groups = row_groups(ds.dataset(source, format="parquet"), source, None)
-        wide = scan(spark, groups, {"image_id": "image_id", "vector": "x"}, "image_id BIGINT, x ARRAY<FLOAT>")
+        wide = stored_vectors(spark, Path(_source(args)), "x")
         spec = FeatureSet("pca", (Part("x"),), (Step("pca", args.components),))
         with Fitter(wide, [spec], 0, widths={"x": _WIDTHS[args.descriptor]}) as fitter:
             with step("fit"):

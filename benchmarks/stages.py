@@ -20,8 +20,8 @@ from typing import Any
 
 import psutil
 
-from demo import CASE, CONF, EVENT_LOG, EVENTS, FOLDER, LAKE, idle, job_spans, motorpool
-from harness import entry, run_contender, step, write_report
+from demo import CASE, CONF, EVENT_LOG, EVENTS, FOLDER, LAKE, motorpool
+from harness import entry, idle, jobs_in, run_contender, step, write_report
 
 HEADER = ["stage", "seconds", "Spark jobs", "seconds without a job", "commits to tables", "processor seconds"]
 
@@ -63,13 +63,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         paths = ("--set", f"case.path={CASE}", "--set", f"lake.path={LAKE}")
         command(["run", "--conf", str(CONF), *paths, *EVENT_LOG])
     ended, used = time.time(), processor_seconds()
-    spans = job_spans()
+    all_jobs = jobs_in(EVENTS)
     commits = [file.stat().st_mtime for file in LAKE.glob("*/_delta_log/*.json")]
 
     def row(name: str, start: float, stop: float, cpu: float) -> list[Any]:
-        jobs = sum(start <= at < stop for at, _ in spans)
+        jobs = sum(start <= job.began < stop for job in all_jobs)
         done = sum(start <= at < stop for at in commits)
-        return [name, stop - start, jobs, idle(spans, start, stop), done, cpu]
+        return [name, stop - start, jobs, idle(all_jobs, start, stop), done, cpu]
 
     rows = [row(*stage) for stage in stages if stage[2] - stage[1] > 0.5]
     return {"rows": [*rows, row("everything, with the start of Spark", began, ended, used)]}

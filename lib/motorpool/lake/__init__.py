@@ -178,8 +178,7 @@ class Lake:
         if groups is None:
             rows = self.fitted(self.read(table, **keys))
             return rows.select("image_id", F.col(_VECTOR).alias(name))
-        schema = f"image_id BIGINT, `{name}` ARRAY<FLOAT>"
-        return scan(self.spark, groups, {"image_id": "image_id", _VECTOR: name}, schema, self.first_appended())
+        return scan(self.spark, groups, name, self.first_appended())
 
     def count_fitted(self, table: str, **keys: Sequence[str]) -> int:
         """How many rows `read` and `fitted` would give; no Spark job where nothing is appended, as by `count`."""

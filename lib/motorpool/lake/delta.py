@@ -31,7 +31,7 @@ from motorpool.lake.driver_rows import (
 from motorpool.lake.schemas import TABLES, Table
 from motorpool.lake.task_files.commit import add_files, takes_files
 from motorpool.lake.task_files.scan import RowGroup, row_groups
-from motorpool.lake.task_files.write import MOST_FILES, remove_files, write_files
+from motorpool.lake.task_files.write import MOST_FILES, written
 
 log = logging.getLogger(__name__)
 
@@ -150,13 +150,8 @@ class DeltaFolder:
         folder, (values,) = self._folder / table.name, keys.values()
         if len(values) > MOST_FILES or not takes_files(folder, table):
             return False
-        with self._tidy(table, keys, self.exists(table.name)):
-            files = write_files(df, table, folder, values)
-            try:
-                retried(lambda: add_files(folder, table, files, values, _PROPERTIES), table.name, self._path)
-            except BaseException:
-                remove_files(folder, [f.path for f in files])
-                raise
+        with self._tidy(table, keys, self.exists(table.name)), written(df, table, folder, values) as files:
+            retried(lambda: add_files(folder, table, files, values, _PROPERTIES), table.name, self._path)
         return True
 
     def replace_rows(self, table: Table, rows: pa.Table, keys: Keys, images: range | None = None) -> bool:

@@ -27,7 +27,7 @@ from motorpool.lake.driver_rows import (
 )
 from motorpool.lake.schemas import TABLES, Table
 from motorpool.lake.task_files.scan import RowGroup, row_groups
-from motorpool.lake.task_files.write import MOST_FILES, write_files
+from motorpool.lake.task_files.write import MOST_FILES, written
 
 #: Spark takes brackets, braces, stars and backslashes in a path for a pattern, which a folder's name is not.
 _LITERALLY = {"__globPaths__": "false"}
@@ -155,8 +155,7 @@ class ParquetFolder:
             return False
         with self._drafting(table) as draft:
             draft.rows.mkdir(parents=True)
-            write_files(df, table, draft.rows, values)
-            with self._naming(table):
+            with written(df, table, draft.rows, values), self._naming(table):
                 self._place(table, keys, draft)
         return True
 

@@ -60,10 +60,7 @@ def _from_files(df: DataFrame, folder: Path) -> DataFrame:
     schema, root = to_arrow_schema(df.schema), str(folder)
 
     def write(batches: Batches) -> Batches:
-        from pyspark import TaskContext
-
-        context = TaskContext.get()
-        task = context.partitionId() if context else 0
+        task = blocks.task_number()
         # A task may be tried again.
         path = f"{root}/{task:05d}-{uuid.uuid4()}.arrow"
         try:

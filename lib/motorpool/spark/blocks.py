@@ -186,6 +186,14 @@ def chain(df: DataFrame) -> bool:
     return df in _chains
 
 
+def task_number() -> int:
+    """In a task the number of its partition; 0 elsewhere."""
+    from pyspark import TaskContext
+
+    context = TaskContext.get()
+    return int(context.partitionId()) if context else 0
+
+
 def _linked(df: DataFrame, run: _Function) -> tuple[DataFrame, _Function]:
     """Where the chain of a DataFrame begins, or itself; what is done with its batches there, ``run`` the last."""
     found = _chains.get(df)
@@ -374,13 +382,9 @@ def fold(
     groups = 1 if merge_on_cluster else math.isqrt(tasks)
 
     def run(batches: Batches) -> Batches:
-        from pyspark import TaskContext
-
-        context = TaskContext.get()
-        state = start()
+        state, part = start(), task_number()
         for batch in batches:
             update(state, batch)
-        part = context.partitionId() if context else 0
         yield _pack_state(part, part * groups // tasks, state)
 
     def merge(batches: Batches) -> Batches:

@@ -1,4 +1,4 @@
-"""Rows of a table read by tasks from its Parquet files.
+"""Vectors of a table read by tasks from its Parquet files.
 
 Spark reads vectors into its rows and turns these into Arrow for Python. Arrow reads them from the file as they are, in
 less than half of the time, and what follows goes on in the same process (`motorpool.spark.blocks.in_tasks`).
@@ -6,7 +6,7 @@ less than half of the time, and what follows goes on in the same process (`motor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -61,15 +61,13 @@ def _first(group: pq.RowGroupMetaData) -> int:
     return -1
 
 
-def scan(
-    spark: SparkSession, groups: Sequence[RowGroup], columns: Mapping[str, str], schema: str, below: int | None = None
-) -> DataFrame:
-    """The rows of row groups; ``columns`` has the name that each column of the files is to have, as in ``schema``.
+def scan(spark: SparkSession, groups: Sequence[RowGroup], name: str = "vector", below: int | None = None) -> DataFrame:
+    """``image_id BIGINT`` and the files' ``vector ARRAY<FLOAT>``, in a column of a ``name``, of row groups.
 
     With ``below`` only those of images with lower ids. Memory of a task: a batch, of at most 64 MiB or one row.
     """
     shares = _shares(groups, blocks.parallelism(spark))
-    names, old = list(columns.values()), list(columns)
+    columns = ["image_id", "vector"]
 
     def read(share: Sequence[RowGroup]) -> Iterator[pa.RecordBatch]:
         for path, some in groupby(share, key=lambda g: g.path):
@@ -78,12 +76,13 @@ def scan(
             rows = max(1, min(blocks.BLOCK_ROWS, _BATCH_BYTES // width))
             with pq.ParquetFile(path) as file:
                 chosen = [g.index for g in mine]
-                for batch in file.iter_batches(rows, row_groups=chosen, columns=old, use_threads=False):
+                for batch in file.iter_batches(rows, row_groups=chosen, columns=columns, use_threads=False):
                     kept = batch if below is None else batch.filter(pc.less(batch.column("image_id"), below))
                     if len(kept):
-                        yield pa.RecordBatch.from_arrays([kept.column(name) for name in old], names=names)
+                        found = [kept.column(column) for column in columns]
+                        yield pa.RecordBatch.from_arrays(found, names=["image_id", name])
 
-    return one_each(spark, shares, read, schema)
+    return one_each(spark, shares, read, f"image_id BIGINT, `{name}` ARRAY<FLOAT>")
 
 
 def _shares(groups: Sequence[RowGroup], parallelism: int) -> list[list[RowGroup]]:

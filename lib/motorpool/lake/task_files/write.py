@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,47 +44,40 @@ class WrittenFile:
     highest: int
 
 
-def write_files(df: DataFrame, table: Table, folder: Path, values: Sequence[str]) -> list[WrittenFile]:
-    """Write the rows of a DataFrame into new files under a folder, one for each task and partition; one job.
+@contextmanager
+def written(df: DataFrame, table: Table, folder: Path, values: Sequence[str]) -> Iterator[list[WrittenFile]]:
+    """The rows of a DataFrame in new files under a folder, one for each task and partition, by one job.
 
     ``values`` are those that the table's one partition column may have. Files of tasks that failed or ran twice are
-    removed. Tasks raise LakeError for rows of other partitions, and where a column that is never
-    null has nulls. Memory of a task: 32 MiB, a batch, and what Arrow makes of a row group.
+    removed, and all of them where the job or the block fails. Tasks raise LakeError for rows of other partitions, and
+    where a column that is never null has nulls. Memory of a task: 32 MiB, a batch, and what Arrow makes of a row group.
     """
     (column,) = table.partition_by
     schema = _file_schema(table)
     root, allowed, write_id = str(folder.absolute()), frozenset(values), uuid.uuid4().hex
 
     def run(batches: Batches) -> Batches:
-        from pyspark import TaskContext
+        files = _Files(root, table.name, column, schema, write_id)
+        for batch in batches:
+            for value, rows in _by_value(batch, column):
+                if value not in allowed:
+                    raise LakeError(f"table {table.name!r}: rows of {column} {value!r} are not among those to write")
+                files.add(value, rows)
+        yield pa.RecordBatch.from_pylist([vars(f) for f in files.close()], _WRITTEN_COLUMNS)
 
-        context = TaskContext.get()
-        files = _Files(root, table.name, column, schema, context.partitionId() if context else 0, write_id)
-        try:
-            for batch in batches:
-                for value, rows in _by_value(batch, column):
-                    if value not in allowed:
-                        raise LakeError(
-                            f"table {table.name!r}: rows of {column} {value!r} are not among those to write"
-                        )
-                    files.add(value, rows)
-            written = files.close()
-        except BaseException:
-            files.discard()
-            raise
-        yield pa.RecordBatch.from_pylist([vars(f) for f in written], _WRITTEN_COLUMNS)
-
-    found: list[WrittenFile] = []
-    try:
-        rows = blocks.in_tasks(df, run, _WRITTEN).toArrow().to_pylist()
-        found = sorted((WrittenFile(**row) for row in rows), key=lambda f: f.path)
-    finally:
-        wanted = {folder / file.path for file in found}
+    def sweep(wanted: Collection[str]) -> None:
         for value in values:
             for file in (folder / f"{column}={value}").glob(f"*-{write_id}-*"):
-                if file not in wanted:
+                if f"{column}={value}/{file.name}" not in wanted:
                     file.unlink(missing_ok=True)
-    return found
+
+    try:
+        rows = blocks.in_tasks(df, run, _WRITTEN).toArrow().to_pylist()
+        sweep({row["path"] for row in rows})
+        yield sorted((WrittenFile(**row) for row in rows), key=lambda f: f.path)
+    except BaseException:
+        sweep(())
+        raise
 
 
 _WRITTEN_COLUMNS = arrow_columns(_WRITTEN)
@@ -139,10 +133,10 @@ class _File:
 class _Files:
     """The files of one task, one for each partition."""
 
-    def __init__(self, root: str, table: str, column: str, schema: pa.Schema, task: int, write_id: str) -> None:
+    def __init__(self, root: str, table: str, column: str, schema: pa.Schema, write_id: str) -> None:
         self._root, self._table, self._column, self._schema = root, table, column, schema
         # Tasks may be tried again, or twice at once: no name comes again.
-        self._name = f"part-{task:05d}-{write_id}-{uuid.uuid4().hex}.zstd.parquet"
+        self._name = f"part-{blocks.task_number():05d}-{write_id}-{uuid.uuid4().hex}.zstd.parquet"
         self._files: dict[str, _File] = {}
         self._n_bytes = 0
 
@@ -193,19 +187,6 @@ class _Files:
             size = os.path.getsize(os.path.join(self._root, file.path))
             found.append(WrittenFile(file.path, value, size, file.n_rows, file.lowest, file.highest))
         return found
-
-    def discard(self) -> None:
-        for file in self._files.values():
-            try:
-                file.writer.close()
-            finally:
-                remove_files(Path(self._root), [file.path])
-
-
-def remove_files(folder: Path, paths: Iterable[str]) -> None:
-    """Remove files that belong to no table."""
-    for path in paths:
-        (folder / path).unlink(missing_ok=True)
 
 
 def _conformed(rows: pa.RecordBatch, schema: pa.Schema, table: str) -> pa.RecordBatch:

@@ -90,14 +90,12 @@ def wide_descriptors(
 
     ``among`` gives those of some rows whose images are wanted; None: those that are fitted on.
     """
-    descriptors = list(names)
+    descriptors, chosen = list(names), among or lake.fitted
     if among is None and len(descriptors) == 1:
-        (name,) = descriptors
-        wide = lake.fitted_vectors("descriptors", name, descriptor=name)
+        wide = lake.fitted_vectors("descriptors", descriptors[0], descriptor=descriptors[0])
     else:
-        chosen = among or lake.fitted
         wide = side_by_side({name: chosen(lake.read("descriptors", descriptor=name)) for name in descriptors})
-    return attach(wide, (among or lake.fitted)(lake.read("images")), columns, lake.count("images")) if columns else wide
+    return attach(wide, chosen(lake.read("images")), columns, lake.count("images")) if columns else wide
 
 
 def side_by_side(frames: Mapping[str, DataFrame]) -> DataFrame:
