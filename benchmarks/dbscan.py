@@ -61,6 +61,7 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     from motorpool.kernels.pairs.sweep import Wanted
     from motorpool.neighbours.search import search
     from motorpool.neighbours.shards import arrange
+    from motorpool.spark import blocks
     from motorpool.spark.session import build_session
 
     eps = _eps(args)
@@ -73,7 +74,7 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     with step("work"), component_blocks(spark, SOURCE, args.rows, COLUMNS) as block_df:
         with step("arrange"):
             arranged = arrange(block_df, "euclidean", 0)
-            arranged.pieces.count()
+            blocks.computed(arranged.pieces)
         with step("count"):
             counted = search(arranged, Wanted(eps, max(MIN_SAMPLES)), lambda text: print(text, flush=True))
         with step("join"):

@@ -73,7 +73,7 @@ def motorpool(args: argparse.Namespace) -> dict[str, Any]:
     spark.stop()
     return {
         "inertia": _inertias([m.centroids for m in models]),
-        "ch": [s.calinski_harabasz for s in scores],
+        "ch": [s.values["calinski_harabasz"] for s in scores],
         "passes": max(m.n_iter for m in models),
     }
 

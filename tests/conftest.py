@@ -138,7 +138,7 @@ def blocked(on_spark: Callable[..., DataFrame]) -> Callable[..., DataFrame]:
 
 #: Modules of the algorithms over blocks whose columns are expressions.
 _WITH_COLUMNS = (
-    "cluster.density.cells", "neighbours.queries", "neighbours.shards", "outliers.local",
+    "cluster.density.cells", "neighbours.queries", "neighbours.exchange", "outliers.local",
 )  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def wide_in_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     for module in _WITH_COLUMNS:
         monkeypatch.setattr(f"motorpool.{module}.F", local_frames.functions)
-    for module in ("neighbours.shards", "cluster.density.cells"):
+    for module in ("neighbours.exchange", "cluster.density.cells"):
         monkeypatch.setattr(f"motorpool.{module}.place", local_frames.place)
     monkeypatch.setattr("motorpool.cluster.density.cells.place_groups", local_frames.place_groups)
 

@@ -20,8 +20,9 @@ from motorpool.kernels.pairs.geometry import Metric, prepare, to_distance
 from motorpool.kernels.pairs.sweep import Wanted
 from motorpool.neighbours import shards
 from motorpool.neighbours.curve import curve_of, k_distances
+from motorpool.neighbours.exchange import load
 from motorpool.neighbours.search import COUNTS, FOUND, GAPS, IDS, search
-from motorpool.neighbours.shards import Arranged, arrange, load
+from motorpool.neighbours.shards import Arranged, arrange
 
 
 @pytest.fixture

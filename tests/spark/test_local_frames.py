@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as spark_functions
 
 from local_frames import LocalFrame, LocalSession, functions, place, place_groups
-from motorpool.neighbours import shards
+from motorpool.neighbours import exchange
 from motorpool.spark import blocks
 from motorpool.spark.placement import place_groups as place_spark_groups
 from motorpool.spark.tasks import run_tasks
@@ -60,7 +60,7 @@ def test_rows_are_those_of_spark(spark: SparkSession, step: str) -> None:
 
 
 def test_a_value_has_a_partition_of_its_own(spark: SparkSession) -> None:
-    theirs = shards.place(spark.createDataFrame(ROWS, SCHEMA), "shard", 3)
+    theirs = exchange.place(spark.createDataFrame(ROWS, SCHEMA), "shard", 3)
     ours = place(LocalSession().createDataFrame(ROWS, SCHEMA), "shard", 3)  # type: ignore[arg-type]
     found = theirs.rdd.glom().map(lambda part: sorted(tuple(row) for row in part)).collect()
     assert sorted(found) == sorted(sorted(zip(*part.to_pydict().values(), strict=True)) for part in ours.parts)

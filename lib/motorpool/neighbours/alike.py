@@ -14,7 +14,8 @@ from pyspark.sql import functions as F
 from motorpool.kernels.pairs.alike import PARTNER, axes_of, best_partners, find_alike, shorten
 from motorpool.kernels.sampling import RowSample
 from motorpool.kernels.trees.union_find import roots, unite
-from motorpool.neighbours.shards import Shard, arrange, load, of_kinds, over_pairs, over_shards, pairs_between
+from motorpool.neighbours.exchange import arrays_of, of_kinds
+from motorpool.neighbours.shards import Shard, arrange, over_pairs, over_shards, pairs_between
 from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
 
@@ -89,8 +90,8 @@ def find_alike_rows(
         pairs = [*((s, s) for s in range(n)), *pairs_between(n)]
         with blocks.kept(over_pairs(arranged, pairs, work)) as state:
             forest = _Forest()
-            for (data,) in blocks.to_driver(of_kinds(state, _FOREST), "data"):
-                forest.add(load(data))
+            for _, _, edges in arrays_of(state, _FOREST):
+                forest.add(edges)
             listed = of_kinds(state, _LISTED)
             merging = {_LISTED: best}
             partners = blocks.computed(over_shards(arranged, listed, merge, PARTNERS, with_rows=False, merging=merging))

@@ -14,8 +14,9 @@ from motorpool.kernels.pairs.counting import Listed, nearest_tile
 from motorpool.kernels.pairs.geometry import Rows, to_gap
 from motorpool.kernels.pairs.loops import UP, Tile, points_of, precision_of
 from motorpool.kernels.pairs.tiles import tiles_of
+from motorpool.neighbours.exchange import moved, of_kinds, together
 from motorpool.neighbours.search import FOUND, GAPS, IDS
-from motorpool.neighbours.shards import Arranged, Shard, arrange, of_kinds, over_pairs, over_shards
+from motorpool.neighbours.shards import Arranged, Shard, arrange, over_pairs, over_shards
 from motorpool.spark import blocks
 
 #: One row per query: its nearest rows, nearest first, and their gaps (see `geometry.to_distance`).
@@ -53,9 +54,9 @@ def nearest_rows(
     cosine, first = study.metric == "cosine", study.n_shards
     asked = arrange(queries, study.metric, seed)
     try:
-        moved = asked.pieces.withColumn("shard", F.col("shard") + F.lit(first))
         # Products of the two need the same shift.
-        both = replace(study, pieces=study.pieces.unionByName(moved), n_shards=first + asked.n_shards)
+        pieces = together(study.pieces, moved(asked.pieces, first))
+        both = replace(study, pieces=pieces, n_shards=first + asked.n_shards)
         pairs = [(a, first + b) for a in range(first) for b in range(asked.n_shards)]
 
         def work(a: Shard, b: Shard | None) -> Iterable[tuple[int, str, np.ndarray]]:

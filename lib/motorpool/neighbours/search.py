@@ -11,17 +11,8 @@ from pyspark.sql import DataFrame
 from motorpool.backend.protocol import CPU, Backend
 from motorpool.kernels.pairs.geometry import to_gap
 from motorpool.kernels.pairs.sweep import Side, Wanted
-from motorpool.neighbours.shards import (
-    STATE,
-    Arranged,
-    Merging,
-    Shard,
-    of_kinds,
-    over_pairs,
-    over_shards,
-    pack_state,
-    pairs_between,
-)
+from motorpool.neighbours.exchange import STATE, of_kinds, pack_state, stored, together
+from motorpool.neighbours.shards import Arranged, Merging, Shard, over_pairs, over_shards, pairs_between
 from motorpool.spark import blocks
 
 #: Kinds of the arrays that a search leaves for every shard.
@@ -95,8 +86,8 @@ def search(
                 yield pack_state(shard.index, FOUND, ids)
 
         merging: dict[str, Merging] = {COUNTS: _added, WHERE: _together, _CHANGED: _merged}
-        merged = over_shards(arranged, own.unionByName(others), merge, STATE, with_rows=False, merging=merging)
-        return blocks.computed(merged)
+        merged = over_shards(arranged, together(own, others), merge, STATE, with_rows=False, merging=merging)
+        return blocks.computed(stored(merged))
 
 
 def shard_bit(shard: int) -> np.uint64:

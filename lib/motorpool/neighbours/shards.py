@@ -6,7 +6,6 @@ for their rows so far, so it works for as long as the product of their lengths w
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,17 +14,15 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 from motorpool.kernels.nearest import NearestPoint
 from motorpool.kernels.pairs.geometry import Metric, Rows, prepare, unit_of, worthwhile_shift
 from motorpool.kernels.sampling import uniform_hash
+from motorpool.neighbours.exchange import PIECE, STATE, Piece, ask, load, pack_state, piece, stored
 from motorpool.spark import blocks
 from motorpool.spark.blocks import Batches
 from motorpool.spark.coreset import draw_coreset, measure_spread
-from motorpool.spark.placement import place
 
 #: A shard holds at most this many rows and bytes of vectors: a task has two of them, and arrays over their rows.
 SHARD_ROWS = 65_536
@@ -42,17 +39,13 @@ _MERGED_AT_ONCE = 4
 #: Makes one array of several; the same for any order of them, and of what it has made with further ones.
 Merging = Callable[[Sequence[np.ndarray]], np.ndarray]
 
-#: What travels: a chunk of a shard's rows (``ids``, ``data``), or an array found for a shard so far (``state``).
-_PIECE = "shard INT, kind STRING, chunk INT, ids BINARY, data BINARY"
-STATE = "shard INT, kind STRING, data BINARY"
-
 #: Makes Rows of ids and vectors, as all shards of an `Arranged` are.
 _Ready = Callable[[np.ndarray, np.ndarray], Rows]
 
 
 @dataclass(frozen=True)
 class Arranged:
-    """Rows in shards. ``pieces`` (shard, kind = 'rows', chunk, ids, data) is persisted: `release` it."""
+    """Rows in shards. ``pieces`` (PIECE, kind = 'rows') are kept: `release` them."""
 
     pieces: DataFrame
     n: int
@@ -114,11 +107,11 @@ def arrange(block_df: DataFrame, metric: Metric, seed: int) -> Arranged:
                 for start, stop in pairwise(edges):
                     rows = order[start:stop]
                     packed = np.stack([group[rows].astype(np.int64), ids[rows]])
-                    yield _piece(int(shard[rows[0]]), "split", 0, packed.tobytes(), x[rows].tobytes())
+                    yield piece(int(shard[rows[0]]), "split", 0, packed.tobytes(), x[rows].tobytes())
 
-    def collect(batches: Batches) -> Batches:
+    def collect(pieces: Iterator[Piece]) -> Batches:
         held: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
-        for shard, _, _, packed, data in _fields(batches):
+        for shard, _, _, packed, data in pieces:
             rows = np.frombuffer(data, np.float32).reshape(-1, width)
             held.setdefault(shard, []).append((np.frombuffer(packed, np.int64).reshape(2, -1), rows))
         for shard, found in held.items():
@@ -127,13 +120,11 @@ def arrange(block_df: DataFrame, metric: Metric, seed: int) -> Arranged:
             order = np.lexsort((ids, group))
             for chunk, start in enumerate(range(0, len(order), blocks.BLOCK_ROWS)):
                 rows = order[start : start + blocks.BLOCK_ROWS]
-                yield _piece(shard, "rows", chunk, ids[rows].tobytes(), x[rows].tobytes())
+                yield piece(shard, "rows", chunk, ids[rows].tobytes(), x[rows].tobytes())
 
-    if n_shards == 1 and blocks.held(block_df) is not None:
-        # One task would have all rows, and so has the driver.
-        pieces = blocks.mapped(blocks.mapped(block_df, split, _PIECE), collect, _PIECE)
-    else:
-        pieces = place(block_df.mapInArrow(split, _PIECE), "shard", n_shards).mapInArrow(collect, _PIECE)
+    # One task would have all rows of a single shard, and so has the driver.
+    parted = blocks.mapped(block_df, split, PIECE) if n_shards == 1 else blocks.in_tasks(block_df, split, PIECE)
+    pieces = stored(ask([parted], [[shard] for shard in range(n_shards)], collect, PIECE))
     return Arranged(blocks.persist(pieces), spread.n, width, n_shards, metric, spread.mean, shift, unit)
 
 
@@ -215,24 +206,17 @@ def over_pairs(
     result has the same columns: what ``work`` yields, as (shard, kind, array). Where the driver holds the one shard
     that there is, it does the work, and holds the result.
     """
-    spark = arranged.spark
-    sent = [(shard, task) for task, pair in enumerate(pairs) for shard in sorted(set(pair))]
     ready, width = _ready(arranged), arranged.width
 
-    def run(batches: Batches) -> Batches:
-        held = _assemble(_fields(batches), width, ready)
+    def run(pieces: Iterator[Piece]) -> Batches:
+        held = _assemble(pieces, width, ready)
         if held:
             a, b = held[min(held)], held[max(held)]
             for shard, kind, array in work(a, b if b is not a else None):
                 yield pack_state(shard, kind, array)
 
-    here = _held_pieces(arranged, state, with_rows=True)
-    if here is not None:
-        return blocks.hold(spark, run(here), STATE)
-    pieces = _with_state(arranged, state)
-    tasks = F.broadcast(spark.createDataFrame(sent, "shard INT, task INT"))
-    placed = place(pieces.join(tasks, "shard").select("task", *_columns()), "task", len(pairs))
-    return placed.drop("task").mapInArrow(run, STATE)
+    frames = [arranged.pieces] if state is None else [arranged.pieces, state]
+    return stored(ask(frames, [sorted(set(pair)) for pair in pairs], run, STATE))
 
 
 def over_shards(
@@ -252,102 +236,20 @@ def over_shards(
     """
     ready, width = _ready(arranged), arranged.width
 
-    def run(batches: Batches) -> Batches:
-        for shard, found, rows in _grouped(_fields(batches), width, ready, merging):
+    def run(pieces: Iterator[Piece]) -> Batches:
+        for shard, found, rows in _grouped(pieces, width, ready, merging):
             yield from work(Shard(shard, rows), found)
 
-    here = _held_pieces(arranged, state, with_rows=with_rows)
-    if here is not None:
-        return blocks.hold(arranged.spark, run(here), schema)
-    pieces = _with_state(arranged, state) if with_rows else _as_pieces(state)
-    return place(pieces, "shard", arranged.n_shards).mapInArrow(run, schema)
+    frames = [arranged.pieces, state] if with_rows else [state]
+    return ask(frames, [[shard] for shard in range(arranged.n_shards)], run, schema)
 
 
 def _ready(arranged: Arranged) -> _Ready:
     return partial(prepare, metric=arranged.metric, shift=arranged.shift, unit=arranged.unit)
 
 
-def _columns() -> list[str]:
-    return [c.split()[0] for c in _PIECE.split(", ")]
-
-
-def _as_pieces(state: DataFrame) -> DataFrame:
-    empty = F.lit(b"")
-    return state.select("shard", "kind", F.lit(0).alias("chunk"), empty.alias("ids"), "data")
-
-
-def _with_state(arranged: Arranged, state: DataFrame | None) -> DataFrame:
-    return arranged.pieces if state is None else arranged.pieces.unionByName(_as_pieces(state))
-
-
-def _held_pieces(arranged: Arranged, state: DataFrame | None, *, with_rows: bool) -> list[pa.RecordBatch] | None:
-    """What tasks get, where the driver holds all of it: the pieces of one shard, and its state."""
-    rows = blocks.held(arranged.pieces)
-    states = [] if state is None else blocks.held(state)
-    if rows is None or states is None:
-        return None
-    return (rows if with_rows else []) + [_held_state(batch) for batch in states]
-
-
-def _held_state(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A batch of STATE as pieces."""
-    n = len(batch)
-    columns = {"chunk": pa.array([0] * n, pa.int32()), "ids": pa.array([b""] * n, pa.binary())}
-    return pa.RecordBatch.from_arrays(
-        [columns[name] if name in columns else batch.column(name) for name in _columns()],
-        names=_columns(),
-    )
-
-
-def of_kinds(state: DataFrame, *kinds: str) -> DataFrame:
-    """The rows of STATE of some kinds; held where ``state`` is."""
-    batches = blocks.held(state)
-    if batches is None:
-        return state.where(F.col("kind").isin(*kinds))
-    wanted = pa.array(kinds)
-    return blocks.hold(state.sparkSession, [b.filter(pc.is_in(b.column("kind"), wanted)) for b in batches], STATE)
-
-
-# -- what travels ------------------------------------------------------------------------------------
-
-
-def _piece(shard: int, kind: str, chunk: int, ids: bytes, data: bytes) -> pa.RecordBatch:
-    columns = [pa.array([shard], pa.int32()), pa.array([kind]), pa.array([chunk], pa.int32())]
-    return pa.RecordBatch.from_arrays(
-        [*columns, pa.array([ids], pa.binary()), pa.array([data], pa.binary())], names=_columns()
-    )
-
-
-def pack_state(shard: int, kind: str, array: np.ndarray) -> pa.RecordBatch:
-    """A row of STATE."""
-    data = pa.array([_dump(array)], pa.binary())
-    return pa.RecordBatch.from_arrays(
-        [pa.array([shard], pa.int32()), pa.array([kind]), data], names=["shard", "kind", "data"]
-    )
-
-
-def _dump(array: np.ndarray) -> bytes:
-    out = io.BytesIO()
-    np.save(out, array, allow_pickle=False)
-    return out.getvalue()
-
-
-def load(data: bytes | bytearray) -> np.ndarray:
-    """An array of a STATE row."""
-    loaded: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
-    return loaded
-
-
-def _fields(batches: Batches) -> Iterator[tuple[int, str, int, memoryview, memoryview]]:
-    for batch in batches:
-        columns = [batch.column(name) for name in _columns()]
-        for row in range(len(batch)):
-            shard, kind, chunk = (c[row].as_py() for c in columns[:3])
-            yield shard, kind, chunk, memoryview(columns[3][row].as_buffer()), memoryview(columns[4][row].as_buffer())
-
-
 def _grouped(
-    fields: Iterator[tuple[int, str, int, memoryview, memoryview]],
+    pieces: Iterator[Piece],
     width: int,
     ready: _Ready,
     merging: Mapping[str, Merging] | None = None,
@@ -355,14 +257,14 @@ def _grouped(
     merging = merging or {}
     chunks: dict[int, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
     found: dict[int, dict[str, list[np.ndarray]]] = {}
-    for shard, kind, chunk, packed, data in fields:
+    for shard, kind, chunk, packed, data in pieces:
         states = found.setdefault(shard, {})
         if kind == "rows":
             x = np.frombuffer(data, np.float32).reshape(-1, width)
             chunks.setdefault(shard, {})[chunk] = (np.frombuffer(packed, np.int64), x)
         else:
             arrays = states.setdefault(kind, [])
-            arrays.append(load(bytes(data)))
+            arrays.append(load(data))
             if kind in merging and len(arrays) >= _MERGED_AT_ONCE:
                 states[kind] = [merging[kind](arrays)]
     for shard, states in found.items():
@@ -374,10 +276,8 @@ def _grouped(
         yield shard, states, ready(ids, raw)
 
 
-def _assemble(
-    fields: Iterator[tuple[int, str, int, memoryview, memoryview]], width: int, ready: _Ready
-) -> dict[int, Shard]:
+def _assemble(pieces: Iterator[Piece], width: int, ready: _Ready) -> dict[int, Shard]:
     return {
         shard: Shard(shard, rows, {kind: arrays[0] for kind, arrays in states.items()})
-        for shard, states, rows in _grouped(fields, width, ready)
+        for shard, states, rows in _grouped(pieces, width, ready)
     }

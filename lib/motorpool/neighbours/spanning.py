@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from pyspark.sql import DataFrame
 
 from motorpool.backend.protocol import CPU, Backend
@@ -22,9 +21,9 @@ from motorpool.kernels.pairs.lightest import Lightest, Members, outgoing_tile
 from motorpool.kernels.pairs.loops import Tile, jit, points_of, precision_of
 from motorpool.kernels.pairs.tiles import tiles_of
 from motorpool.kernels.trees import union_find
+from motorpool.neighbours.exchange import arrays_of, given, pack_state
 from motorpool.neighbours.search import FOUND, GAPS, IDS
-from motorpool.neighbours.shards import STATE, Arranged, Shard, load, of_kinds, over_pairs, pack_state
-from motorpool.spark import blocks
+from motorpool.neighbours.shards import Arranged, Shard, over_pairs
 
 _PART, _CORE, _ACTIVE, _BOUND, _BEST = "part", "core", "active", "bound", "best"
 _BEST_DTYPE = np.dtype([("part", "i4"), ("gap", "f8"), ("from", "i8"), ("to", "i8")])
@@ -91,9 +90,8 @@ def _last_finite(gaps: np.ndarray) -> np.ndarray:
 def _lists(nearest: DataFrame, n: int) -> tuple[np.ndarray, dict[int, np.ndarray], np.ndarray, np.ndarray]:
     """ids int64[n] ascending, each shard's numbers, gaps float64[n, k] and found int32[n, k] (numbers, -1: none)."""
     state: dict[str, dict[int, np.ndarray]] = {}
-    arrays = of_kinds(nearest, IDS, GAPS, FOUND)
-    for shard, kind, data in blocks.to_driver(arrays, "shard", "kind", "data"):
-        state.setdefault(kind, {})[shard] = load(data)
+    for shard, kind, array in arrays_of(nearest, IDS, GAPS, FOUND):
+        state.setdefault(kind, {})[shard] = array
     ids = np.sort(np.concatenate(list(state[IDS].values())))
     order = {shard: np.searchsorted(ids, own) for shard, own in state[IDS].items()}
     k = next(iter(state[GAPS].values())).shape[1]
@@ -217,8 +215,8 @@ def _search(
             found.append(_outgoing(b, a, cosine, backend))
         yield a.index, _BEST, np.concatenate(found).view(np.uint8)
 
-    arrays = blocks.to_driver(over_pairs(arranged, pairs, work, state), "data")
-    lists = [load(array).view(_BEST_DTYPE) for (array,) in arrays]
+    found = arrays_of(over_pairs(arranged, pairs, work, state), _BEST)
+    lists = [array.view(_BEST_DTYPE) for _, _, array in found]
     edges = np.concatenate([np.empty(0, _BEST_DTYPE), *lists])
     left, right = np.searchsorted(ids, edges["from"]), np.searchsorted(ids, edges["to"])
     low, high = np.minimum(left, right), np.maximum(left, right)
@@ -269,6 +267,4 @@ def _members(rows: Rows, core: np.ndarray, part: np.ndarray) -> Members:
 def send(arranged: Arranged, order: dict[int, np.ndarray], arrays: dict[str, np.ndarray]) -> DataFrame:
     """Arrays over all rows (``order``: each shard's rows in them) as STATE rows of their shards."""
     batches = [pack_state(shard, kind, array[rows]) for shard, rows in order.items() for kind, array in arrays.items()]
-    if blocks.held(arranged.pieces) is not None:
-        return blocks.hold(arranged.spark, batches, STATE)
-    return arranged.spark.createDataFrame(pa.Table.from_batches(batches), STATE)
+    return given(arranged.pieces, batches)

@@ -17,8 +17,9 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from motorpool.kernels.pairs.geometry import to_distance
+from motorpool.neighbours.exchange import of_kinds, one_of
 from motorpool.neighbours.search import FOUND, GAPS, IDS
-from motorpool.neighbours.shards import Arranged, Shard, load, of_kinds, over_shards
+from motorpool.neighbours.shards import Arranged, Shard, over_shards
 from motorpool.outliers.scores import SCORES, pack_lists, pack_scores
 from motorpool.spark import blocks
 
@@ -185,8 +186,8 @@ def _at_most(arranged: Arranged, state: DataFrame, k: int) -> int:
         raise ValueError(f"k = {k}: expected at least one neighbour")
     if arranged.n == 1:
         raise ValueError("a single row has no neighbours to compare it with")
-    row = state.where(F.col("kind") == GAPS).select("data").first()
-    held = load(bytes(row["data"])).shape[1] if row else 0
+    gaps = one_of(state, GAPS)
+    held = 0 if gaps is None else gaps.shape[1]
     if held < k:
         raise ValueError(f"k = {k}, but the search kept {held} neighbours a row: search with Wanted(k={k})")
     return min(k, arranged.n - 1)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, reduce
 from typing import Any, Protocol, TypeVar, cast
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import pyarrow as pa
@@ -178,7 +178,7 @@ def in_tasks(df: DataFrame, run: _Function, schema: str | StructType) -> DataFra
     start, work = _linked(df, run)
     found = start.mapInArrow(work, schema)
     _chains[found] = start, work
-    return found
+    return need(found, *_keepers.get(df, ()))
 
 
 def chain(df: DataFrame) -> bool:
@@ -218,7 +218,7 @@ def hold(spark: SparkSession, batches: Batches, schema: str | StructType) -> Dat
 
     The caller knows that they are few: about HELD_VALUES numbers.
     """
-    columns = _arrow_schema(schema) if isinstance(schema, str) else to_arrow_schema(schema)
+    columns = arrow_schema(schema)
     with threadpool_limits(limits=1):
         found = [b.select(columns.names).cast(columns) for b in batches]
     rows = pa.Table.from_batches(found or [pa.RecordBatch.from_pylist([], columns)])
@@ -228,9 +228,14 @@ def hold(spark: SparkSession, batches: Batches, schema: str | StructType) -> Dat
     return df
 
 
+def arrow_schema(schema: str | StructType) -> pa.Schema:
+    """The columns of a schema of Spark's as Arrow has them."""
+    return _of_ddl(schema) if isinstance(schema, str) else to_arrow_schema(schema)
+
+
 @cache
-def _arrow_schema(ddl: str) -> pa.Schema:
-    """The columns that Spark DDL names as Arrow has them; the JVM reads it once."""
+def _of_ddl(ddl: str) -> pa.Schema:
+    # The JVM reads it, once.
     return to_arrow_schema(cast(StructType, StructType.fromDDL(ddl)))
 
 
@@ -289,14 +294,37 @@ def together(frames: Sequence[DataFrame]) -> DataFrame:
     return hold(frames[0].sparkSession, batches, frames[0].schema)
 
 
+#: DataFrames that read what is kept elsewhere.
+_kept: WeakSet[DataFrame] = WeakSet()
+#: What must stay for as long as a DataFrame is in use.
+_keepers: WeakKeyDictionary[DataFrame, tuple[object, ...]] = WeakKeyDictionary()
+
+
+def read_from(df: DataFrame, *keepers: object) -> DataFrame:
+    """Mark a DataFrame that reads what ``keepers`` keep: nobody persists it, and they stay as long as it is in use.
+
+    So they do for the next links of its chain.
+    """
+    _kept.add(df)
+    return need(df, *keepers)
+
+
+def need(df: DataFrame, *keepers: object) -> DataFrame:
+    """Have ``keepers`` stay for as long as a DataFrame, and the next links of its chain, are in use."""
+    _keepers[df] = keepers
+    return df
+
+
 def persist(df: DataFrame) -> DataFrame:
     """Keep a DataFrame that several passes read, in memory and beyond that on the executors' disks.
 
-    Nothing is done with a held one, which is kept already.
+    Nothing is done with one that is held, or reads what is kept already.
     """
+    if df in _held or df in _kept:
+        return df
     # What is kept is to be read, and not to be made again.
     _chains.pop(df, None)
-    return df if df in _held else df.persist(StorageLevel.MEMORY_AND_DISK)
+    return df.persist(StorageLevel.MEMORY_AND_DISK)
 
 
 @contextmanager
@@ -314,7 +342,7 @@ def computed(df: DataFrame) -> DataFrame:
 
     For what outlives what it is made from.
     """
-    if df in _held:
+    if df in _held or df in _kept:
         return df
     df = persist(df)
     try:

@@ -20,9 +20,10 @@ from motorpool.kernels.pairs.joining import Joined, Models, all_roots, join_tile
 from motorpool.kernels.pairs.loops import Tile, points_of, precision_of
 from motorpool.kernels.pairs.tiles import tiles_of
 from motorpool.kernels.trees.components import LINK_DTYPE, MAX_MODELS, PART_DTYPE, ClusterNumbers, number, parts_of
+from motorpool.neighbours.exchange import arrays_of, of_kinds, together
 from motorpool.neighbours.search import COUNTS, WHERE, shard_bit
-from motorpool.neighbours.shards import Arranged, Shard, load, of_kinds, over_pairs, over_shards, pairs_between
-from motorpool.spark import blocks
+from motorpool.neighbours.shards import Arranged, Shard, over_pairs, over_shards, pairs_between
+from motorpool.spark import block_files, blocks
 
 #: Positions in a grid's lists, of which there are at most MAX_MODELS (see `components`); numba compiles for one type.
 _POSITION = np.int16
@@ -104,22 +105,22 @@ def fit_dbscan(
         yield from forest.borders([a, b], np.concatenate(own_roots))
 
     progress(f"joining core rows within {arranged.n_shards} shards")
-    own = blocks.persist(over_pairs(arranged, [(s, s) for s in range(arranged.n_shards)], within, counted))
+    own = blocks.computed(over_pairs(arranged, [(s, s) for s in range(arranged.n_shards)], within, counted))
     others = None
     try:
-        own.count()
         progress(f"joining core rows of all pairs of {arranged.n_shards} shards")
         partial = own
         if arranged.n_shards > 1:
-            state = counted.unionByName(of_kinds(own, _ROOTS, _NEAR))
+            state = together(counted, of_kinds(own, _ROOTS, _NEAR))
             others = blocks.persist(over_pairs(arranged, pairs_between(arranged.n_shards), between, state))
-            partial = own.unionByName(others)
+            partial = together(own, others)
         numbers = number(_fetch(partial, _PARTS, PART_DTYPE), _fetch(partial, _LINKS, LINK_DTYPE))
         progress("labelling rows")
         found = of_kinds(partial, _ROOTS, _BORDER)
         work = _labeller(numbers, arranged.metric)
         merging = {_BORDER: _nearest_cores}
-        labelled = blocks.computed(over_shards(arranged, found, work, LABELLED_SCHEMA, with_rows=True, merging=merging))
+        labels = over_shards(arranged, found, work, LABELLED_SCHEMA, with_rows=True, merging=merging)
+        labelled = block_files.computed(labels)
         return stored_labels(labelled, numbers.sizes(grid.n_models), arranged.mean)
     finally:
         own.unpersist()
@@ -237,8 +238,7 @@ def _links(forest: _Forest, a: Shard, b: Shard, own_roots: Sequence[np.ndarray])
 
 
 def _fetch(state: DataFrame, kind: str, dtype: np.dtype) -> np.ndarray:
-    arrays = blocks.to_driver(of_kinds(state, kind), "data")
-    return np.concatenate([np.empty(0, dtype), *(load(array).view(dtype) for (array,) in arrays)])
+    return np.concatenate([np.empty(0, dtype), *(array.view(dtype) for _, _, array in arrays_of(state, kind))])
 
 
 def _nearest_cores(several: Sequence[np.ndarray]) -> np.ndarray:

@@ -16,7 +16,7 @@ from motorpool.errors import MotorpoolError
 from motorpool.kernels.trees.condense import FlatClusters, flat_clusters, number_by_first_row, single_linkage
 from motorpool.neighbours.shards import Arranged, Shard, over_shards
 from motorpool.neighbours.spanning import SpanningTree, send, spanning_tree
-from motorpool.spark import blocks
+from motorpool.spark import block_files, blocks
 from motorpool.spark.blocks import Batches
 from motorpool.spark.coreset import measure_spread
 
@@ -74,7 +74,7 @@ def fit_hdbscan(
         whole = LabelledBlock(shard.rows.ids, shard.rows.raw, labels, strengths=strengths, outliers=glosh)
         yield from packed(whole)
 
-    labelled = blocks.computed(over_shards(arranged, state, work, LABELLED_SCHEMA, with_rows=True))
+    labelled = block_files.computed(over_shards(arranged, state, work, LABELLED_SCHEMA, with_rows=True))
     return HdbscanModels(stored_labels(labelled, [f.n_clusters for f in flat], arranged.mean), tree, flat)
 
 
