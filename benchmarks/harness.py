@@ -48,12 +48,18 @@ def step(name: str) -> Iterator[None]:
 
 @dataclass
 class Outcome:
-    """One contender: seconds and peak GiB of the whole process and of each step, and what it returned."""
+    """One contender: seconds and peak GiB of the whole process and of each step, and what it returned.
+
+    ``own_gib`` is the peak of what is no page of a mapped file, which the kernel takes back where memory is short; for
+    each step, too.
+    """
 
     name: str
     seconds: float
     peak_gib: float
+    own_gib: float = 0.0
     steps: dict[str, tuple[float, float]] = field(default_factory=dict)
+    own_of_steps: dict[str, float] = field(default_factory=dict)
     result: dict[str, Any] = field(default_factory=dict)
     failed: str | None = None
 
@@ -63,15 +69,18 @@ class Outcome:
         return self.steps["work"][0] if "work" in self.steps else self.seconds
 
 
-def _tree_pss(root: psutil.Process) -> int:
-    total = 0
+def _tree_memory(root: psutil.Process) -> tuple[float, float]:
+    """GiB of a process tree, each shared page by its share: all of it, and without pages of mapped files."""
+    total, own = 0, 0
     for process in [root, *root.children(recursive=True)]:
         try:
             with open(f"/proc/{process.pid}/smaps_rollup") as f:
-                total += next(int(line.split()[1]) for line in f if line.startswith("Pss:")) * 1024
-        except (OSError, StopIteration, psutil.Error):
+                found = {line.split(":")[0]: int(line.split()[1]) for line in f if line.startswith("Pss")}
+        except (OSError, psutil.Error):
             continue
-    return total
+        total += found.get("Pss", 0)
+        own += found.get("Pss", 0) - found.get("Pss_File", 0)
+    return total / 2**20, own / 2**20
 
 
 def run_contender(
@@ -95,13 +104,14 @@ def run_contender(
         # Reading smaps_rollup of a large JVM takes tens of milliseconds of one core.
         while not done.wait(2.0):
             try:
-                pss = _tree_pss(root) / 2**30
+                pss, own = _tree_memory(root)
             except psutil.Error:
                 return
-            outcome.peak_gib = max(outcome.peak_gib, pss)
+            outcome.peak_gib, outcome.own_gib = max(outcome.peak_gib, pss), max(outcome.own_gib, own)
             for step_name in list(current):
                 seconds, peak = outcome.steps.get(step_name, (0.0, 0.0))
                 outcome.steps[step_name] = (seconds, max(peak, pss))
+                outcome.own_of_steps[step_name] = max(outcome.own_of_steps.get(step_name, 0.0), own)
             if time.perf_counter() - began > timeout:
                 outcome.failed = f"stopped after {timeout:.0f} s"
                 for process in [*root.children(recursive=True), root]:

@@ -162,6 +162,5 @@ def test_a_failed_task_leaves_no_file(spark: SparkSession, folders: Path, monkey
     with pytest.raises(Exception, match="of the task"), explained():
         stored(ask([state], [[0]], fail, exchange.STATE))
     del state
-    sys.last_traceback = sys.last_value = None
     gc.collect()
     assert list(folders.iterdir()) == []

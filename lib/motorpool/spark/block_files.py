@@ -11,10 +11,9 @@ import shutil
 import tempfile
 import uuid
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
@@ -37,7 +36,7 @@ class Folder:
     """
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, mode=0o700)
         self.path = path
         work = ExitStack()
         work.enter_context(stopping.removed_at_stop(path))
@@ -73,8 +72,7 @@ def kept(df: DataFrame) -> Iterator[DataFrame]:
 
 
 def computed(df: DataFrame) -> DataFrame:
-    """`blocks.computed`; the rows of a chain, on one machine, in files as by `kept`, for as long as the result is in
-    use."""
+    """`blocks.computed`; a chain's rows, on one machine, in files as by `kept`, for as long as the result is in use."""
     folder = Folder.seen_by_tasks(df.sparkSession) if blocks.chain(df) else None
     return blocks.computed(df) if folder is None else _in_files(df, folder)
 
@@ -82,7 +80,7 @@ def computed(df: DataFrame) -> DataFrame:
 def written(df: DataFrame, folder: Folder) -> list[str]:
     """Have tasks write the rows of a DataFrame as Arrow files, one each: their paths in the tasks' order, from one job.
 
-    MotorpoolError where there is no room for them.
+    MotorpoolError where there is no room for them. Where the job fails the folder goes.
     """
     schema, root = to_arrow_schema(df.schema), folder.path
 
@@ -91,7 +89,11 @@ def written(df: DataFrame, folder: Folder) -> list[str]:
         path = _write(root, f"{task:05d}", batches, schema)
         yield pa.RecordBatch.from_arrays([pa.array([task], pa.int32()), pa.array([path])], names=["task", "path"])
 
-    found: list[str] = blocks.in_tasks(df, write, _FILES).toArrow().sort_by("task").column("path").to_pylist()
+    try:
+        found: list[str] = blocks.in_tasks(df, write, _FILES).toArrow().sort_by("task").column("path").to_pylist()
+    except BaseException:
+        folder.remove()
+        raise
     return found
 
 
@@ -105,25 +107,13 @@ def opened(path: str) -> pa.ipc.RecordBatchFileReader:
     return pa.ipc.open_file(pa.memory_map(path))
 
 
-def from_files(
-    spark: SparkSession, parts: Sequence[tuple[str, Iterable[int] | None]], schema: str | StructType, *folders: Any
-) -> DataFrame:
-    """The batches of some files, all or those of these numbers, a partition for each file; they begin a chain.
-
-    Nothing is done to persist it. It holds on to ``folders``.
-    """
-
-    def read(part: tuple[str, Iterable[int] | None]) -> Batches:
-        path, numbers = part
+def _in_files(df: DataFrame, folder: Folder) -> DataFrame:
+    def read(path: str) -> Batches:
         with opened(path) as file:
-            for number in range(file.num_record_batches) if numbers is None else numbers:
+            for number in range(file.num_record_batches):
                 yield file.get_batch(number)
 
-    return blocks.read_from(one_each(spark, list(parts), read, schema), *folders)
-
-
-def _in_files(df: DataFrame, folder: Folder) -> DataFrame:
-    return from_files(df.sparkSession, [(path, None) for path in written(df, folder)], df.schema, folder)
+    return blocks.read_from(one_each(df.sparkSession, written(df, folder), read, df.schema), folder)
 
 
 def _local_folder(spark: SparkSession) -> Path | None:
