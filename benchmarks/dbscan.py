@@ -161,17 +161,14 @@ def main() -> None:
         "rows", "eps", "contender", "seconds", "ratio to motorpool", "peak memory (GiB)",
         "models of 84 with equal clusters and noise", "steps (s)", "failed",
     ]  # fmt: skip
+    tables: list[tuple[str, list[str], list[list[Any]]]] = [("Grids", header, rows)]
+    if curve:
+        columns = ["rows", "eps", "seconds", "peak memory (GiB)", "clusters, min_samples 8 to 512", "noise", "failed"]
+        tables.append(("Growth over eps: one eps with seven min_samples", columns, curve))
     write_report(
         "dbscan",
         f"DBSCAN, 12 eps x 7 min_samples, {COLUMNS} columns",
-        [
-            ("Grids", header, rows),
-            (
-                "Growth over eps: one eps with seven min_samples",
-                ["rows", "eps", "seconds", "peak memory (GiB)", "clusters, min_samples 8 to 512", "noise", "failed"],
-                curve,
-            ),
-        ],
+        tables,
         f"Seconds leave out starting Python and Spark. One run each. The JVM's heap is {args.heap}.",
     )
 

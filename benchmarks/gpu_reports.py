@@ -33,6 +33,7 @@ _CHUNK = 50_000
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rows", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--many-rows", type=int, default=5_000_000, help="rows of 768 columns for DBSCAN")
     parser.add_argument("--beyond-rows", type=int, default=2_000_000, help="rows of the table larger than memory")
     parser.add_argument("--beyond-columns", type=int, default=3000, help="columns of it, at least 50")
@@ -152,14 +153,14 @@ def many_alone(args: argparse.Namespace) -> dict[str, Any]:
     x = _read(MANY, COLUMNS, args.rows)
     with step("dbscan"):
         if args.accelerator == "gpu":
-            from cuml import DBSCAN
+            from cuml.cluster import DBSCAN
 
             found = DBSCAN(eps=EPS, min_samples=MIN_SAMPLES, max_mbytes_per_batch=4096).fit(x).labels_
         else:
             from sklearn.cluster import DBSCAN
 
             found = DBSCAN(eps=EPS, min_samples=MIN_SAMPLES, algorithm="brute").fit(x).labels_
-    labels = np.asarray(found.get() if hasattr(found, "get") else found)
+    labels = np.asarray(found)
     return {"clusters": int(labels.max()) + 1, "noise": int((labels < 0).sum())}
 
 
@@ -175,7 +176,7 @@ def _left(args: argparse.Namespace) -> Iterator[None]:
     import cupy
 
     free, _ = cupy.cuda.runtime.memGetInfo()
-    taken = cupy.cuda.alloc(max(0, int(free - args.gpu_left * 2**30)))
+    taken = cupy.zeros(max(0, int(free - args.gpu_left * 2**30)), "int8")
     try:
         yield
     finally:
