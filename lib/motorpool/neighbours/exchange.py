@@ -180,8 +180,13 @@ def ask(frames: Sequence[DataFrame], tasks: Sequence[Sequence[int]], work: Work,
     for found in files:
         for entry in found.entries if found else ():
             of_shard[entry.shard].append(entry)
-    asked = [[entry for shard in dict.fromkeys(shards) for entry in of_shard[shard]] for shards in tasks]
-    answered = one_each(spark, asked, lambda entries: work(_read(entries)), schema)
+    # Each task gets this once; what each asks for, written out, would grow with the number of pairs.
+    lying = dict(of_shard)
+
+    def answer(shards: Sequence[int]) -> Batches:
+        return work(_read(entry for shard in dict.fromkeys(shards) for entry in lying.get(shard, ())))
+
+    answered = one_each(spark, list(tasks), answer, schema)
     return blocks.need(answered, *(folder for found in files if found for folder in found.folders))
 
 
