@@ -265,11 +265,8 @@ def gpu(args: argparse.Namespace) -> dict[str, Any]:
 
 def cuml(args: argparse.Namespace) -> dict[str, Any]:
     import cuml as library
-    import pyarrow.parquet as pq
 
-    raw = (
-        pq.read_table(RAW, columns=["vector"])["vector"].combine_chunks().flatten().to_numpy().reshape(args.images, -1)
-    )
+    raw = read_components(RAW)
     with step("moments"):
         explained = float(np.sum(library.PCA(n_components=KEPT).fit(raw).explained_variance_ratio_))
     del raw

@@ -185,34 +185,17 @@ def _left(args: argparse.Namespace) -> Iterator[None]:
 
 def beyond(args: argparse.Namespace) -> dict[str, Any]:
     """Motorpool's PCA and KMeans."""
-    from motorpool.cluster.centroids.kmeans import fit_kmeans
-    from motorpool.features.fit import Fitter
-    from motorpool.features.spec import FeatureSet, Part, Step
-    from motorpool.spark import blocks
-    from motorpool.spark.session import build_session
-
-    prepare_beyond(args)
-    backend = _backend(args)
-    with step("session"):
-        spark = build_session({"spark.driver.memory": args.heap}, delta=False)
-    with _left(args):
-        with step("pca"):
-            spec = FeatureSet("f", (Part("raw"),), (Step("pca", KEPT),))
-            widths = {"raw": args.beyond_columns}
-            with Fitter(stored_vectors(spark, BEYOND, "raw"), [spec], 0, backend=backend, widths=widths) as fitter:
-                (fitted,) = fitter.fit()
-        with step("kmeans"):
-            models = fit_kmeans(blocks.gather(stored_vectors(spark, BEYOND)), KS, seed=0, backend=backend)
-    spark.stop()
-    return {
-        "explained": fitted.spectrum.explained if fitted.spectrum else None,
-        "inertia": [m.inertia for m in models],
-    }
+    return _beyond(args, None)
 
 
 def beyond_libraries(args: argparse.Namespace) -> dict[str, Any]:
     """PCA and KMeans of spark-rapids-ml, or of MLlib in the dry run, through Motorpool's adapters."""
-    from motorpool.cluster.centroids.kmeans import fit_kmeans_by
+    return _beyond(args, "spark-rapids-ml" if args.accelerator == "gpu" else "spark-ml")
+
+
+def _beyond(args: argparse.Namespace, engine: Any) -> dict[str, Any]:
+    """Both by a library's engine, or by Motorpool's own where that is None."""
+    from motorpool.cluster.centroids.kmeans import fit_kmeans, fit_kmeans_by
     from motorpool.features.fit import Fitter
     from motorpool.features.spec import FeatureSet, Part, Step
     from motorpool.spark import blocks
@@ -220,17 +203,22 @@ def beyond_libraries(args: argparse.Namespace) -> dict[str, Any]:
     from motorpool.spark.session import build_session
 
     prepare_beyond(args)
-    backend, engine = _backend(args), "spark-rapids-ml" if args.accelerator == "gpu" else "spark-ml"
+    backend = _backend(args)
     with step("session"):
         spark = build_session({"spark.driver.memory": args.heap}, delta=False)
+    named = {} if engine is None else {"engine": engine}
+    spec = FeatureSet("f", (Part("raw"),), (Step("pca", KEPT),), **named)
+    wide, widths = stored_vectors(spark, BEYOND, "raw"), {"raw": args.beyond_columns}
+    block_df = blocks.gather(stored_vectors(spark, BEYOND))
     with _left(args):
         with step("kmeans"):
-            block_df = blocks.gather(stored_vectors(spark, BEYOND))
-            models = fit_kmeans_by(estimators(engine), block_df, KS, seed=0, backend=backend)
-        with step("pca"):
-            spec = FeatureSet("f", (Part("raw"),), (Step("pca", KEPT),), engine=engine)
-            with Fitter(stored_vectors(spark, BEYOND, "raw"), [spec], 0, backend=backend) as fitter:
-                (fitted,) = fitter.fit()
+            models = (
+                fit_kmeans(block_df, KS, seed=0, backend=backend)
+                if engine is None
+                else fit_kmeans_by(estimators(engine), block_df, KS, seed=0, backend=backend)
+            )
+        with step("pca"), Fitter(wide, [spec], 0, backend=backend, widths=widths) as fitter:
+            (fitted,) = fitter.fit()
     spark.stop()
     return {
         "explained": fitted.spectrum.explained if fitted.spectrum else None,

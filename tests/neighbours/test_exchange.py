@@ -35,7 +35,7 @@ EPS, LEAST = (0.6, 1.1), (4, 9)
 
 @pytest.fixture
 def folders(spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where files lie; none are written where a test sets it to None."""
+    """Where tasks' files lie, until a test goes `by_shuffle`."""
     names = iter(range(10_000))
     monkeypatch.setattr(block_files, "_local_folder", lambda _: tmp_path / f"blocks-{next(names)}")
     return tmp_path
@@ -135,7 +135,9 @@ def test_tasks_get_what_they_ask_for_alone(
     both = exchange.moved(together(some, others), 10)
     assert {row["shard"] for row in both.collect()} == {10, 11, 12, 13}
     assert told([both], [[13]]) == [str([(13, "a", 0, 0, 3.0), (13, "b", 0, 0, 6.0), (13, "c", 0, 0, 6.0)])]
-    assert np.array_equal(one_of(both, "b") // 2, [0, 0]) or np.array_equal(one_of(both, "b"), [3, 3])
+    array = one_of(both, "b")
+    assert array is not None
+    assert array.tolist() in ([1, 1], [3, 3])
     assert one_of(both, "none") is None
     del some, others, both
     gc.collect()
@@ -153,7 +155,7 @@ def test_what_asks_keeps_the_files(spark: SparkSession, folders: Path) -> None:
     assert list(folders.iterdir()) == []
 
 
-def test_a_failed_task_leaves_no_file(spark: SparkSession, folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_task_leaves_no_file(spark: SparkSession, folders: Path) -> None:
     def fail(pieces: Iterator[Piece]) -> Batches:
         yield pack_state(0, "a", np.ones(3))
         raise ValueError("of the task")
